@@ -1,0 +1,38 @@
+# Nothing but Python 3.11 and make is asked of the machine: every target makes the virtual environment it needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+RUN ?= runs/care-ml-100k
+CONFIG ?= care/ml-100k
+
+.PHONY: quickstart test test-slow lint
+
+# MovieLens 100K -> semantic IDs -> CARE -> figures -> ten titles, and the saved model opened by a stranger
+quickstart: $(VENV)/.train
+	@start=$$(date +%s) && set -e \
+	&& echo "== 1/5 prepare" && $(BIN)/hf-genrec prepare --config $(CONFIG) --output_dir $(RUN) \
+	&& echo "== 2/5 tokenize" && $(BIN)/hf-genrec tokenize --config $(CONFIG) --output_dir $(RUN) \
+	&& echo "== 3/5 train" && $(BIN)/hf-genrec train --config $(CONFIG) --output_dir $(RUN) --resume_from_checkpoint last \
+	&& echo "== 4/5 evaluate" && $(BIN)/hf-genrec evaluate $(RUN) \
+	&& echo "== 5/5 recommend" && $(BIN)/hf-genrec recommend $(RUN) --user 42 -k 10 --stranger \
+	&& echo "== done in $$(( $$(date +%s) - start )) s after installation; the run is in $(RUN)"
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+# what needs more than a few seconds, or data that is not shipped
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(VENV)/.%: setup.cfg pyproject.toml constraints.txt
+	@start=$$(date +%s) && set -e \
+	&& echo "== installing hf_genrec[$*] into $(VENV)" \
+	&& $(PYTHON) -m venv $(VENV) \
+	&& $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$*]" \
+	&& touch $@ \
+	&& echo "== installed in $$(( $$(date +%s) - start )) s"

@@ -1,0 +1,50 @@
+"""One `datasets.GeneratorBasedBuilder` per source, each with the configs `interactions` and `items`.
+
+`load_source` calls the one that the settings name:
+
+    tables = load_source(DataArguments(source="tabular", source_path="log.csv"))
+    tables["interactions"], tables["items"]
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import datasets
+
+    from hf_genrec.data.arguments import DataArguments
+
+
+def load_source(
+    arguments: "DataArguments", cache_dir: str | None = None, streaming: bool = False
+) -> "dict[str, datasets.Dataset]":
+    """The tables `interactions` and `items` of `arguments.source`.
+
+    Raises:
+        ValueError, FileNotFoundError: the source cannot be read; the message names file and line.
+    """
+    if arguments.source == "movielens":
+        from hf_genrec.dataset_scripts import movielens
+
+        return movielens.load(arguments.source_path, cache_dir=cache_dir, streaming=streaming)
+    assert arguments.source_path is not None  # DataArguments has checked it
+    if arguments.source == "sequence_files":
+        from hf_genrec.dataset_scripts import sequence_files
+
+        return sequence_files.load(arguments.source_path, arguments.item_path, cache_dir, streaming)
+
+    from hf_genrec.dataset_scripts import tabular
+
+    return tabular.load(
+        arguments.source_path,
+        arguments.item_path,
+        user_column=arguments.user_column,
+        item_column=arguments.item_column,
+        time_column=arguments.time_column,
+        rating_column=arguments.rating_column,
+        time_unit=arguments.time_unit,
+        title_column=arguments.title_column,
+        description_column=arguments.description_column,
+        categories_column=arguments.categories_column,
+        cache_dir=cache_dir,
+        streaming=streaming,
+    )

@@ -1,0 +1,102 @@
+"""What the builders share: the columns of both tables, the report of bad rows, and the call that loads both."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import datasets
+
+INTERACTION_FEATURES = datasets.Features(
+    {
+        "user_id": datasets.Value("string"),
+        "item_id": datasets.Value("string"),
+        "timestamp": datasets.Value("int64"),  # milliseconds UTC, may be null
+        "row": datasets.Value("int64"),  # order in the source
+        "rating": datasets.Value("float64"),  # may be null
+    }
+)
+# part of the cache's path: raise it when a builder emits other rows than before
+VERSION = datasets.Version("1.0.0")
+ITEM_COLUMNS = ("item_id", "title", "description", "categories")
+CONFIG_NAMES = ("interactions", "items")
+
+Row = TypeVar("Row")
+
+
+def item_features(further: Iterable[str] = ()) -> datasets.Features:
+    """The columns of `items`, all strings: the four of every source, then those that only this source has."""
+    return datasets.Features({name: datasets.Value("string") for name in (*ITEM_COLUMNS, *further)})
+
+
+@dataclass
+class SourceConfig(datasets.BuilderConfig):
+    """A config whose cached tables are made anew when one of its files, or the version, has changed."""
+
+    version: datasets.Version | str | None = VERSION
+
+    def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
+        stamps = {
+            f"{name}_stamp": _stamp(Path(value))
+            for name, value in config_kwargs.items()
+            if name.endswith("path") and value is not None
+        }
+        return super().create_config_id({**config_kwargs, **stamps}, custom_features)
+
+
+def _stamp(path: Path) -> str:
+    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    return ";".join(f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files)
+
+
+def checked(
+    path: str | os.PathLike[str], rows: Iterable[tuple[int, Row]], convert: Callable[[Row], Any], place: str = "line"
+) -> Iterator[Any]:
+    """Yields `convert(row)` for every (number, row) up to the first bad row; goes on only to count the others.
+
+    Raises:
+        ValueError: after the last row, if `convert` raised one; names file, place and fault of the first bad row and
+            how many there are.
+    """
+    first, count = "", 0
+    for number, row in rows:
+        try:
+            example = convert(row)
+        except ValueError as error:
+            first = first or f"{place} {number}: {error}"
+            count += 1
+        else:
+            if not count:
+                yield example
+    if count:
+        rows_are = "1 bad row" if count == 1 else f"{count} bad rows"
+        raise ValueError(f"{path}, {first} ({rows_are} in this file: correct or remove)")
+
+
+def existing_file(path: str | os.PathLike[str], setting: str) -> Path:
+    """`path` if a file is there; otherwise a FileNotFoundError that names the setting."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is not a file: correct {setting}")
+    return Path(path).absolute()
+
+
+def load_both(
+    builder: type[datasets.GeneratorBasedBuilder], cache_dir: str | None, streaming: bool, **settings: Any
+) -> dict[str, datasets.Dataset]:
+    """{"interactions": ..., "items": ...} of one builder; iterable datasets when streaming."""
+    tables = {}
+    for name in CONFIG_NAMES:
+        source = builder(cache_dir=cache_dir, config_name=name, **settings)
+        if streaming:
+            tables[name] = source.as_streaming_dataset(split="train")
+            continue
+        try:
+            source.download_and_prepare()
+        except datasets.exceptions.DatasetGenerationError as error:
+            # datasets wraps what the generator raised; its one line says more
+            if isinstance(error.__cause__, (ValueError, OSError)):
+                raise error.__cause__ from None
+            raise
+        tables[name] = source.as_dataset(split="train")
+    return tables

@@ -1,0 +1,165 @@
+"""The `hf-genrec` command. Each subcommand imports what it needs and calls one program of `trainers/`."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+ConfigOption = Annotated[str | None, typer.Option(help="YAML file, or a shipped name such as care/ml-100k.")]
+RunArgument = Annotated[str, typer.Argument(help="Run folder, for instance runs/care-ml-100k.")]
+
+
+def main() -> None:
+    """Run the command; an error the user can mend is one line."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        raise SystemExit(2) from None
+
+
+def _configuration(config: str | None, context: typer.Context):
+    _quiet()
+    from hf_genrec.training.config import parse_config
+
+    return parse_config(config, context.args)
+
+
+def _quiet() -> None:
+    """Our own log lines on the terminal; no progress bars for reading and writing a few weights."""
+    from transformers.utils import logging as transformers_logging
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("hf_genrec").setLevel(logging.INFO)
+    transformers_logging.disable_progress_bar()
+
+
+@app.command(context_settings=PASS_ON)
+def prepare(context: typer.Context, config: ConfigOption = None) -> None:
+    """Interaction log and item text -> sequences and splits. Any key of the configuration is an option: --min_rating "
+    "4."""
+    from hf_genrec.trainers.prepare_data import main as program
+
+    program(_configuration(config, context))
+
+
+@app.command(context_settings=PASS_ON)
+def tokenize(context: typer.Context, config: ConfigOption = None) -> None:
+    """Item text -> embeddings -> semantic IDs, with a health report and its picture."""
+    from hf_genrec.trainers.tokenize_items import main as program
+
+    program(_configuration(config, context))
+
+
+@app.command(context_settings=PASS_ON)
+def train(context: typer.Context, config: ConfigOption = None) -> None:
+    """Train on the prepared, tokenized data. --resume_from_checkpoint last goes on after an interruption."""
+    from hf_genrec.trainers.train_care import main as program
+
+    program(_configuration(config, context))
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    split: Annotated[str, typer.Option(help="test or validation.")] = "test",
+    exclude_seen: Annotated[bool, typer.Option(help="Leave the items of the history out of the lists.")] = False,
+    num_beams: Annotated[int | None, typer.Option(help="Beams; by default twice the length of the lists.")] = None,
+) -> None:
+    """Recall, NDCG, MRR, diversity, bias and speed of the model, beside most popular and item-kNN."""
+    _quiet()
+    from hf_genrec.trainers.evaluate_run import main as program
+
+    program(run, split, exclude_seen, num_beams)
+
+
+@app.command()
+def recommend(
+    run: RunArgument,
+    user: Annotated[str | None, typer.Option(help="A user of the data; the whole sequence is the history.")] = None,
+    history: Annotated[str | None, typer.Option(help="Item ids, oldest first, separated by commas.")] = None,
+    k: Annotated[int, typer.Option("-k", help="Number of items.")] = 10,
+    exclude_seen: Annotated[bool, typer.Option(help="Leave the items of the history out.")] = False,
+    stranger: Annotated[
+        bool, typer.Option(help="Open the folder through the Auto classes in a process that cannot import hf_genrec.")
+    ] = False,
+) -> None:
+    """The next items for a user of the data or for a history, by title."""
+    _quiet()
+    from transformers import AutoModelForCausalLM
+
+    from hf_genrec.data.prepared import PreparedData
+    from hf_genrec.hub import recommend_as_stranger
+    from hf_genrec.training.config import RunFolder
+
+    folder = RunFolder(Path(run))
+    model: Any = AutoModelForCausalLM.from_pretrained(folder.require_model())
+    if (user is None) == (history is None):
+        raise ValueError("give either --user or --history")
+    if user is not None:
+        prepared = PreparedData.load(folder.data)
+        if user not in prepared.user_ids:
+            raise ValueError(
+                f"user {user!r} is not in {folder.data}, whose users are {', '.join(prepared.user_ids[:3])}, ..."
+            )
+        items = [prepared.item_ids[row] for row in prepared.sequences[prepared.user_ids.index(user)]]
+    else:
+        items = [item_id.strip() for item_id in (history or "").split(",") if item_id.strip()]
+
+    title = model.processor.title
+    typer.echo(
+        f"history: {len(items)} items, the newest: {', '.join(title(item_id) for item_id in items[-3:]) or 'none'}"
+    )
+    item_ids, scores = model.recommend(items, k=k, exclude_seen=exclude_seen)
+    if stranger:
+        if exclude_seen:
+            raise ValueError("--stranger compares plain recommendations: leave --exclude-seen out")
+        if recommend_as_stranger(folder.model, items, k) != (item_ids, scores):
+            raise ValueError(f"{folder.model} recommends other items when it is opened without hf_genrec")
+        typer.echo(
+            "opened through AutoModelForCausalLM in a process that cannot import hf_genrec: the same items and scores"
+        )
+    for rank, (item_id, score) in enumerate(zip(item_ids, scores, strict=True), start=1):
+        typer.echo(f"{rank:3d}. {title(item_id)}  (item {item_id}, log-probability {score:.2f})")
+
+
+@app.command()
+def push(
+    run: RunArgument,
+    repo_id: Annotated[str, typer.Argument(help="Repository on the Hub, for instance my-org/care-ml-100k.")],
+    private: Annotated[bool, typer.Option(help="Make a new repository private.")] = False,
+) -> None:
+    """Upload the run's model with its code, processor and card."""
+    _quiet()
+    from hf_genrec.hub import push as upload
+    from hf_genrec.training.config import RunFolder
+
+    typer.echo(upload(RunFolder(Path(run)).require_model(), repo_id, private))
+
+
+@app.command()
+def configs(
+    name: Annotated[str | None, typer.Argument(help="Configuration to copy.")] = None,
+    to: Annotated[Path | None, typer.Argument(help="File to copy it to.")] = None,
+) -> None:
+    """List the shipped configurations, or copy one to edit."""
+    from hf_genrec.training.config import find_config, shipped_configs
+
+    if name is None:
+        for shipped, path in shipped_configs().items():
+            typer.echo(f"{shipped:28s} {path.read_text(encoding='utf-8').splitlines()[1].removeprefix('# ')}")
+        return
+    target = to or Path(f"{Path(name).name}.yaml")
+    if target.exists():
+        raise FileExistsError(f"{target} exists already: name another file")
+    shutil.copyfile(find_config(name), target)
+    typer.echo(f"copied to {target}")
+
+
+if __name__ == "__main__":
+    main()

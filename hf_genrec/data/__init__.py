@@ -1,0 +1,1 @@
+"""Interaction logs -> filtered, ordered sequences and their train, validation and test parts."""

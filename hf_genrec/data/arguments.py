@@ -1,0 +1,130 @@
+"""What to read, what to keep of it, and how to split it."""
+
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Literal, get_args
+
+from hf_genrec.data.times import TimeUnit, datetime_to_ms, parse_time
+
+Source = Literal["movielens", "sequence_files", "tabular"]
+Split = Literal["leave_one_out", "global_time"]
+TieOrder = Literal["file", "shuffle"]
+
+
+@dataclass
+class DataArguments:
+    """Settings of `prepare`: the source, the filters, the split and the order of ties.
+
+    Groups: source and paths; filters (rating, then k-core); split; order of simultaneous interactions; columns of a
+    tabular source; published semantic IDs.
+
+    Raises:
+        ValueError: a value that cannot be used, with what to write instead.
+    """
+
+    source: Source = field(
+        default="movielens", metadata={"help": "where the data come from: movielens, sequence_files or tabular"}
+    )
+    source_path: str | None = field(
+        default=None,
+        metadata={"help": "folder or file of the source; movielens without one downloads MovieLens 100K"},
+    )
+    item_path: str | None = field(
+        default=None, metadata={"help": "file of the items, where it is not part of source_path"}
+    )
+    min_rating: float | None = field(
+        default=None, metadata={"help": "keep only interactions rated at least this; null keeps all"}
+    )
+    user_core: int = field(default=0, metadata={"help": "k-core: interactions every user must have (0: no limit)"})
+    item_core: int = field(default=0, metadata={"help": "k-core: interactions every item must have (0: no limit)"})
+    split: Split = field(
+        default="leave_one_out",
+        metadata={"help": "leave_one_out (last item test, the one before validation) or global_time"},
+    )
+    validation_time: str | None = field(
+        default=None,
+        metadata={"help": "global_time: validation starts here (ISO date or milliseconds UTC, inclusive)"},
+    )
+    test_time: str | None = field(
+        default=None, metadata={"help": "global_time: test starts here (ISO date or milliseconds UTC, inclusive)"}
+    )
+    tie_order: TieOrder = field(
+        default="file",
+        metadata={"help": "order of a user's simultaneous interactions: file, or shuffle with tie_seed"},
+    )
+    tie_seed: int = field(default=0, metadata={"help": "seed of tie_order: shuffle"})
+    max_history: int = field(default=50, metadata={"help": "newest items of a history that a model reads"})
+    user_column: str = field(default="user_id", metadata={"help": "tabular: column of the user ids"})
+    item_column: str = field(default="item_id", metadata={"help": "tabular: column of the item ids, in both files"})
+    time_column: str | None = field(
+        default="timestamp", metadata={"help": "tabular: column of the times; null: the order of the file"}
+    )
+    rating_column: str | None = field(default=None, metadata={"help": "tabular: column of the ratings"})
+    time_unit: TimeUnit = field(default="s", metadata={"help": "tabular: s, ms (since 1970) or iso (8601 text)"})
+    title_column: str | None = field(
+        default=None, metadata={"help": "tabular: column of the titles; null takes a column of the name title"}
+    )
+    description_column: str | None = field(
+        default=None, metadata={"help": "tabular: column of the descriptions; null takes the column description"}
+    )
+    categories_column: str | None = field(
+        default=None, metadata={"help": "tabular: column of the categories; null takes the column categories"}
+    )
+    codes_path: str | None = field(
+        default=None, metadata={"help": "published semantic IDs to import instead of making own"}
+    )
+
+    def __post_init__(self) -> None:
+        choices = {"source": Source, "split": Split, "tie_order": TieOrder, "time_unit": TimeUnit}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in get_args(allowed):
+                raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(get_args(allowed))}")
+        for name, smallest in {"user_core": 0, "item_core": 0, "max_history": 1, "tie_seed": 0}.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < smallest:
+                raise ValueError(f"{name}: {value!r} must be a whole number, {smallest} or more")
+        if self.source != "movielens" and self.source_path is None:
+            raise ValueError(f"source_path is missing: source {self.source} needs the file or folder to read")
+        if self.source == "movielens" and self.item_path is not None:
+            raise ValueError("item_path is not used by source movielens: its items are part of source_path")
+        if self.source == "tabular" and self.min_rating is not None and self.rating_column is None:
+            raise ValueError("min_rating needs rating_column: name the column of the ratings")
+        self._check_split()
+
+    def _check_split(self) -> None:
+        if self.split == "leave_one_out":
+            if self.validation_time is not None or self.test_time is not None:
+                raise ValueError("validation_time and test_time need split: global_time")
+            return
+        # YAML reads 2015-01-01 as a date and 1420070400000 as an integer
+        self.validation_time = _time_text(self.validation_time)
+        self.test_time = _time_text(self.test_time)
+        if self.validation_ms >= self.test_ms:
+            raise ValueError(f"validation_time {self.validation_time} must be before test_time {self.test_time}")
+
+    @property
+    def validation_ms(self) -> int:
+        """`validation_time` in milliseconds UTC (split global_time)."""
+        return _setting_to_ms("validation_time", self.validation_time)
+
+    @property
+    def test_ms(self) -> int:
+        """`test_time` in milliseconds UTC (split global_time)."""
+        return _setting_to_ms("test_time", self.test_time)
+
+
+def _time_text(value: object) -> str | None:
+    if isinstance(value, datetime):
+        return str(datetime_to_ms(value))
+    if isinstance(value, date):
+        return value.isoformat()
+    return None if value is None else str(value)
+
+
+def _setting_to_ms(name: str, value: str | None) -> int:
+    if value is None:
+        raise ValueError(f"{name} is missing: split global_time needs an ISO date or milliseconds")
+    try:
+        return parse_time(value, "ms" if value.lstrip("-").isdigit() else "iso")
+    except ValueError:
+        raise ValueError(f"{name}: {value!r} is neither an ISO date such as 2015-01-31 nor milliseconds") from None

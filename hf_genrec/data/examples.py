@@ -1,0 +1,48 @@
+"""Training examples: prefixes of the training sequences, cut by index and never stored."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from torch.utils.data import Dataset
+
+
+class NextItemExamples(Dataset):
+    """
+    One example per target: the items before it, at most the newest `max_history`, and the target itself.
+
+    Args:
+        sequences: per user the training items as catalogue rows, oldest first.
+        targets: `"all"` makes every item a target (the first one after an empty history), `"last"` only the newest.
+        max_history: newest items of the prefix that are read.
+
+    Attributes:
+        lengths (`np.ndarray`): (examples,) number of history items of each example.
+
+    Raises:
+        ValueError: if no target is left.
+    """
+
+    def __init__(self, sequences: Sequence[np.ndarray], targets: Literal["all", "last"] = "all", max_history: int = 50):
+        if targets not in ("all", "last"):
+            raise ValueError(f"targets={targets!r}: use 'all' (every prefix) or 'last'.")
+        sizes = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+        if not sizes.sum():
+            raise ValueError("The training sequences are empty: check the filters and the split of the prepared data.")
+        self.sequences = sequences
+        self.max_history = max_history
+        if targets == "all":
+            self.users = np.repeat(np.arange(len(sizes)), sizes)
+            self.positions = np.arange(sizes.sum()) - np.repeat(sizes.cumsum() - sizes, sizes)
+        else:
+            self.users = np.flatnonzero(sizes)
+            self.positions = sizes[self.users] - 1
+        self.lengths = np.minimum(self.positions, max_history)
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def __getitem__(self, index: int) -> dict:
+        """`history` (n,) int64 catalogue rows, oldest first, and `target`, a catalogue row."""
+        sequence, position = self.sequences[self.users[index]], self.positions[index]
+        return {"history": sequence[max(position - self.max_history, 0) : position], "target": sequence[position]}

@@ -1,0 +1,207 @@
+"""`prepare`: interactions and items -> PreparedData."""
+
+import logging
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hf_genrec.data.arguments import DataArguments
+from hf_genrec.data.prepared import PreparedData
+
+if TYPE_CHECKING:
+    import datasets
+    import ibis
+
+logger = logging.getLogger(__name__)
+
+_INTERACTIONS = {
+    "user_id": pa.string(),
+    "item_id": pa.string(),
+    "timestamp": pa.int64(),
+    "row": pa.int64(),
+    "rating": pa.float64(),
+}
+
+
+def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", arguments: DataArguments) -> PreparedData:
+    """Filters the log, orders every user's interactions, splits them, and reports every row that was left out.
+
+    Order of the steps: rating threshold, iterative k-core, sequences (by time, then `tie_order`), split. The catalogue
+    holds the items that kept an interaction: those of the items table in its order, then items it does not have, in
+    the order of the log, with null text.
+
+    Args:
+        interactions: user_id, item_id, timestamp (milliseconds UTC, nullable), row, and optionally rating.
+        items: item_id (unique) and text columns.
+
+    Raises:
+        ValueError: a column or an id is missing, an item id is there twice, a filter leaves nothing, only some
+            interactions have a time, or a global-time split without times or without training interactions.
+    """
+    import ibis
+    from ibis import _
+
+    from hf_genrec.data.sequences import k_core, rating_threshold, user_sequences
+    from hf_genrec.data.splits import global_time, leave_one_out
+
+    log = _interaction_table(interactions)
+    item_table = _item_table(items)
+    if log.num_rows == 0:
+        raise ValueError(f"there are no interactions in source {arguments.source} ({arguments.source_path})")
+    connection = ibis.duckdb.connect()
+    source = connection.create_table("interactions", ibis.memtable(log))
+    positions = {"item_id": item_table["item_id"], "position": pa.array(range(item_table.num_rows), pa.int64())}
+    catalogue_rows = connection.create_table("items", ibis.memtable(pa.table(positions)))
+
+    report: dict[str, Any] = {"settings": asdict(arguments), "read": _counts(source), "dropped": {}}
+    report["read"]["item_rows"] = item_table.num_rows
+    kept = source
+    if arguments.min_rating is not None:
+        unrated = pc.sum(pc.is_null(log["rating"], nan_is_null=True)).as_py()
+        if unrated:
+            logger.warning("%d of %d interactions have no rating: dropped by min_rating", unrated, log.num_rows)
+        kept = rating_threshold(kept, arguments.min_rating)
+        report["dropped"]["min_rating"] = _dropped(source, kept, f"min_rating={arguments.min_rating}")
+        report["dropped"]["min_rating"]["unrated_interactions"] = unrated
+    if arguments.user_core > 0 or arguments.item_core > 0:
+        rated = kept
+        kept = k_core(rated, arguments.user_core, arguments.item_core)
+        name = f"user_core={arguments.user_core}, item_core={arguments.item_core}"
+        report["dropped"]["k_core"] = _dropped(rated, kept, name)
+    report["kept"] = _counts(kept)
+
+    report["order"] = _check_order(kept, arguments)
+    catalogue = (
+        kept.group_by("item_id")
+        .agg(first_row=_.row.min())
+        .left_join(catalogue_rows, "item_id")
+        .order_by([_.position.isnull(), _.position, _.first_row])
+        .select("item_id", "position")
+        .to_pyarrow()
+    )
+    report["items_without_text"] = catalogue["position"].null_count
+    report["item_rows_without_interactions"] = item_table.num_rows - len(catalogue) + report["items_without_text"]
+    if report["items_without_text"]:
+        logger.warning("%d items are not in the items table: kept without text", report["items_without_text"])
+
+    index = {"item_id": catalogue["item_id"], "item_index": pa.array(range(len(catalogue)), pa.int64())}
+    indexed = kept.inner_join(ibis.memtable(pa.table(index)), "item_id")
+    sequences = user_sequences(indexed, arguments.tie_order, arguments.tie_seed)
+    if arguments.split == "leave_one_out":
+        sequences = leave_one_out(sequences)
+    else:
+        sequences = global_time(sequences, arguments.validation_ms, arguments.test_ms)
+    first_rows = source.group_by("user_id").agg(first_row=_.row.min())
+    users = (
+        sequences.inner_join(first_rows, "user_id")
+        .order_by(_.first_row)
+        .select(
+            "user_id",
+            items=_.events.map(lambda event: event["item"]),
+            num_validation=_.num_validation.cast("int64"),
+            num_test=_.num_test.cast("int64"),
+        )
+        .to_pyarrow()
+        .combine_chunks()
+    )
+    connection.disconnect()
+
+    lists = users["items"].combine_chunks()
+    ends = np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False))[:-1]
+    item_rows = item_table.take(catalogue["position"])
+    prepared = PreparedData(
+        user_ids=users["user_id"].to_pylist(),
+        item_ids=catalogue["item_id"].to_pylist(),
+        items=item_rows.set_column(item_rows.column_names.index("item_id"), "item_id", catalogue["item_id"]),
+        sequences=np.split(lists.flatten().to_numpy(zero_copy_only=False), ends),
+        num_validation=users["num_validation"].to_numpy(),
+        num_test=users["num_test"].to_numpy(),
+        report=report,
+    )
+    report["split"] = _split_report(prepared, arguments)
+    return prepared
+
+
+def _interaction_table(interactions: "datasets.Dataset") -> pa.Table:
+    table = interactions.with_format("arrow")[:]
+    if missing := set(_INTERACTIONS) - {"rating"} - set(table.column_names):
+        found = ", ".join(table.column_names)
+        raise ValueError(f"interactions have no column {', '.join(sorted(missing))}; columns found: {found}")
+    if "rating" not in table.column_names:
+        table = table.append_column("rating", pa.nulls(table.num_rows, pa.float64()))
+    table = table.select(list(_INTERACTIONS)).cast(pa.schema(list(_INTERACTIONS.items())))
+    for name in ("user_id", "item_id", "row"):
+        if nulls := table[name].null_count:
+            raise ValueError(f"interactions: {nulls} rows have no {name}: correct or remove them")
+    return table
+
+
+def _item_table(items: "datasets.Dataset") -> pa.Table:
+    table = items.with_format("arrow")[:]
+    if "item_id" not in table.column_names:
+        raise ValueError(f"items have no column item_id; columns found: {', '.join(table.column_names)}")
+    table = table.cast(pa.schema([(name, pa.string()) for name in table.column_names])).combine_chunks()
+    if nulls := table["item_id"].null_count:
+        raise ValueError(f"items: {nulls} rows have no item_id: correct or remove them")
+    counts = pc.value_counts(table["item_id"])
+    repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    if len(repeated):
+        raise ValueError(f"items: {len(repeated)} item ids are there more than once, first {repeated[0].as_py()!r}")
+    return table
+
+
+def _counts(log: "ibis.Table") -> dict[str, int]:
+    counts = log.agg(interactions=log.count(), users=log.user_id.nunique(), items=log.item_id.nunique())
+    return counts.to_pyarrow().to_pylist()[0]
+
+
+def _dropped(before: "ibis.Table", after: "ibis.Table", name: str) -> dict[str, int]:
+    counts, left = _counts(before), _counts(after)
+    if left["interactions"] == 0:
+        raise ValueError(f"{name} leaves nothing of {counts['interactions']} interactions: lower it")
+    return {key: counts[key] - left[key] for key in counts}
+
+
+def _check_order(log: "ibis.Table", arguments: DataArguments) -> dict[str, Any]:
+    """How ties are ordered and how many there are; refuses logs that cannot be ordered or split by time."""
+    from ibis import _
+
+    rows, timed = log.agg(rows=log.count(), timed=log.timestamp.count()).to_pyarrow().to_pylist()[0].values()
+    if timed < rows and arguments.split == "global_time":
+        raise ValueError(f"split global_time needs times, but {rows - timed} of {rows} interactions have no timestamp")
+    if 0 < timed < rows:
+        raise ValueError(
+            f"{rows - timed} of {rows} interactions have no timestamp: give every row one, or set time_column: null"
+        )
+    if timed == 0:
+        if arguments.tie_order == "shuffle":
+            logger.warning("tie_order: shuffle has no effect, the interactions have no timestamps: file order is kept")
+        return {"by": "row", "tie_order": "file", "tied_interactions": 0}
+    groups = log.group_by(["user_id", "timestamp"]).agg(size=_.count()).filter(_.size > 1)
+    tied = groups["size"].sum().fill_null(0).to_pyarrow().as_py()
+    return {"by": "timestamp", "tie_order": arguments.tie_order, "tied_interactions": int(tied)}
+
+
+def _split_report(prepared: PreparedData, arguments: DataArguments) -> dict[str, int]:
+    held_out = prepared.num_validation + prepared.num_test
+    lengths = np.array([len(sequence) for sequence in prepared.sequences])
+    counts = {
+        "train_interactions": lengths.sum() - held_out.sum(),
+        "validation_interactions": prepared.num_validation.sum(),
+        "test_interactions": prepared.num_test.sum(),
+        "validation_users": np.count_nonzero(prepared.num_validation),
+        "test_users": np.count_nonzero(prepared.num_test),
+        "train_only_users": np.count_nonzero(held_out == 0),
+    }
+    report = {name: int(count) for name, count in counts.items()}
+    if report["train_interactions"] == 0:
+        raise ValueError(f"validation_time {arguments.validation_time} leaves no training interactions: set it later")
+    if arguments.split == "leave_one_out" and report["train_only_users"]:
+        logger.warning("%d users with fewer than 3 interactions are kept for training only", report["train_only_users"])
+    for name in ("validation", "test"):
+        if report[f"{name}_users"] == 0:
+            logger.warning("the %s split has no targets", name)
+    return report

@@ -1,0 +1,144 @@
+"""An evaluation as one JSON record, and several as a table."""
+
+import json
+import math
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from hf_genrec.evaluation.evaluator import EvaluationResult
+
+METRIC_TITLES = {"recall": "Recall", "ndcg": "NDCG"}
+CATALOGUE_TITLES = {
+    "mrr": "MRR",
+    "div_ratio": "DivRatio",
+    "or_ratio": "ORRatio",
+    "coverage": "Coverage",
+    "gini": "Gini",
+}
+
+
+def result_record(
+    result: EvaluationResult,
+    *,
+    system: str,
+    data_set: str,
+    seed: int,
+    tie_order: str,
+    command: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Everything needed to read and repeat a result, as plain JSON values (nan becomes null).
+
+    `tie_order` says how equal timestamps of a user were ordered ("file", or "shuffle" with its seed). `command` is the
+    command line as a list of words; by default that of this process. Per-user values are left out.
+    """
+    if command is None:
+        command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    metrics: dict[str, dict[str, float | None]] = {}
+    for name, value in result.metrics.items():
+        metrics[name] = {"value": _number(value)}
+        if name in result.intervals:
+            low, high = result.intervals[name]
+            metrics[name] |= {"low": _number(low), "high": _number(high)}
+    bias = None if result.token_bias is None else [[_number(value) for value in row] for row in result.token_bias]
+    return {
+        "system": system,
+        "data_set": data_set,
+        "split": result.split,
+        "num_users": result.num_users,
+        "num_items": result.num_items,
+        "tie_order": tie_order,
+        "seen_items_removed": result.exclude_seen,
+        "seed": seed,
+        "metrics": metrics,
+        "interval": "95 % percentile bootstrap over users",
+        "token_bias_amplification": bias,
+        "cost": {
+            "seconds": _number(result.seconds),
+            "cpu_seconds": _number(result.cpu_seconds),
+            "users_per_second": _number(result.users_per_second),
+        },
+        "command": shlex.join(command),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version()}
+        | {package: _version(package) for package in ("torch", "transformers", "hf_genrec")},
+        "machine": {"cpu_count": os.cpu_count(), "platform": platform.platform()},
+    }
+
+
+def write_json(record: Mapping[str, Any], path: str | Path) -> None:
+    """Writes `record` as indented JSON; the file appears whole or not at all."""
+    path = Path(path)
+    text = json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def render_table(results: Mapping[str, EvaluationResult]) -> str:
+    """Two Markdown tables, readable in a terminal of 100 columns: accuracy, then diversity, bias and speed.
+
+    `results` maps the name of a system to its result on the same split, the system of interest first: the row below it
+    holds its 95 % intervals.
+    """
+    if not results:
+        raise ValueError("no results to show; give at least one system")
+    first = next(iter(results.values()))
+    for name, result in results.items():
+        setting = (result.split, result.num_users, result.ks, result.exclude_seen)
+        if setting != (first.split, first.num_users, first.ks, first.exclude_seen):
+            raise ValueError(f"{name!r} was evaluated on another split, users, ks or seen items; tables need the same")
+
+    keys = {f"{metric}@{k}": f"{title}@{k}" for metric, title in METRIC_TITLES.items() for k in first.ks}
+    accuracy = [["", *keys.values()]]
+    for name, result in results.items():
+        accuracy.append([name, *(f"{result.metrics[key]:.4f}" for key in keys)])
+        if result is first:
+            accuracy.append(["95 % interval", *(_interval(result.intervals[key]) for key in keys)])
+
+    k = first.table_k
+    catalogue = [["", *(f"{title}@{k}" for title in CATALOGUE_TITLES.values()), "Invalid", "Users/s"]]
+    for name, result in results.items():
+        values = [f"{result.metrics[f'{metric}@{k}']:.4f}" for metric in CATALOGUE_TITLES]
+        catalogue.append([name, *values, f"{result.metrics['invalid_share']:.2g}", f"{result.users_per_second:,.0f}"])
+
+    seen = "removed" if first.exclude_seen else "not removed"
+    caption = f"{first.split} split, {first.num_users:,} users, {first.num_items:,} items, seen items {seen}"
+    return f"{caption}\n\n{_markdown(accuracy)}\n\n{_markdown(catalogue)}"
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    """The first row is the header; the first column is set left, the others right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines.insert(1, "|".join(["", "-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:]), ""]))
+    return "\n".join(lines)
+
+
+def _interval(bounds: tuple[float, float]) -> str:
+    """Three decimals without the leading zero, to fit six of them into a line: ".090-.127"."""
+    return "-".join(f"{bound:.3f}".removeprefix("0") for bound in bounds)
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

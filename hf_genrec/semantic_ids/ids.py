@@ -1,0 +1,115 @@
+"""The catalogue's semantic IDs: item id -> codes, on disk as safetensors and JSON."""
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+CODES_FILE = "semantic_ids.safetensors"
+TABLE_FILE = "semantic_ids.json"
+
+
+@dataclass
+class SemanticIds:
+    """The codes of every item of a catalogue.
+
+    Args:
+        item_ids: N item ids, each once.
+        codes: (N, L) int64; with the collision policy `extra_code` L is one more than the quantizer's levels.
+        codebook_sizes: number of codes of each of the L levels.
+        report: how the codes were made (counts and settings).
+
+    Raises:
+        ValueError: lengths that do not match, an item id twice, or a code outside its codebook.
+    """
+
+    item_ids: list[str]
+    codes: np.ndarray
+    codebook_sizes: list[int]
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        codes = np.asarray(self.codes)
+        if not np.issubdtype(codes.dtype, np.integer):
+            raise ValueError(f"codes are {codes.dtype}, expected integers")
+        self.codes = codes.astype(np.int64)
+        if self.codes.shape != (len(self.item_ids), len(self.codebook_sizes)):
+            raise ValueError(
+                f"codes have shape {self.codes.shape}, expected {(len(self.item_ids), len(self.codebook_sizes))}: "
+                "one row per item id, one column per codebook"
+            )
+        seen: set[str] = set()
+        for item_id in self.item_ids:
+            if item_id in seen:
+                raise ValueError(f"item {item_id!r} has semantic IDs twice; an item id stands in a catalogue once")
+            seen.add(item_id)
+        outside = (self.codes < 0) | (self.codes >= np.array(self.codebook_sizes))
+        if outside.any():
+            row, level = (int(index) for index in np.argwhere(outside)[0])
+            raise ValueError(
+                f"item {self.item_ids[row]!r}, level {level}: code {self.codes[row, level]} is outside the codebook of "
+                f"{self.codebook_sizes[level]} codes; correct the code or enlarge codebook_sizes[{level}]"
+            )
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def add_items(self, item_ids: list[str], codes: np.ndarray) -> "SemanticIds":
+        """A new catalogue with further items at its end; raises ValueError as the constructor does."""
+        report = {**self.report, "items_added": self.report.get("items_added", 0) + len(item_ids)}
+        return SemanticIds(
+            [*self.item_ids, *item_ids], np.concatenate([self.codes, codes]), self.codebook_sizes, report
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write semantic_ids.safetensors and semantic_ids.json, each whole or not at all."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        table = {
+            "item_ids": self.item_ids,
+            "codebook_sizes": self.codebook_sizes,
+            "codes_sha256": _fingerprint(self.codes),
+            "report": self.report,
+        }
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:  # inside folder: os.replace within one file system
+            save_file({"codes": np.ascontiguousarray(self.codes)}, Path(temporary) / CODES_FILE)
+            (Path(temporary) / TABLE_FILE).write_text(json.dumps(table, ensure_ascii=False, indent=1), encoding="utf-8")
+            for name in (CODES_FILE, TABLE_FILE):
+                os.replace(Path(temporary) / name, folder / name)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "SemanticIds":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: a file is damaged, or the two files are not of one save.
+        """
+        codes_path, table_path = Path(folder) / CODES_FILE, Path(folder) / TABLE_FILE
+        for path in (codes_path, table_path):
+            if not path.is_file():
+                raise FileNotFoundError(f"{path} is missing; make the semantic IDs again")
+        try:
+            codes = load_file(codes_path)["codes"]
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"{codes_path} is damaged ({error}); make the semantic IDs again") from error
+        try:
+            table = json.loads(table_path.read_text(encoding="utf-8"))
+            item_ids, sizes, report = table["item_ids"], table["codebook_sizes"], table["report"]
+            fingerprint = table["codes_sha256"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{table_path} is damaged ({error}); make the semantic IDs again") from error
+        if fingerprint != _fingerprint(codes):
+            raise ValueError(f"{codes_path} and {TABLE_FILE} are not of one save; make the semantic IDs again")
+        return cls(item_ids, codes, sizes, report)
+
+
+def _fingerprint(codes: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(codes, dtype="<i8").tobytes()).hexdigest()

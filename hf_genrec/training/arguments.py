@@ -1,0 +1,107 @@
+"""Arguments of the model and of its training."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class CareArguments:
+    """
+    The CARE model: from scratch at the given size, or from a pretrained Qwen2 / Qwen2.5 folder.
+
+    Raises:
+        ValueError: for sizes that do not fit together, with what to write instead.
+    """
+
+    base_model: str | None = field(
+        default=None,
+        metadata={"help": "pretrained Qwen2/Qwen2.5 folder or name; null builds the sizes below from scratch"},
+    )
+    hidden_size: int = field(default=128, metadata={"help": "from scratch: width of the hidden states"})
+    intermediate_size: int = field(default=256, metadata={"help": "from scratch: width of the feed-forward layers"})
+    num_hidden_layers: int = field(default=2, metadata={"help": "from scratch: layers"})
+    num_attention_heads: int = field(
+        default=4, metadata={"help": "from scratch: attention heads (as many key/value heads)"}
+    )
+    attention_dropout: float = field(default=0.0, metadata={"help": "dropout of the attention weights"})
+    tie_word_embeddings: bool = field(
+        default=True, metadata={"help": "from scratch: one table for input and output codes"}
+    )
+    num_queries: list[int] = field(
+        default_factory=lambda: [1],
+        metadata={"help": "query tokens before each code; one number stands for every code"},
+    )
+    progressive: list[bool] = field(
+        default_factory=lambda: [True],
+        metadata={
+            "help": "per code: its queries see only the history codes up to its level; one value stands for every code"
+        },
+    )
+    query_diversity_weight: float = field(
+        default=0.1, metadata={"help": "weight of the query diversity term in the loss"}
+    )
+
+    def __post_init__(self) -> None:
+        if self.base_model is None and self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}: "
+                f"change one"
+            )
+        if not self.num_queries or min(self.num_queries) < 0:
+            raise ValueError(
+                f"num_queries {self.num_queries}: give [n] for every code, or one number (0 or more) per code"
+            )
+        if not self.progressive:
+            raise ValueError("progressive is empty: give [true] for every code, or one value per code")
+
+
+@dataclass
+class GenRecTrainingArguments(TrainingArguments):
+    """
+    Transformers' `TrainingArguments` with the defaults of this library and what generative recommenders add: which
+    targets are trained, how the best checkpoint is found. `output_dir` is the run folder.
+    """
+
+    output_dir: str | None = field(
+        default=None, metadata={"help": "run folder: data, codes, checkpoints, model and results"}
+    )
+    targets: str = field(
+        default="all", metadata={"help": "train on every prefix (all) or on the newest item only (last)"}
+    )
+    eval_users: int | None = field(
+        default=None, metadata={"help": "validation users, drawn once, that choose the best checkpoint; null takes all"}
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "evaluations without a better NDCG@10 before training stops; null never stops early"},
+    )
+    per_device_train_batch_size: int = field(default=128, metadata={"help": "examples per step and process"})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "histories decoded at a time in evaluation"})
+    learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate"})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "schedule of the learning rate"})
+    warmup_steps: float = field(
+        default=0.02, metadata={"help": "steps, or below 1 the share of all steps, of rising rate"}
+    )
+    weight_decay: float = field(default=0.01, metadata={"help": "AdamW weight decay"})
+    eval_strategy: str = field(default="epoch", metadata={"help": "when to evaluate on the validation split"})
+    save_strategy: str = field(default="epoch", metadata={"help": "when to save a checkpoint"})
+    save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints kept, the best one among them"})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "end with the checkpoint of the best NDCG@10"})
+    metric_for_best_model: str | None = field(
+        default="ndcg@10", metadata={"help": "what the best checkpoint is best in"}
+    )
+    greater_is_better: bool | None = field(default=True, metadata={"help": "whether a larger metric is better"})
+    train_sampling_strategy: str = field(
+        default="group_by_length",
+        metadata={"help": "batches of similar lengths (group_by_length) or random ones (random)"},
+    )
+    logging_steps: float = field(default=50, metadata={"help": "steps between two lines of the log"})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "the collator needs history and target"})
+
+    def __post_init__(self) -> None:
+        if self.output_dir is None:
+            raise ValueError("output_dir is missing: name the run folder, for instance runs/care-ml-100k")
+        if self.targets not in ("all", "last"):
+            raise ValueError(f"targets: {self.targets!r} is not one of all, last")
+        super().__post_init__()

@@ -1,0 +1,83 @@
+"""Catalogue and arguments -> processor and model."""
+
+from collections.abc import Sequence
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from hf_genrec.data.prepared import PreparedData
+from hf_genrec.models.modeling_care import CareConfig, CareForCausalLM
+from hf_genrec.models.processing_genrec import GenRecProcessor
+from hf_genrec.semantic_ids.ids import SemanticIds
+from hf_genrec.semantic_ids.tokens import add_code_tokens, code_tokenizer
+from hf_genrec.training.arguments import CareArguments
+
+
+def build_processor(
+    prepared: PreparedData, semantic_ids: SemanticIds, max_history: int, base_model: str | None = None
+) -> GenRecProcessor:
+    """
+    The processor of a catalogue: its codes become the whole vocabulary, or are added to that of `base_model`.
+
+    Raises:
+        ValueError: if the codes are those of another catalogue.
+    """
+    if semantic_ids.item_ids != prepared.item_ids:
+        raise ValueError(
+            f"The semantic IDs are of another catalogue ({len(semantic_ids.item_ids)} items, the data have "
+            f"{len(prepared.item_ids)}): run `hf-genrec tokenize` again."
+        )
+    tokenizer: PreTrainedTokenizerBase
+    if base_model is None:
+        tokenizer = code_tokenizer(semantic_ids.codebook_sizes)
+    else:
+        tokenizer = add_code_tokens(AutoTokenizer.from_pretrained(base_model), semantic_ids.codebook_sizes)
+    titles = prepared.items["title"].to_pylist() if "title" in prepared.items.column_names else None
+    return GenRecProcessor(tokenizer, semantic_ids.codebook_sizes, max_history).set_catalogue(
+        prepared.item_ids, semantic_ids.codes, titles, prepared.item_popularity()
+    )
+
+
+def build_care(arguments: CareArguments, processor: GenRecProcessor) -> CareForCausalLM:
+    """
+    A CARE model for a processor's codes, with random weights or those of a pretrained Qwen2 (new tokens and queries
+    random).
+
+    Raises:
+        ValueError: if `num_queries` or `progressive` have neither one entry nor one per code, or the base is no Qwen2.
+    """
+    levels = processor.num_levels
+    care_fields = {
+        "num_queries": _per_level("num_queries", arguments.num_queries, levels),
+        "progressive": _per_level("progressive", arguments.progressive, levels),
+        "query_diversity_weight": arguments.query_diversity_weight,
+        "codebook_sizes": processor.codebook_sizes,
+        "answer_token_id": processor.answer_token_id,
+        "pad_token_id": processor.tokenizer.pad_token_id,
+        "max_history": processor.max_history,
+        "attention_dropout": arguments.attention_dropout,
+    }
+    if arguments.base_model is None:
+        config = CareConfig(
+            vocab_size=len(processor.tokenizer),
+            hidden_size=arguments.hidden_size,
+            intermediate_size=arguments.intermediate_size,
+            num_hidden_layers=arguments.num_hidden_layers,
+            num_attention_heads=arguments.num_attention_heads,
+            num_key_value_heads=arguments.num_attention_heads,
+            max_position_embeddings=(processor.max_history + 1) * levels + 1 + sum(care_fields["num_queries"]),
+            tie_word_embeddings=arguments.tie_word_embeddings,
+            **care_fields,
+        )
+        model = CareForCausalLM(config)
+    else:
+        model = CareForCausalLM.from_qwen2(arguments.base_model, len(processor.tokenizer), **care_fields)
+    model.processor = processor
+    return model
+
+
+def _per_level(name: str, values: Sequence, levels: int) -> list:
+    if len(values) == 1:
+        return list(values) * levels
+    if len(values) != levels:
+        raise ValueError(f"{name} has {len(values)} entries for items of {levels} codes: give one, or one per code.")
+    return list(values)

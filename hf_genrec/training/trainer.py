@@ -1,0 +1,99 @@
+"""The transformers `Trainer` for generative recommenders: grouped by length, evaluated by constrained generation."""
+
+import time
+from typing import cast
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+from transformers import Trainer
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from hf_genrec.data.prepared import EvaluationSplit
+from hf_genrec.evaluation.metrics import ndcg_at_k, recall_at_k
+
+
+class EpochLengthSampler(Sampler):
+    """
+    Transformers' length-grouped order, drawn anew each epoch from `seed + epoch` alone.
+
+    The stock sampler draws from the global generator, so that a resumed run would go through the rest of its epoch in
+    another order than the uninterrupted one.
+    """
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int):
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+
+
+class GenRecTrainer(Trainer):
+    """
+    `Trainer` whose evaluation recommends items.
+
+    Args:
+        eval_dataset ([`EvaluationSplit`]): histories and targets in catalogue rows. Evaluation recommends `eval_k`
+        items to each
+            of its users under the trie and reports `ndcg@k` and `recall@k`; with several processes each takes a share.
+        eval_k (`int`): length of the lists.
+    """
+
+    def __init__(self, *args, eval_k: int = 10, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.eval_k = eval_k
+
+    def _get_train_sampler(self, train_dataset=None):
+        train_dataset = train_dataset or self.train_dataset
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return EpochLengthSampler(train_dataset.lengths.tolist(), batch_size, self.args.seed)
+
+    def evaluate(self, eval_dataset: EvaluationSplit | None = None, ignore_keys=None, metric_key_prefix: str = "eval"):
+        split = cast(EvaluationSplit, self.eval_dataset if eval_dataset is None else eval_dataset)
+        mine = slice(self.args.process_index, None, self.args.world_size)
+        start = time.perf_counter()
+        model = self.accelerator.unwrap_model(self.model)
+        rows, _ = model.recommend_rows(
+            split.histories[mine], self.eval_k, batch_size=self.args.per_device_eval_batch_size
+        )
+        targets = split.targets[mine]
+        mine_sums = [
+            ndcg_at_k(rows, targets, self.eval_k).sum(),
+            recall_at_k(rows, targets, self.eval_k).sum(),
+            len(rows),
+        ]
+        totals = torch.tensor(mine_sums, dtype=torch.float64, device=self.args.device)
+        ndcg, recall, users = self.accelerator.reduce(totals, reduction="sum").tolist()
+        metrics = {
+            f"{metric_key_prefix}_ndcg@{self.eval_k}": ndcg / users,
+            f"{metric_key_prefix}_recall@{self.eval_k}": recall / users,
+            f"{metric_key_prefix}_users_per_second": users / (time.perf_counter() - start),
+        }
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def subsample(split: EvaluationSplit, users: int | None, seed: int) -> EvaluationSplit:
+    """A fixed random part of a split's users, in their order; the whole split where it has no more than `users`."""
+    if users is None or len(split.user_ids) <= users:
+        return split
+    chosen = np.sort(np.random.default_rng(seed).choice(len(split.user_ids), users, replace=False))
+    return EvaluationSplit(
+        split.name,
+        [split.user_ids[i] for i in chosen],
+        [split.histories[i] for i in chosen],
+        [split.targets[i] for i in chosen],
+    )

@@ -1,0 +1,205 @@
+import json
+import logging
+
+import datasets
+import numpy as np
+import pytest
+
+from hf_genrec.data.arguments import DataArguments
+from hf_genrec.data.preparation import prepare
+from hf_genrec.data.prepared import PreparedData
+
+# user, item, timestamp, rating; z comes first, d is in no items table, e has no interactions
+LOG = [
+    ("z", "b", 1, 5.0),
+    ("a", "c", 9, 2.0),
+    ("z", "a", 3, 4.0),
+    ("a", "a", 4, 5.0),
+    ("z", "c", 2, 1.0),
+    ("a", "b", 5, 4.0),
+    ("z", "d", 8, 5.0),
+    ("k", "a", 6, 4.0),
+]
+ITEMS = [{"item_id": i, "title": i.upper(), "description": None, "categories": None} for i in "cabe"]
+
+
+def interactions(log=LOG):
+    columns = zip(*log, strict=True) if log else ([], [], [], [])
+    users, items, times, ratings = map(list, columns)
+    features = {"user_id": "string", "item_id": "string", "timestamp": "int64", "row": "int64", "rating": "float64"}
+    return datasets.Dataset.from_dict(
+        {"user_id": users, "item_id": items, "timestamp": times, "row": list(range(len(users))), "rating": ratings},
+        features=datasets.Features({name: datasets.Value(kind) for name, kind in features.items()}),
+    )
+
+
+def run(log=LOG, items=ITEMS, **settings):
+    return prepare(interactions(log), datasets.Dataset.from_list(items), DataArguments(**settings))
+
+
+def named(prepared, sequences):
+    return [[prepared.item_ids[item] for item in sequence] for sequence in sequences]
+
+
+def test_users_items_and_splits_by_hand(caplog):
+    prepared = run()
+    assert prepared.user_ids == ["z", "a", "k"]
+    assert prepared.item_ids == ["c", "a", "b", "d"]
+    assert prepared.items["title"].to_pylist() == ["C", "A", "B", None]
+    assert prepared.items["item_id"].to_pylist() == prepared.item_ids
+    assert named(prepared, prepared.sequences) == [["b", "c", "a", "d"], ["a", "b", "c"], ["a"]]
+    assert prepared.sequences[0].dtype == np.int64
+    assert named(prepared, prepared.train_sequences()) == [["b", "c"], ["a"], ["a"]]
+    assert prepared.item_popularity().tolist() == [1, 2, 1, 0]
+
+    validation, test = prepared.split("validation"), prepared.split("test")
+    assert validation.user_ids == test.user_ids == ["z", "a"]
+    assert named(prepared, validation.histories) == [["b", "c"], ["a"]]
+    assert named(prepared, validation.targets) == [["a"], ["b"]]
+    assert named(prepared, test.histories) == [["b", "c", "a"], ["a", "b"]]
+    assert named(prepared, test.targets) == [["d"], ["c"]]
+
+    report = prepared.report
+    assert report["read"] == {"interactions": 8, "users": 3, "items": 4, "item_rows": 4}
+    assert (report["items_without_text"], report["item_rows_without_interactions"]) == (1, 1)
+    assert report["split"]["train_only_users"] == 1
+    assert report["split"]["train_interactions"] == 4
+    assert "1 items are not in the items table" in caplog.text
+    assert "1 users with fewer than 3 interactions" in caplog.text
+
+
+def test_global_time_has_several_targets_and_empty_histories():
+    prepared = run(split="global_time", validation_time="4", test_time="6")
+    assert named(prepared, prepared.train_sequences()) == [["b", "c", "a"], [], []]
+    validation, test = prepared.split("validation"), prepared.split("test")
+    assert (validation.user_ids, named(prepared, validation.targets)) == (["a"], [["a", "b"]])
+    assert named(prepared, validation.histories) == [[]]
+    assert (test.user_ids, named(prepared, test.targets)) == (["z", "a", "k"], [["d"], ["c"], ["a"]])
+    assert named(prepared, test.histories) == [["b", "c", "a"], ["a", "b"], []]
+
+
+def test_filters_are_counted_and_keep_the_order_of_the_source():
+    log = [("z", "e", 0, 1.0), *LOG, ("z", "a", 12, None)]
+    prepared = run(log, min_rating=4.0, item_core=2)
+    # z's first row falls to the rating, yet z was there first
+    assert prepared.user_ids == ["z", "a", "k"]
+    assert named(prepared, prepared.sequences) == [["b", "a"], ["a", "b"], ["a"]]
+    dropped = prepared.report["dropped"]
+    assert dropped["min_rating"] == {"interactions": 4, "users": 0, "items": 2, "unrated_interactions": 1}
+    assert dropped["k_core"] == {"interactions": 1, "users": 0, "items": 1}
+    assert prepared.report["kept"] == {"interactions": 5, "users": 3, "items": 2}
+
+
+def test_a_filtered_and_reordered_dataset_is_read_as_it_shows_itself():
+    table = interactions().select([3, 1, 5])
+    prepared = prepare(table, datasets.Dataset.from_list(ITEMS), DataArguments())
+    assert named(prepared, prepared.sequences) == [["a", "b", "c"]]
+
+
+def test_shuffle_without_times_says_that_it_does_nothing(caplog):
+    log = [(user, item, None, rating) for user, item, _, rating in LOG]
+    prepared = run(log, tie_order="shuffle", tie_seed=3)
+    assert named(prepared, prepared.sequences) == [["b", "a", "c", "d"], ["c", "a", "b"], ["a"]]
+    assert prepared.report["order"] == {"by": "row", "tie_order": "file", "tied_interactions": 0}
+    assert "shuffle has no effect" in caplog.text
+
+
+def test_ties_are_counted():
+    log = [("u", "a", 1, None), ("u", "b", 1, None), ("u", "c", 2, None), ("v", "a", 1, None)]
+    assert run(log).report["order"]["tied_interactions"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"log": []}, "there are no interactions"),
+        ({"min_rating": 6.0}, "min_rating=6.0 leaves nothing of 8 interactions"),
+        ({"user_core": 5}, "user_core=5, item_core=0 leaves nothing of 8 interactions"),
+        ({"items": [*ITEMS, ITEMS[1]]}, "1 item ids are there more than once, first 'a'"),
+        ({"log": [*LOG, ("z", None, 1, 1.0)]}, "1 rows have no item_id"),
+        ({"log": [*LOG, ("z", "a", None, 1.0)]}, "1 of 9 interactions have no timestamp"),
+        (
+            {"log": [("z", "a", None, 1.0)], "split": "global_time", "validation_time": "4", "test_time": "6"},
+            "split global_time needs times, but 1 of 1",
+        ),
+        ({"split": "global_time", "validation_time": "1", "test_time": "6"}, "leaves no training interactions"),
+    ],
+)
+def test_what_cannot_be_prepared_is_one_line(change, message):
+    with pytest.raises(ValueError, match=r".") as error:
+        run(**change)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_column_is_named():
+    with pytest.raises(ValueError, match="no column user_id; columns found: item_id, timestamp, row, rating"):
+        prepare(interactions().remove_columns("user_id"), datasets.Dataset.from_list(ITEMS), DataArguments())
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"split": "global_time", "validation_time": "4", "test_time": "6"}, {"user_core": 3}]
+)
+def test_save_and_load_give_the_same_data(tmp_path, settings):
+    prepared = run(**settings)
+    prepared.save(tmp_path / "data")
+    loaded = PreparedData.load(tmp_path / "data")
+    assert loaded.user_ids == prepared.user_ids
+    assert loaded.item_ids == prepared.item_ids
+    assert loaded.items.equals(prepared.items)
+    assert [s.tolist() for s in loaded.sequences] == [s.tolist() for s in prepared.sequences]
+    assert loaded.sequences[0].dtype == np.int64
+    assert loaded.num_validation.tolist() == prepared.num_validation.tolist()
+    assert loaded.num_test.tolist() == prepared.num_test.tolist()
+    assert loaded.report == prepared.report
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [
+        "items.parquet",
+        "prepare.json",
+        "sequences.parquet",
+    ]
+    rows = datasets.Dataset.from_parquet(str(tmp_path / "data" / "sequences.parquet"), cache_dir=str(tmp_path))
+    assert rows[0]["item_ids"] == named(prepared, prepared.sequences)[0]
+
+
+@pytest.mark.parametrize("name", ["sequences.parquet", "items.parquet", "prepare.json"])
+def test_missing_and_truncated_files_are_named(tmp_path, name):
+    run().save(tmp_path)
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=name) as error:
+        PreparedData.load(tmp_path)
+    assert "\n" not in str(error.value)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=f"{name} does not exist"):
+        PreparedData.load(tmp_path)
+
+
+def test_an_item_outside_the_catalogue_is_refused(tmp_path):
+    prepared = run()
+    prepared.save(tmp_path / "whole")
+    prepared.items = prepared.items.slice(1)
+    prepared.save(tmp_path / "cut")
+    with pytest.raises(ValueError, match=r"item 'c' is not in items\.parquet"):
+        PreparedData.load(tmp_path / "cut")
+
+
+def test_nothing_partial_is_left_when_writing_fails(tmp_path):
+    prepared = run()
+    prepared.save(tmp_path)
+    before = json.loads((tmp_path / "prepare.json").read_text())
+    prepared.report["order"] = object()
+    with pytest.raises(TypeError):
+        prepared.save(tmp_path)
+    assert json.loads((tmp_path / "prepare.json").read_text()) == before
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_unknown_split_name():
+    with pytest.raises(ValueError, match="'train' is not one of validation, test"):
+        run().split("train")
+
+
+def test_wanted_filters_do_not_warn(caplog):
+    with caplog.at_level(logging.WARNING):
+        run([row for row in LOG if row[1] != "d" and row[0] != "k"], min_rating=1.0)
+    assert caplog.text == ""

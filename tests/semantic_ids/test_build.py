@@ -1,0 +1,103 @@
+"""From an item table to semantic IDs, and new items into the same catalogue."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from hf_genrec.semantic_ids import embedding
+from hf_genrec.semantic_ids.arguments import TokenizerArguments
+from hf_genrec.semantic_ids.build import build_semantic_ids, encode_new_items
+
+WORDS = ["red", "blue", "green", "nail", "lip", "hair", "oil", "soap"]
+
+
+class BagOfWords:
+    def encode(self, texts, **kwargs):
+        return np.array([[text.count(word) + 0.01 for word in WORDS] for text in texts], dtype=np.float32)
+
+
+@pytest.fixture(autouse=True)
+def _encoder(monkeypatch):
+    monkeypatch.setattr(embedding, "load_encoder", lambda source: BagOfWords())
+
+
+def catalogue(count=40):
+    titles = [f"{WORDS[i % 3]} {WORDS[3 + i % 5]} {WORDS[7] * (i % 2)}" for i in range(count)]
+    return pa.table({"item_id": [f"i{row}" for row in range(count)], "title": titles})
+
+
+def sequences(count=38):
+    """Even users take even items, odd users odd ones; the last two of 40 items are never seen."""
+    rng = np.random.default_rng(0)
+    return [rng.permutation(np.arange(user % 2, count, 2))[:8] for user in range(60)]
+
+
+def arguments(**changes):
+    return TokenizerArguments(**{"text_model": "words", "codebook_sizes": [4, 16]} | changes)
+
+
+@pytest.mark.parametrize("vectors", ["text", "collaborative", "both"])
+@pytest.mark.parametrize("policy", ["resolve", "extra_code", "keep"])
+def test_every_item_gets_codes_and_two_builds_agree(tmp_path, vectors, policy):
+    settings = arguments(vectors=vectors, collisions=policy, collaborative_dim=6)
+    ids, tokenizer, health = build_semantic_ids(catalogue(), sequences(), settings, tmp_path)
+    again, _, _ = build_semantic_ids(catalogue(), sequences(), settings, tmp_path)
+    assert np.array_equal(ids.codes, again.codes)
+    assert ids.item_ids == catalogue().column("item_id").to_pylist()
+    assert health["items"] == 40
+    assert health["collisions"]["policy"] == policy
+    if policy != "keep":
+        assert health["unique_ids"] == 40
+    levels = 3 if policy == "extra_code" else 2
+    assert ids.codes.shape == (40, levels)
+    assert tokenizer.config.part_names == (["text", "collaborative"] if vectors == "both" else [vectors])
+
+
+def test_an_item_never_seen_in_training_is_encoded_later_as_it_was_at_fit_time(tmp_path):
+    settings = arguments(vectors="both", collisions="keep", collaborative_dim=6)
+    ids, tokenizer, _ = build_semantic_ids(catalogue(), sequences(), settings, tmp_path)
+    twin = pa.table({"item_id": ["new"], "title": [catalogue()["title"][39].as_py()]})
+    grown = encode_new_items(tokenizer, ids, twin, embedding_cache=tmp_path)
+    assert grown.codes[40].tolist() == ids.codes[39].tolist()
+
+
+@pytest.mark.parametrize("policy", ["resolve", "extra_code"])
+def test_new_items_are_appended_unique_and_leave_the_old_codes_alone(tmp_path, policy):
+    ids, tokenizer, _ = build_semantic_ids(
+        catalogue(20), [], arguments(codebook_sizes=[3, 8], collisions=policy), tmp_path
+    )
+    new = pa.table({"item_id": ["n0", "n1", "n2"], "title": ["red nail ", "red nail ", "blue soap"]})
+    grown = encode_new_items(tokenizer, ids, new, "words", ["title"], tmp_path)
+    assert grown.item_ids == [*ids.item_ids, "n0", "n1", "n2"]
+    assert np.array_equal(grown.codes[:20], ids.codes)
+    assert len(np.unique(grown.codes, axis=0)) == 23
+    assert grown.codebook_sizes == ids.codebook_sizes  # what a trained model's vocabulary has
+    with pytest.raises(ValueError, match="item 'n1' has semantic IDs twice"):
+        encode_new_items(tokenizer, grown, new, embedding_cache=tmp_path)
+
+
+def test_what_cannot_be_built_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="the catalogue is empty"):
+        build_semantic_ids(catalogue(0), [], arguments(), tmp_path)
+    with pytest.raises(ValueError, match=r"level 0 has 5 distinct vectors for 6 codes; lower codebook_sizes\[0\]"):
+        build_semantic_ids(catalogue(5), [], arguments(codebook_sizes=[6]), tmp_path)
+    settings = arguments(vectors="collaborative", collaborative_dim=6)
+    ids, tokenizer, _ = build_semantic_ids(catalogue(), sequences(), settings, tmp_path)
+    with pytest.raises(ValueError, match="fitted without text"):
+        encode_new_items(tokenizer, ids, catalogue(1), embedding_cache=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vectors": "image"}, "vectors must be one of text, collaborative, both, not 'image'"),
+        ({"collisions": "drop"}, "collisions must be one of resolve, extra_code, keep, not 'drop'"),
+        ({"codebook_sizes": []}, "codebook_sizes must be one positive number per level"),
+        ({"text_columns": []}, "text_columns is empty"),
+        ({"collaborative_window": 0}, "collaborative_window must be at least 1"),
+        ({"collaborative_weight": 0.0}, "collaborative_weight must be positive"),
+    ],
+)
+def test_arguments_say_what_to_do(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TokenizerArguments(**changes)

@@ -1,0 +1,37 @@
+"""Interaction log and item text -> sequences and splits, in the run folder's `data/`.
+
+python -m hf_genrec.trainers.prepare_data --config care/ml-100k
+hf-genrec prepare --config care/ml-100k
+hf-genrec prepare --source tabular --source_path log.csv --item_path items.csv --output_dir runs/mine
+"""
+
+import logging
+import sys
+
+from hf_genrec.data.preparation import prepare
+from hf_genrec.data.prepared import PreparedData
+from hf_genrec.dataset_scripts import load_source
+from hf_genrec.training.config import RunConfig, parse_command_line
+
+logger = logging.getLogger(__name__)
+
+
+def main(config: RunConfig) -> PreparedData:
+    """Read the source, filter, split, and save."""
+    tables = load_source(config.data)
+    prepared = prepare(tables["interactions"], tables["items"], config.data)
+    prepared.save(config.run.data)
+    logger.info(
+        "%s: %d users, %d items, %d interactions; %d validation and %d test users",
+        config.run.data,
+        len(prepared.user_ids),
+        len(prepared.item_ids),
+        sum(map(len, prepared.sequences)),
+        (prepared.num_validation > 0).sum(),
+        (prepared.num_test > 0).sum(),
+    )
+    return prepared
+
+
+if __name__ == "__main__":
+    main(parse_command_line(sys.argv[1:]))
