@@ -111,11 +111,10 @@ def recommend(
     else:
         items = [item_id.strip() for item_id in (history or "").split(",") if item_id.strip()]
 
-    title = model.processor.title
-    typer.echo(
-        f"history: {len(items)} items, the newest: {', '.join(title(item_id) for item_id in items[-3:]) or 'none'}"
-    )
     item_ids, scores = model.recommend(items, k=k, exclude_seen=exclude_seen)
+    title = model.processor.title
+    newest = ", ".join(title(item_id) for item_id in items[-3:]) or "none"
+    typer.echo(f"history: {len(items)} items, the newest: {newest}")
     if stranger:
         if exclude_seen:
             raise ValueError("--stranger compares plain recommendations: leave --exclude-seen out")

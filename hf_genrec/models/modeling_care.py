@@ -170,6 +170,8 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
     def __init__(self, config: CareConfig):
         super().__init__(config)
         self.model = CareModel(config)
+        if config.tie_word_embeddings:  # else the Trainer warns of a missing head whenever it loads a checkpoint
+            self._keys_to_ignore_on_save = ["lm_head.weight"]
         self.post_init()
         self._write_generation_config()
 

@@ -208,7 +208,7 @@ class GenRecProcessor(ProcessorMixin):
             logger.warning_once(
                 f"Histories longer than {self.max_history} items are cut to their newest {self.max_history}."
             )
-        histories = [history[-self.max_history :] for history in histories]
+        histories = [np.asarray(history, dtype=np.int64)[-self.max_history :] for history in histories]
         width = max((len(history) for history in histories), default=0) * self.num_levels + 1
         pad = self.tokenizer.pad_token_id
         input_ids = np.full((len(histories), width), 0 if pad is None else pad, dtype=np.int64)

@@ -1,0 +1,196 @@
+"""From somebody's own CSV to a recommendation, by the commands; and a training that is killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from hf_genrec import cli
+
+USERS, ITEMS = 40, 24
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A log and its items as a user would have them: even users like even items."""
+    folder = tmp_path_factory.mktemp("mine")
+    rng = np.random.default_rng(0)
+    log = ["member,film,seen_at"]
+    for user in range(USERS):
+        for place, item in enumerate(rng.permutation(np.arange(user % 2, ITEMS, 2))[:8]):
+            log.append(f"u{user:02d},f{item:02d},{1_600_000_000 + 1000 * place}")
+    (folder / "log.csv").write_text("\n".join(log) + "\n")
+    films = [f"f{item:02d},Film number {item}" for item in range(ITEMS)]
+    (folder / "films.csv").write_text("\n".join(["film,name", *films]) + "\n")
+    (folder / "mine.yaml").write_text(
+        f"""# my films
+source: tabular
+source_path: {folder}/log.csv
+item_path: {folder}/films.csv
+user_column: member
+item_column: film
+time_column: seen_at
+title_column: name
+vectors: collaborative
+collaborative_dim: 8
+codebook_sizes: [4, 4, 4]
+max_history: 8
+hidden_size: 32
+intermediate_size: 48
+attention_dropout: 0.1
+output_dir: {folder}/run
+num_train_epochs: 4
+per_device_train_batch_size: 16
+learning_rate: 0.003
+use_cpu: true
+"""
+    )
+    return folder
+
+
+def run(monkeypatch, capsys, *arguments) -> str:
+    monkeypatch.setattr(sys, "argv", ["hf-genrec", *map(str, arguments)])
+    with pytest.raises(SystemExit) as finished:
+        cli.main()
+    captured = capsys.readouterr()
+    assert finished.value.code == 0, captured.err
+    return captured.out
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        for command in ("prepare", "tokenize", "train"):
+            patch.setattr(sys, "argv", ["hf-genrec", command, "--config", str(folder / "mine.yaml")])
+            with pytest.raises(SystemExit) as finished:
+                cli.main()
+            assert finished.value.code == 0
+    return folder / "run"
+
+
+def test_the_run_folder(trained):
+    assert {path.name for path in trained.iterdir()} == {"data", "semantic_ids", "checkpoints", "model", "results"}
+    assert {path.suffix for path in (trained / "model").rglob("*") if path.is_file()} == {
+        ".json", ".py", ".safetensors", ".md"
+    }  # fmt: skip
+    health = json.loads((trained / "semantic_ids/health.json").read_text())
+    assert health["collisions"]["after"]["items"] == 0
+    assert (trained / "semantic_ids/health.png").stat().st_size > 1000
+    assert json.loads((trained / "model/training_args.json").read_text())["learning_rate"] == 0.003
+
+
+def test_the_best_checkpoint_is_the_model(trained):
+    record = json.loads((trained / "results/training.json").read_text())
+    by_step = {entry["step"]: entry["eval_ndcg@10"] for entry in record["log"] if "eval_ndcg@10" in entry}
+    assert record["best_validation_ndcg@10"] == max(by_step.values()) == by_step[record["best_step"]]
+    best = load_file(trained / f"checkpoints/checkpoint-{record['best_step']}/model.safetensors")
+    saved = load_file(trained / "model/model.safetensors")
+    assert best.keys() == saved.keys()
+    assert all(torch.equal(best[name], saved[name]) for name in best)
+
+
+def test_evaluate_writes_figures_and_a_card(trained, monkeypatch, capsys, caplog):
+    with caplog.at_level("INFO"):
+        run(monkeypatch, capsys, "evaluate", trained, "--split", "validation")
+    records = json.loads((trained / "results/validation.json").read_text())
+    assert list(records) == ["CARE", "most popular", "item-kNN"]
+    for record in records.values():
+        assert record["num_users"] == USERS
+        assert record["tie_order"] == "file"
+        assert record["metrics"]["invalid_share"]["value"] == 0
+        assert 0 <= record["metrics"]["recall@5"]["low"] <= record["metrics"]["recall@5"]["value"] <= 1
+    # by the trainer's own evaluation of the best checkpoint
+    training = json.loads((trained / "results/training.json").read_text())
+    assert records["CARE"]["metrics"]["ndcg@10"]["value"] == pytest.approx(training["best_validation_ndcg@10"])
+    assert "item-kNN" in caplog.text
+    card = (trained / "model/README.md").read_text()
+    assert f"{records['CARE']['metrics']['ndcg@10']['value']:.4f}" in card
+    assert "library_name: transformers" in card
+
+
+def test_recommend_prints_titles(trained, monkeypatch, capsys):
+    out = run(monkeypatch, capsys, "recommend", trained, "--user", "u00", "-k", "5", "--stranger")
+    assert "history: 8 items" in out
+    assert "cannot import hf_genrec: the same items and scores" in out
+    assert out.count("Film number") == 3 + 5
+    model = AutoModelForCausalLM.from_pretrained(trained / "model")
+    best = model.recommend(["f01", "f03"], k=1)[0][0]
+    out = run(monkeypatch, capsys, "recommend", trained, "--history", "f01, f03", "-k", "1")
+    assert f"  1. Film number {int(best[1:])}  (item {best}, log-probability" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["recommend", "{run}", "--user", "nobody"], "user 'nobody' is not in"),
+        (["recommend", "{run}", "--history", "f99"], "Item 'f99' in the history is not in the catalogue"),
+        (["recommend", "{run}"], "either --user or --history"),
+        (["recommend", "{folder}", "--user", "u00"], "holds no trained model: run `hf-genrec train` first"),
+        (["train", "--config", "{folder}/mine.yaml"], "holds checkpoints of an earlier training"),
+        (["train", "--config", "{folder}/mine.yaml", "--output_dir", "{folder}/new"], "run `hf-genrec prepare` first"),
+        (["prepare", "--config", "{folder}/mine.yaml", "--item_column", "movie"], "movie"),
+        (["prepare", "--config", "{folder}/mine.yaml", "--hiden_size", "3"], "did you mean 'hidden_size'"),
+        (["prepare", "--config", "nothing.yaml"], "no file and no shipped configuration 'nothing.yaml'"),
+    ],
+)
+def test_mistakes_are_one_line(trained, folder, monkeypatch, capsys, arguments, message):
+    arguments = [argument.format(run=trained, folder=folder) for argument in arguments]
+    monkeypatch.setattr(sys, "argv", ["hf-genrec", *arguments])
+    with pytest.raises(SystemExit) as finished:
+        cli.main()
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert finished.value.code == 2
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+def test_shipped_configurations_are_listed_and_copied(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert "care/ml-100k" in run(monkeypatch, capsys, "configs")
+    run(monkeypatch, capsys, "configs", "care/ml-100k")
+    assert (tmp_path / "ml-100k.yaml").read_text().startswith("# hf-genrec prepare --config care/ml-100k")
+
+
+def test_a_killed_training_ends_with_the_same_weights(trained, folder):
+    """SIGKILL in the middle of an epoch, behind a checkpoint; resumed, the weights are those of the run that was let be."""
+    run_folder = folder / "killed"
+    for part in ("data", "semantic_ids"):
+        subprocess.run(["cp", "-r", trained / part, run_folder / part], check=run_folder.mkdir(exist_ok=True) is None)
+    command = [
+        sys.executable, "-m", "hf_genrec.trainers.train_care", "--config", str(folder / "mine.yaml"),
+        "--output_dir", str(run_folder), "--disable_tqdm", "true",
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((run_folder / "checkpoints").glob("checkpoint-*/trainer_state.json")):
+        assert process.poll() is None, "the training ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (run_folder / "model").exists()
+
+    finished = subprocess.run(
+        [*command, "--resume_from_checkpoint", "last"], env=environment, capture_output=True, text=True
+    )
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    record = json.loads((run_folder / "results/training.json").read_text())
+    assert record["resumed_from"] is not None
+    last = f"checkpoints/checkpoint-{record['steps']}/model.safetensors"
+    resumed, whole = load_file(run_folder / last), load_file(trained / last)
+    for name in whole:
+        assert torch.equal(resumed[name], whole[name]), name
+
+
+def test_every_run_writes_whole_files(trained):
+    assert not [path for path in Path(trained).rglob("*") if path.name.endswith(".tmp") or path.name.startswith(".model")]

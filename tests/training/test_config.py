@@ -1,0 +1,67 @@
+import pytest
+
+from hf_genrec.training.checkpoints import checkpoint_to_resume
+from hf_genrec.training.config import find_config, parse_config, shipped_configs
+
+
+def write(path, text):
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_shipped_configurations_parse_and_are_short(name):
+    config = parse_config(name)
+    text = find_config(name).read_text()
+    assert config.run.path.as_posix().startswith("runs/")
+    assert text.startswith(f"# hf-genrec prepare --config {name} ")
+    assert len(text.splitlines()) <= 60
+
+
+def test_options_override_the_file(tmp_path):
+    path = write(tmp_path / "c.yaml", "output_dir: x\nhidden_size: 32\nnum_queries: [2]\nseed: 7\n")
+    config = parse_config(path, ["--hidden_size", "48", "--num_queries", "1", "2", "3"])
+    assert (config.model.hidden_size, config.model.num_queries, config.training.seed) == (48, [1, 2, 3], 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("output_dir: x\nhiden_size: 3\n", [], "c.yaml: unknown key 'hiden_size', did you mean 'hidden_size'"),
+        ("output_dir: x\n", ["--hiden_size", "3"], "unknown option --hiden_size, did you mean 'hidden_size'"),
+        ("output_dir: x\nsplit: thirds\n", [], "c.yaml: .*thirds"),
+        ("output_dir: x\n", ["--split", "thirds"], "c.yaml: .*thirds"),
+        ("hidden_size: 32\n", [], "output_dir is missing"),
+        ("output_dir: x\nhidden_size: 30\n", [], "no multiple of num_attention_heads"),
+        ("output_dir: x\ntargets: some\n", [], "not one of all, last"),
+        ("- 1\n", [], "must be a mapping"),
+        ("a: [1\n", [], "is not YAML"),
+    ],
+)
+def test_mistakes_are_one_line_that_names_the_place(tmp_path, text, options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        parse_config(write(tmp_path / "c.yaml", text), options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_configuration_that_does_not_exist():
+    with pytest.raises(FileNotFoundError, match="care/ml-100k"):
+        parse_config("care/ml-1000k")
+
+
+def test_which_checkpoint_is_resumed(tmp_path, caplog):
+    assert checkpoint_to_resume(tmp_path, None) is None
+    assert checkpoint_to_resume(tmp_path, "last") is None
+    for step in (9, 10, 11):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    for step in (9, 10):
+        (tmp_path / f"checkpoint-{step}/trainer_state.json").write_text("{}")
+    (tmp_path / "checkpoint-11/trainer_state.json").write_text('{"epo')
+    with pytest.raises(ValueError, match="earlier training"):
+        checkpoint_to_resume(tmp_path, None)
+    assert checkpoint_to_resume(tmp_path, "last") == str(tmp_path / "checkpoint-10")
+    assert not (tmp_path / "checkpoint-11").exists()
+    assert "checkpoint-11 is incomplete" in caplog.text
+    assert checkpoint_to_resume(tmp_path, str(tmp_path / "checkpoint-9")) == str(tmp_path / "checkpoint-9")
+    with pytest.raises(FileNotFoundError, match="no complete checkpoint"):
+        checkpoint_to_resume(tmp_path, str(tmp_path / "checkpoint-12"))
