@@ -60,3 +60,44 @@ def model(processor) -> CareForCausalLM:
 @pytest.fixture
 def histories() -> list[list[str]]:
     return [["item-3", "item-9", "item-1"], [], ["item-5"], [f"item-{row}" for row in range(8)]]
+
+
+USERS, ITEMS = 40, 24
+
+
+@pytest.fixture(scope="session")
+def own_data(tmp_path_factory):
+    """A log and its items as a user would have them: even users like even items."""
+    folder = tmp_path_factory.mktemp("mine")
+    rng = np.random.default_rng(0)
+    log = ["member,film,seen_at"]
+    for user in range(USERS):
+        for place, item in enumerate(rng.permutation(np.arange(user % 2, ITEMS, 2))[:8]):
+            log.append(f"u{user:02d},f{item:02d},{1_600_000_000 + 1000 * place}")
+    (folder / "log.csv").write_text("\n".join(log) + "\n")
+    films = [f"f{item:02d},Film number {item}" for item in range(ITEMS)]
+    (folder / "films.csv").write_text("\n".join(["film,name", *films]) + "\n")
+    (folder / "mine.yaml").write_text(
+        f"""# my films
+source: tabular
+source_path: {folder}/log.csv
+item_path: {folder}/films.csv
+user_column: member
+item_column: film
+time_column: seen_at
+title_column: name
+vectors: collaborative
+collaborative_dim: 8
+codebook_sizes: [4, 4, 4]
+max_history: 8
+hidden_size: 32
+intermediate_size: 48
+attention_dropout: 0.1
+output_dir: {folder}/run
+num_train_epochs: 4
+per_device_train_batch_size: 16
+learning_rate: 0.003
+use_cpu: true
+"""
+    )
+    return folder

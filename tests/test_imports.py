@@ -21,7 +21,11 @@ def test_layers(tmp_path):
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     linter = Path(sys.executable).with_name("lint-imports")
     finished = subprocess.run(
-        [linter, "--no-cache"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+        [linter, "--no-cache"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "2 kept, 0 broken" in finished.stdout

@@ -8,53 +8,13 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from conftest import USERS
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from hf_genrec import cli
-
-USERS, ITEMS = 40, 24
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A log and its items as a user would have them: even users like even items."""
-    folder = tmp_path_factory.mktemp("mine")
-    rng = np.random.default_rng(0)
-    log = ["member,film,seen_at"]
-    for user in range(USERS):
-        for place, item in enumerate(rng.permutation(np.arange(user % 2, ITEMS, 2))[:8]):
-            log.append(f"u{user:02d},f{item:02d},{1_600_000_000 + 1000 * place}")
-    (folder / "log.csv").write_text("\n".join(log) + "\n")
-    films = [f"f{item:02d},Film number {item}" for item in range(ITEMS)]
-    (folder / "films.csv").write_text("\n".join(["film,name", *films]) + "\n")
-    (folder / "mine.yaml").write_text(
-        f"""# my films
-source: tabular
-source_path: {folder}/log.csv
-item_path: {folder}/films.csv
-user_column: member
-item_column: film
-time_column: seen_at
-title_column: name
-vectors: collaborative
-collaborative_dim: 8
-codebook_sizes: [4, 4, 4]
-max_history: 8
-hidden_size: 32
-intermediate_size: 48
-attention_dropout: 0.1
-output_dir: {folder}/run
-num_train_epochs: 4
-per_device_train_batch_size: 16
-learning_rate: 0.003
-use_cpu: true
-"""
-    )
-    return folder
 
 
 def run(monkeypatch, capsys, *arguments) -> str:
@@ -64,6 +24,11 @@ def run(monkeypatch, capsys, *arguments) -> str:
     captured = capsys.readouterr()
     assert finished.value.code == 0, captured.err
     return captured.out
+
+
+@pytest.fixture(scope="module")
+def folder(own_data):
+    return own_data
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +126,7 @@ def test_shipped_configurations_are_listed_and_copied(tmp_path, monkeypatch, cap
 
 
 def test_a_killed_training_ends_with_the_same_weights(trained, folder):
-    """SIGKILL in the middle of an epoch, behind a checkpoint; resumed, the weights are those of the run that was let be."""
+    """SIGKILL within an epoch, behind a checkpoint; resumed, the weights are those of the run that was let be."""
     run_folder = folder / "killed"
     for part in ("data", "semantic_ids"):
         subprocess.run(["cp", "-r", trained / part, run_folder / part], check=run_folder.mkdir(exist_ok=True) is None)
@@ -193,4 +158,6 @@ def test_a_killed_training_ends_with_the_same_weights(trained, folder):
 
 
 def test_every_run_writes_whole_files(trained):
-    assert not [path for path in Path(trained).rglob("*") if path.name.endswith(".tmp") or path.name.startswith(".model")]
+    assert not [
+        path for path in Path(trained).rglob("*") if path.name.endswith(".tmp") or path.name.startswith(".model")
+    ]

@@ -14,12 +14,13 @@ AUTO_MAP = {
 class ResidualKMeansConfig(PretrainedConfig):
     """What a [`ResidualKMeansTokenizer`] quantizes, and into how many codes.
 
-    The quantized vector is made of named parts side by side (for instance a text embedding and a collaborative
+    An item's vector is made of named parts side by side (for instance a text embedding and a collaborative
     vector), each centred, scaled and weighted; `part_names`, `part_dims` and `part_weights` run in parallel.
 
     Args:
         codebook_sizes: number of codes of each level, first level first.
-        input_dim: length D of the quantized vector; the sum of `part_dims`.
+        input_dim: length of the parts side by side; the sum of `part_dims`.
+        projection_dim: principal components of the parts side by side that are quantized; None quantizes them whole.
         part_names: names of the parts, in the order in which they stand in the vector.
         part_dims: length of each part.
         part_weights: factor of each part after it was centred and scaled to a mean squared norm of 1.
@@ -31,6 +32,7 @@ class ResidualKMeansConfig(PretrainedConfig):
 
     codebook_sizes: list[int] = field(default_factory=lambda: [256, 256, 256])
     input_dim: int = 384
+    projection_dim: int | None = None
     part_names: list[str] = field(default_factory=lambda: ["text"])
     part_dims: list[int] = field(default_factory=lambda: [384])
     part_weights: list[float] = field(default_factory=lambda: [1.0])
@@ -49,6 +51,13 @@ class ResidualKMeansConfig(PretrainedConfig):
             )
         if sum(self.part_dims) != self.input_dim:
             raise ValueError(f"input_dim is {self.input_dim}, but part_dims {self.part_dims} sum to another length")
+        if self.projection_dim is not None and not 0 < self.projection_dim <= self.input_dim:
+            raise ValueError(f"projection_dim is {self.projection_dim}, not between 1 and input_dim {self.input_dim}")
+
+    @property
+    def vector_dim(self) -> int:
+        """D, the length of the quantized vector."""
+        return self.projection_dim or self.input_dim
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:  # type: ignore[override]
         # transformers takes every class with "Tokenizer" in its name for a text tokenizer and notes it as a

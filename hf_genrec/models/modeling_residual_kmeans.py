@@ -65,14 +65,17 @@ class ResidualKMeansTokenizer(PreTrainedModel):
     main_input_name = "embeddings"
     part_mean: torch.Tensor
     part_scale: torch.Tensor
-    _keep_in_fp32_modules_strict = ("codebook", "part")  # type: ignore[assignment]
+    _keep_in_fp32_modules_strict = ("codebook", "part", "projection")  # type: ignore[assignment]
 
     def __init__(self, config: ResidualKMeansConfig):
         super().__init__(config)
         for level, size in enumerate(config.codebook_sizes):
-            self.register_buffer(f"codebook_{level}", torch.empty(size, config.input_dim, dtype=torch.float32))
+            self.register_buffer(f"codebook_{level}", torch.empty(size, config.vector_dim, dtype=torch.float32))
         self.register_buffer("part_mean", torch.empty(config.input_dim, dtype=torch.float32))
         self.register_buffer("part_scale", torch.empty(len(config.part_dims), dtype=torch.float32))
+        if config.projection_dim is not None:
+            shape = (config.input_dim, config.projection_dim)
+            self.register_buffer("projection", torch.empty(shape, dtype=torch.float32))
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
@@ -101,7 +104,8 @@ class ResidualKMeansTokenizer(PreTrainedModel):
 
     @torch.no_grad()
     def join(self, **parts: torch.Tensor | np.ndarray | None) -> torch.Tensor:
-        """The quantized vectors of raw part vectors: each part centred, scaled and weighted as at fit time.
+        """The quantized vectors of raw part vectors: each part centred, scaled and weighted as at fit time, put side by
+        side and, where the tokenizer has a projection, projected.
 
         A part that is None or not given, or a row of it that is all zero (an item that training never saw has no
         collaborative vector), is missing: it counts as the part's mean, which is zero after centring.
@@ -115,6 +119,15 @@ class ResidualKMeansTokenizer(PreTrainedModel):
         Raises:
             ValueError: an unknown part, a wrong length, different numbers of rows, or no part at all.
         """
+        joined = self.side_by_side(**parts)
+        if self.config.projection_dim is None:
+            return joined
+        # In float64, so that an item's vector does not depend on which items it is joined with.
+        return (joined.double() @ self._fitted("projection").double()).float()
+
+    @torch.no_grad()
+    def side_by_side(self, **parts: torch.Tensor | np.ndarray | None) -> torch.Tensor:
+        """What `join` projects: the centred, scaled and weighted parts, (N, input_dim)."""
         names = self.config.part_names
         unknown = sorted(set(parts) - set(names))
         if unknown:
@@ -156,8 +169,8 @@ class ResidualKMeansTokenizer(PreTrainedModel):
             ValueError: a wrong shape, or a vector with NaN or infinity.
         """
         residuals = torch.as_tensor(embeddings, dtype=torch.float32, device=self.device)
-        if residuals.ndim != 2 or residuals.shape[1] != self.config.input_dim:
-            raise ValueError(f"embeddings have shape {tuple(residuals.shape)}, expected (N, {self.config.input_dim})")
+        if residuals.ndim != 2 or residuals.shape[1] != self.config.vector_dim:
+            raise ValueError(f"embeddings have shape {tuple(residuals.shape)}, expected (N, {self.config.vector_dim})")
         finite = residuals.isfinite().all(dim=1)
         if not finite.all():
             raise ValueError(f"embeddings row {int((~finite).nonzero()[0, 0])} holds NaN or infinity")
@@ -184,7 +197,7 @@ class ResidualKMeansTokenizer(PreTrainedModel):
         if codes.ndim != 2 or codes.shape[1] > len(self.config.codebook_sizes):
             levels = len(self.config.codebook_sizes)
             raise ValueError(f"codes have shape {tuple(codes.shape)}, expected (N, at most {levels})")
-        vectors = self.part_mean.new_zeros(len(codes), self.config.input_dim)
+        vectors = self.part_mean.new_zeros(len(codes), self.config.vector_dim)
         for level, (column, codebook) in enumerate(zip(codes.unbind(dim=1), self.codebooks, strict=False)):
             wrong = (column < 0) | (column >= len(codebook))
             if wrong.any():

@@ -28,6 +28,10 @@ class TokenizerArguments:
     codebook_sizes: list[int] = field(
         default_factory=lambda: [256, 256, 256], metadata={"help": "Number of codes of each level, first level first."}
     )
+    projection_dim: int | None = field(
+        default=64,
+        metadata={"help": "Principal components of the vectors that are quantized; null quantizes them whole."},
+    )
     collisions: CollisionPolicy = field(
         default="resolve",
         metadata={
@@ -52,8 +56,8 @@ class TokenizerArguments:
             raise ValueError(f"codebook_sizes must be one positive number per level, not {self.codebook_sizes}")
         if self.text_columns is not None and not self.text_columns:
             raise ValueError("text_columns is empty; name the columns, or leave it out for the default ones")
-        for name in ("collaborative_dim", "collaborative_window"):
-            if getattr(self, name) < 1:
+        for name in ("collaborative_dim", "collaborative_window", "projection_dim"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.collaborative_weight <= 0:
             raise ValueError(

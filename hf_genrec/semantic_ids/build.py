@@ -62,6 +62,7 @@ def build_semantic_ids(
         arguments.codebook_sizes,
         weights={"text": 1.0, "collaborative": arguments.collaborative_weight},
         seed=arguments.tokenizer_seed,
+        projection_dim=arguments.projection_dim,
         text_model=arguments.text_model if "text" in parts else None,
         text_columns=arguments.text_columns,
     )
@@ -99,9 +100,13 @@ def encode_new_items(
         raise ValueError(
             "this tokenizer was fitted without text, so a new item has nothing to encode; use vectors: both"
         )
+    new_ids = [str(item_id) for item_id in items.column("item_id").to_pylist()]
+    known = set(semantic_ids.item_ids).intersection(new_ids)
+    if known:
+        raise ValueError(f"item {min(known)!r} has semantic IDs already; give new items only")
     texts = item_texts(items, text_columns or tokenizer.config.text_columns)
     model = text_model or tokenizer.config.text_model or "minilm"
     vectors = tokenizer.join(text=embed_texts(texts, model, embedding_cache))
     codes = tokenizer.encode(vectors).cpu().numpy()
     placed = place_new_items(codes, vectors.cpu().numpy(), tokenizer, semantic_ids)
-    return semantic_ids.add_items([str(item_id) for item_id in items.column("item_id").to_pylist()], placed)
+    return semantic_ids.add_items(new_ids, placed)

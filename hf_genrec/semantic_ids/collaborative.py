@@ -49,7 +49,8 @@ def positive_pmi(counts: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
 def collaborative_vectors(
     sequences: list[np.ndarray], num_items: int, dim: int = 64, window: int = 5, seed: int = 0
 ) -> np.ndarray:
-    """U sqrt(S) of the truncated singular value decomposition of the items' positive PMI in the training sequences.
+    """Rows of U sqrt(S) of the truncated singular value decomposition of the items' positive PMI in the training
+    sequences, scaled to length 1: the direction says with whom an item is consumed, the length would say how often.
 
     An item without an informative neighbour in training has a row of zeros, which the tokenizer takes for a missing
     vector. With `dim` above the number of items the further columns are zero.
@@ -72,4 +73,5 @@ def collaborative_vectors(
     vectors = np.zeros((num_items, dim), dtype=np.float32)
     vectors[:, :rank] = left * np.sqrt(singular)
     vectors[np.diff(matrix.indptr) == 0] = 0.0
-    return vectors
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)

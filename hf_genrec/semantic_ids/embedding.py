@@ -55,7 +55,7 @@ def embed_texts(
         cached_keys = np.concatenate([cached_keys, new_keys])
         cached_vectors = np.concatenate([cached_vectors, vectors]) if len(cached_vectors) else vectors
         _write_cache(cache_file, cached_keys, cached_vectors)
-    logger.info("%d texts embedded, %d of them from %s", len(texts), len(texts) - len(missing), cache_file)
+    logger.info("%d texts, %d of them encoded now, the others read from %s", len(texts), len(missing), cache_file)
     return cached_vectors[[row_of[key] for key in keys]]
 
 

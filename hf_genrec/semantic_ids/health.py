@@ -22,7 +22,7 @@ def health_report(
 
     Per level: `size`, `used` codes, `usage` = used / size, `entropy` of the code frequencies in nats and
     `perplexity` = exp(entropy), the number of equally frequent codes with that entropy. `reconstruction_error` after
-    level l is the mean squared distance to the sum of the centroids of levels 1..l, divided by the vectors' variance;
+    level l is the mean squared distance to the sum of the centroids of levels 0..l, divided by the vectors' variance;
     a level that `extra_code` added has none.
 
     Example: codes [0, 0, 1, 1] in a codebook of 4 -> usage 0.5, entropy log 2, perplexity 2.
@@ -58,7 +58,7 @@ def draw_health(semantic_ids: SemanticIds, health: dict[str, Any], path: str | P
     levels = health["levels"]
     errors = [level["reconstruction_error"] for level in levels if "reconstruction_error" in level]
     panels = len(levels) + bool(errors)
-    columns = min(panels, 3)
+    columns = 2 if panels == 4 else min(panels, 3)
     rows = -(-panels // columns)
     figure = Figure(figsize=(4.2 * columns, 3.2 * rows + 0.6), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -75,16 +75,22 @@ def draw_health(semantic_ids: SemanticIds, health: dict[str, Any], path: str | P
         axis.axhline(even, color="black", linewidth=1, linestyle="--", label=f"even use: {even:,.0f}")
         axis.set(xlim=(0, len(counts)), ylim=(0, None), xlabel="code, most used first", ylabel="items")
         axis.set_title(
-            f"level {number + 1}: {level['used']} of {level['size']} codes used ({level['usage']:.0%})\n"
-            f"perplexity {level['perplexity']:.0f}",
+            f"level {number}: {level['used']} of {level['size']} codes used ({level['usage']:.0%})\n"
+            f"perplexity {level['perplexity']:.3g}",
             fontsize=11,
         )
         axis.legend(frameon=False, fontsize=9)
     if errors:
         axis = axes[len(levels)]
-        bars = axis.bar([str(number + 1) for number in range(len(errors))], errors, color="tab:orange", width=0.6)
+        bars = axis.bar(
+            range(len(errors)),
+            errors,
+            tick_label=[str(level) for level in range(len(errors))],
+            color="tab:orange",
+            width=0.6,
+        )
         axis.bar_label(bars, fmt="{:.2f}", padding=2)
-        axis.set(ylim=(0, 1.1 * max(1.0, *errors)), xlabel="levels used", ylabel="share of variance left")
+        axis.set(ylim=(0, 1.1 * max(1.0, *errors)), xlabel="after level", ylabel="share of variance left")
         axis.set_title("reconstruction error\n(lower is better)", fontsize=11)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)

@@ -111,5 +111,5 @@ def _code(token: Any, level: int, place: str) -> int:
     match = TOKEN.fullmatch(token) if isinstance(token, str) else None
     letter = chr(ord("a") + level)
     if match is None or match[1] != letter:
-        raise ValueError(f"{place}: code {level + 1} is {token!r}, expected <{letter}_number>")
+        raise ValueError(f"{place}, level {level}: found {token!r}, expected <{letter}_number>")
     return int(match[2])

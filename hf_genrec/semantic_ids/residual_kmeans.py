@@ -19,6 +19,7 @@ def fit_residual_kmeans(
     codebook_sizes: list[int],
     weights: dict[str, float] | None = None,
     seed: int = 0,
+    projection_dim: int | None = None,
     text_model: str | None = None,
     text_columns: list[str] | None = None,
 ) -> ResidualKMeansTokenizer:
@@ -30,6 +31,9 @@ def fit_residual_kmeans(
     Args:
         parts: by name, (N, D_part) each; rows are items.
         weights: by part name; 1 where not given.
+        projection_dim: principal components that are kept; None, or no fewer than there are columns, keeps the vectors
+            whole. In hundreds of dimensions residuals are alike in every direction: the mean of many is nearer to each
+            than the mean of a few, one cluster takes most items, and the finer levels say little.
         text_model, text_columns: noted in the configuration, for encoding new items.
 
     Raises:
@@ -39,9 +43,11 @@ def fit_residual_kmeans(
     arrays = {name: np.asarray(part, dtype=np.float32) for name, part in parts.items()}
     means, scales = zip(*(_mean_and_scale(name, part) for name, part in arrays.items()), strict=True)
     dims = [part.shape[1] for part in arrays.values()]
+    keep = None if projection_dim is None or projection_dim >= sum(dims) else projection_dim
     config = ResidualKMeansConfig(
         codebook_sizes=list(codebook_sizes),
         input_dim=sum(dims),
+        projection_dim=keep,
         part_names=list(arrays),
         part_dims=dims,
         part_weights=[float((weights or {}).get(name, 1.0)) for name in arrays],
@@ -52,6 +58,8 @@ def fit_residual_kmeans(
     tokenizer.part_mean.copy_(torch.from_numpy(np.concatenate(means)))
     tokenizer.part_scale.copy_(torch.tensor(scales))
 
+    if keep is not None:
+        tokenizer.get_buffer("projection").copy_(_principal_components(tokenizer.side_by_side(**arrays), keep))
     residuals = tokenizer.join(**arrays)
     for level, size in enumerate(config.codebook_sizes):
         centroids, codes = _fit_level(residuals, level, size, seed)
@@ -75,6 +83,16 @@ def _mean_and_scale(name: str, part: np.ndarray) -> tuple[np.ndarray, float]:
     if scale < 1e-6 * np.linalg.norm(mean):
         raise ValueError(f"part {name!r} is the same for every item; leave it out")
     return mean.astype(np.float32), scale
+
+
+def _principal_components(joined: torch.Tensor, keep: int) -> torch.Tensor:
+    """(D, keep) orthonormal directions of the largest variance of centred vectors (N, D), each with its largest entry
+    positive."""
+    vectors = joined.double()
+    _, directions = torch.linalg.eigh(vectors.T @ vectors)  # rising eigenvalues
+    directions = directions.flip(1)[:, :keep]
+    largest = directions.abs().argmax(dim=0, keepdim=True)
+    return (directions * directions.gather(0, largest).sign()).float()
 
 
 def _fit_level(residuals: torch.Tensor, level: int, size: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -72,7 +72,7 @@ def test_new_items_are_appended_unique_and_leave_the_old_codes_alone(tmp_path, p
     assert np.array_equal(grown.codes[:20], ids.codes)
     assert len(np.unique(grown.codes, axis=0)) == 23
     assert grown.codebook_sizes == ids.codebook_sizes  # what a trained model's vocabulary has
-    with pytest.raises(ValueError, match="item 'n1' has semantic IDs twice"):
+    with pytest.raises(ValueError, match="item 'n0' has semantic IDs already"):
         encode_new_items(tokenizer, grown, new, embedding_cache=tmp_path)
 
 

@@ -95,9 +95,8 @@ def test_pmi_of_three_items_by_hand():
     assert np.allclose(positive_pmi(counts).toarray(), [[0, log2, 0], [log2, 0, log2], [0, log2, 0]])
     # That matrix has the singular values sqrt(2) log 2 twice and 0; items 0 and 2 are alike.
     vectors = collaborative_vectors([np.array([0, 1, 2]), np.array([0, 1])], 3, dim=3, window=1)
-    scale = np.sqrt(np.sqrt(2) * log2)
     gram = vectors @ vectors.T
-    assert np.allclose(gram, scale**2 * np.array([[0.5, 0, 0.5], [0, 1, 0], [0.5, 0, 0.5]]), atol=1e-6)
+    assert np.allclose(gram, [[1, 0, 1], [0, 1, 0], [1, 0, 1]], atol=1e-6)
 
 
 def test_window_counts_pairs_within_a_user_only():
@@ -129,3 +128,17 @@ def test_collaborative_vectors_refuse_an_unknown_item_and_no_pair_at_all():
         collaborative_vectors([np.array([0, 1]), np.array([3])], 3)
     with pytest.raises(ValueError, match="no two items co-occur"):
         collaborative_vectors([np.array([0]), np.array([1])], 3)
+
+
+def test_projection_keeps_the_principal_components():
+    """Quantizing the projection equals quantizing numpy's principal components, up to their signs."""
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(60, 5)) * np.array([9.0, 4.0, 1.0, 0.3, 0.1]) @ np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    tokenizer = fit_residual_kmeans({"text": vectors}, [6, 4], projection_dim=2)
+    joined = tokenizer.side_by_side(text=vectors).numpy()
+    _, _, directions = np.linalg.svd(joined, full_matrices=False)
+    projected = tokenizer.join(text=vectors).numpy()
+    np.testing.assert_allclose(np.abs(projected), np.abs(joined @ directions[:2].T), atol=1e-4)
+    assert tokenizer.decode(tokenizer.encode(projected)).shape == (60, 2)
+    whole = fit_residual_kmeans({"text": vectors}, [6, 4], projection_dim=5)
+    assert whole.config.projection_dim is None

@@ -107,7 +107,7 @@ def test_published_json_of_tokens_or_numbers(tmp_path, entries):
     ("name", "text", "message"),
     [
         ("c.tsv", "1\t<a_1> <b_2>\n2 <a_1> <b_2>\n", r"c\.tsv, line 2: expected item_id, a tab"),
-        ("c.tsv", "1\t<a_1> <b_2>\n2\t<a_1> <c_2>\n", r"c\.tsv, line 2: code 2 is '<c_2>', expected <b_number>"),
+        ("c.tsv", "1\t<a_1> <b_2>\n2\t<a_1> <c_2>\n", r"c\.tsv, line 2, level 1: found '<c_2>', expected <b_number>"),
         ("c.tsv", "1\t<a_1> <b_2>\n2\t<a_1>\n", r"c\.tsv, line 2: 1 codes, but the items before have 2"),
         ("c.tsv", "1\t<a_1>\n1\t<a_2>\n", r"c\.tsv, line 2: item '1' has codes already"),
         ("c.tsv", "1\t\n", r"c\.tsv, line 1: expected a list of codes"),
@@ -116,7 +116,7 @@ def test_published_json_of_tokens_or_numbers(tmp_path, entries):
         ("c.json", '{"1": [1],\n "2": [1,}', r"c\.json, line 2: this is not JSON"),
         ("c.json", '["1"]', r"c\.json, line 1: expected an object"),
         ("c.json", '{"1": "<a_1>"}', r"c\.json, item '1': expected a list of codes"),
-        ("c.json", '{"1": [-1]}', r"c\.json, item '1': code 1 is -1"),
+        ("c.json", '{"1": [-1]}', r"c\.json, item '1', level 0: found -1"),
         ("c.json", '{"1": [1], "1": [2]}', r"c\.json, item '1': item '1' has codes already"),
     ],
 )

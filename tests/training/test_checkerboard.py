@@ -65,9 +65,7 @@ def test_every_user_gets_exactly_the_items_of_its_parity(trained, sequences):
 
 
 def test_unseen_items_of_the_parity_come_first(trained, sequences):
-    item_ids, _ = trained.model.recommend(
-        [[f"item-{row}" for row in s[:5]] for s in sequences], k=1, exclude_seen=True
-    )
+    item_ids, _ = trained.model.recommend([[f"item-{row}" for row in s[:5]] for s in sequences], k=1, exclude_seen=True)
     assert [line[0] for line in item_ids] == [f"item-{s[5]}" for s in sequences]
 
 

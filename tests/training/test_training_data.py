@@ -38,7 +38,9 @@ def test_examples_that_make_no_sense():
 
 def test_batches():
     processor = make_processor()
-    batch = NextItemCollator(processor)([{"history": np.array([3]), "target": 5}, {"history": np.array([]), "target": 6}])
+    batch = NextItemCollator(processor)(
+        [{"history": np.array([3]), "target": 5}, {"history": np.array([]), "target": 6}]
+    )
     codes = torch.from_numpy(processor.token_ids)
     answer = processor.answer_token_id
     assert batch["input_ids"][0].tolist() == [*codes[3].tolist(), answer, *codes[5].tolist()]
@@ -56,5 +58,7 @@ def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone():
     sampler.set_epoch(1)
     assert list(sampler) != first
     assert sorted(first) == list(range(100))
-    spread = [max(lengths[i] for i in first[s : s + 4]) - min(lengths[i] for i in first[s : s + 4]) for s in range(0, 96, 4)]
+    spread = [
+        max(lengths[i] for i in first[s : s + 4]) - min(lengths[i] for i in first[s : s + 4]) for s in range(0, 96, 4)
+    ]
     assert np.mean(spread) < 10  # 30 in a random order
