@@ -64,6 +64,9 @@ def export_model(
         write_json(arguments.to_dict(), temporary / "training_args.json")
         if item_tokenizer is not None and item_tokenizer.is_dir():
             shutil.copytree(item_tokenizer, temporary / "item_tokenizer")
+            # With `subfolder="item_tokenizer"` the Auto classes read its configuration there and its code here.
+            for code in item_tokenizer.glob("*.py"):
+                shutil.copy(code, temporary)
         os.chmod(temporary, 0o755)
         if folder.exists():
             shutil.rmtree(folder)

@@ -33,7 +33,7 @@ def main(config: RunConfig) -> None:
     run, arguments = config.run, config.training
     prepared, semantic_ids = PreparedData.load(run.data), SemanticIds.load(run.semantic_ids)
     resume = checkpoint_to_resume(run.checkpoints, arguments.resume_from_checkpoint)
-    arguments.output_dir = str(run.checkpoints)
+    arguments.output_dir, arguments.run_name = str(run.checkpoints), arguments.run_name or run.path.name
 
     set_seed(arguments.seed)
     processor = build_processor(prepared, semantic_ids, config.data.max_history, config.model.base_model)

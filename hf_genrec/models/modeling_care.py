@@ -333,6 +333,7 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
         renamed = {
             "model.query_embeddings.weight" if name == "query_vector.weight" else name: tensor
             for name, tensor in state_dict.items()
+            if tensor.numel()  # a table of no queries
         }
         if config.tie_word_embeddings:
             renamed.setdefault("lm_head.weight", renamed.get("model.embed_tokens.weight"))

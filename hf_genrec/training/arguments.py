@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 
@@ -97,6 +98,10 @@ class GenRecTrainingArguments(TrainingArguments):
         metadata={"help": "batches of similar lengths (group_by_length) or random ones (random)"},
     )
     logging_steps: float = field(default=50, metadata={"help": "steps between two lines of the log"})
+    project: str = field(default="hf_genrec", metadata={"help": "trackio: project the run is logged under"})
+    dataloader_pin_memory: bool = field(
+        default_factory=torch.cuda.is_available, metadata={"help": "page-locked batches; only useful with a GPU"}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "the collator needs history and target"})
 
     def __post_init__(self) -> None:

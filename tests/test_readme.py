@@ -1,0 +1,84 @@
+"""The README's code, as it stands there, on a small log of one's own."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from transformers import AutoModel, AutoModelForCausalLM
+
+from hf_genrec import cli
+from hf_genrec.semantic_ids.build import encode_new_items
+from hf_genrec.semantic_ids.ids import SemanticIds
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def place(own_data, tmp_path_factory):
+    """Where the README's paths exist: the commands of "From your own CSV" have run."""
+    place = tmp_path_factory.mktemp("readme")
+    for name in ("log.csv", "films.csv"):
+        (place / name).write_bytes((own_data / name).read_bytes())
+    commands = [line for block in blocks("bash") for line in block.splitlines() if "runs/mine" in line]
+    assert [shlex.split(line)[1] for line in commands] == ["prepare", "tokenize", "train", "evaluate", "recommend"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        for line in commands:
+            patch.setattr(sys, "argv", shlex.split(line))
+            with pytest.raises(SystemExit) as finished:
+                cli.main()
+            assert finished.value.code == 0, line
+    return place
+
+
+@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.strip().splitlines()[-1][:40])
+def test_python_blocks_run(place, code):
+    code = code.replace("my-org/care-ml-100k", str(place / "runs/mine/model"))
+    code = code.replace('["50", "172", "181"]', '["f01", "f03", "f05"]')
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(place / "modules")}
+    finished = subprocess.run([sys.executable, "-c", code], cwd=place, env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+
+
+def test_a_new_item_is_recommended_without_training(place):
+    """Text -> codes of the trained tokenizer -> catalogue -> recommended; nothing else of the catalogue moves."""
+    model = AutoModelForCausalLM.from_pretrained(place / "runs/mine/model")
+    before = dict(zip(*model.recommend(["f01", "f03"], k=24), strict=True))
+    tokenizer = AutoModel.from_pretrained(place / "runs/mine/model/item_tokenizer", trust_remote_code=True)
+    ids = SemanticIds.load(place / "runs/mine/semantic_ids")
+    grown = encode_new_items(tokenizer, ids, pa.table({"item_id": ["f99"], "title": ["Film number 5"]}))
+    assert (grown.codes[:-1] == ids.codes).all()
+    model.processor.add_items(["f99"], grown.codes[-1:], ["Film number 5"])
+    item_ids, scores = model.recommend(["f01", "f03"], k=25)
+    after = dict(zip(item_ids, scores, strict=True))
+    assert after.pop("f99") == pytest.approx(model.score_items(["f01", "f03"], ["f99"]).item(), abs=1e-5)
+    assert after == pytest.approx(before, abs=1e-5)
+
+
+def test_the_other_commands_exist():
+    """The commands whose run takes minutes or needs the network are at least spelled as the program spells them."""
+    import typer
+
+    known = typer.main.get_command(cli.app).commands
+    shown = [shlex.split(line, comments=True) for block in blocks("bash") for line in block.splitlines()]
+    names = [words[1] for words in shown if words and words[0] == "hf-genrec"]
+    assert set(names) == set(known) - {"configs"}
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
+    for words in shown:
+        if words and words[0] == "make":
+            assert f"\n{words[1]}:" in makefile
+
+
+def test_there_is_a_command_beside_every_figure():
+    table = README.split("## Measured")[1].split("## Develop")[0]
+    assert "`make quickstart`" in table
+    assert "hf-genrec evaluate" in table
