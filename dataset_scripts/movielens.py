@@ -33,6 +33,7 @@ from hf_genrec.dataset_scripts.rows import (
     item_features,
     load_both,
 )
+from hf_genrec.files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -140,12 +141,8 @@ def download(folder: str | None = None) -> Path:
 def _fetch_archive(archive: Path) -> None:
     with urllib.request.urlopen(ARCHIVE_URL, timeout=TIMEOUT_SECONDS) as response:
         content = response.read()
-    temporary = archive.with_suffix(f".{os.getpid()}.tmp")
-    try:
+    with whole_file(archive) as temporary:
         temporary.write_bytes(content)
-        os.replace(temporary, archive)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _fetch_wheel(wheel: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, TrainingArguments
 
-from hf_genrec.evaluation.report import write_json
+from hf_genrec.files import whole_file, write_json
 
 CARD = """---
 library_name: transformers
@@ -107,7 +107,8 @@ def write_model_card(model_folder: Path, results_folder: Path) -> None:
         results=_results_section(results_folder),
         facts="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
     )
-    (model_folder / "README.md").write_text(text, encoding="utf-8")
+    with whole_file(model_folder / "README.md") as path:
+        path.write_text(text, encoding="utf-8")
 
 
 def _results_section(results_folder: Path) -> str:

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.evaluation.baselines import ItemKNN, MostPopular
 from hf_genrec.evaluation.evaluator import EvaluationResult, evaluate_recommender
-from hf_genrec.evaluation.report import render_table, result_record, write_json
+from hf_genrec.evaluation.report import render_table, result_record
+from hf_genrec.files import write_json
 from hf_genrec.hub import write_model_card
 from hf_genrec.training.config import RunFolder
 

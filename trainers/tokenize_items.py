@@ -11,7 +11,7 @@ import logging
 import sys
 
 from hf_genrec.data.prepared import PreparedData
-from hf_genrec.evaluation.report import write_json
+from hf_genrec.files import write_json
 from hf_genrec.semantic_ids.build import build_semantic_ids
 from hf_genrec.semantic_ids.health import draw_health, health_report
 from hf_genrec.semantic_ids.ids import SemanticIds

@@ -17,7 +17,7 @@ from transformers import EarlyStoppingCallback, set_seed
 from hf_genrec.data.collator import NextItemCollator
 from hf_genrec.data.examples import NextItemExamples
 from hf_genrec.data.prepared import PreparedData
-from hf_genrec.evaluation.report import write_json
+from hf_genrec.files import write_json
 from hf_genrec.hub import export_model, write_model_card
 from hf_genrec.semantic_ids.ids import SemanticIds
 from hf_genrec.training.build import build_care, build_processor

@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from hf_genrec.files import whole_file, write_json
 
 SEQUENCES_FILE = "sequences.parquet"
 ITEMS_FILE = "items.parquet"
@@ -85,7 +86,6 @@ class PreparedData:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes sequences.parquet (user_id, item_ids, num_validation, num_test), items.parquet and prepare.json."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         offsets = np.cumsum([0, *map(len, self.sequences)], dtype=np.int32)
         flat = pa.array(np.concatenate([np.empty(0, dtype=np.int64), *self.sequences]))
         sequences = pa.table(
@@ -96,10 +96,11 @@ class PreparedData:
                 "num_test": pa.array(self.num_test, pa.int64()),
             }
         )
-        report = json.dumps(self.report, indent=2, ensure_ascii=False) + "\n"
-        _write(folder / ITEMS_FILE, lambda path: pq.write_table(self.items, path))
-        _write(folder / REPORT_FILE, lambda path: path.write_text(report, encoding="utf-8"))
-        _write(folder / SEQUENCES_FILE, lambda path: pq.write_table(sequences, path))
+        with whole_file(folder / ITEMS_FILE) as path:
+            pq.write_table(self.items, path)
+        write_json(self.report, folder / REPORT_FILE)
+        with whole_file(folder / SEQUENCES_FILE) as path:
+            pq.write_table(sequences, path)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "PreparedData":
@@ -136,15 +137,6 @@ class PreparedData:
             num_test=sequences["num_test"].to_numpy(),
             report=report,
         )
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_parquet(path: Path, columns: set[str]) -> pa.Table:

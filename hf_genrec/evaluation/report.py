@@ -1,6 +1,5 @@
 """An evaluation as one JSON record, and several as a table."""
 
-import json
 import math
 import os
 import platform
@@ -70,19 +69,6 @@ def result_record(
         | {package: _version(package) for package in ("torch", "transformers", "hf_genrec")},
         "machine": {"cpu_count": os.cpu_count(), "platform": platform.platform()},
     }
-
-
-def write_json(record: Mapping[str, Any], path: str | Path) -> None:
-    """Writes `record` as indented JSON; the file appears whole or not at all."""
-    path = Path(path)
-    text = json.dumps(record, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def render_table(results: Mapping[str, EvaluationResult]) -> str:

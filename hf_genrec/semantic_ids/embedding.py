@@ -3,14 +3,14 @@
 import hashlib
 import importlib.util
 import logging
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+
+from hf_genrec.files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -113,8 +113,5 @@ def _read_cache(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _write_cache(path: Path, keys: np.ndarray, vectors: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # beside the cache: os.replace within one file system
-        temporary = Path(folder) / path.name
+    with whole_file(path) as temporary:
         save_file({"keys": keys, "vectors": vectors}, temporary)
-        os.replace(temporary, path)

@@ -1,12 +1,11 @@
 """How well the codes of a catalogue are used, as numbers and as a picture."""
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hf_genrec.files import whole_file
 from hf_genrec.models.modeling_residual_kmeans import ResidualKMeansTokenizer
 
 from .collisions import count_collisions
@@ -97,8 +96,5 @@ def draw_health(semantic_ids: SemanticIds, health: dict[str, Any], path: str | P
     for axis in axes[panels:]:
         axis.set_visible(False)
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        figure.savefig(Path(folder) / path.name, dpi=120, format="png")
-        os.replace(Path(folder) / path.name, path)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")

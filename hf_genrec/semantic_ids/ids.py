@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+
+from hf_genrec.files import whole_file, write_json
 
 CODES_FILE = "semantic_ids.safetensors"
 TABLE_FILE = "semantic_ids.json"
@@ -71,18 +71,15 @@ class SemanticIds:
     def save(self, folder: str | Path) -> None:
         """Write semantic_ids.safetensors and semantic_ids.json, each whole or not at all."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         table = {
             "item_ids": self.item_ids,
             "codebook_sizes": self.codebook_sizes,
             "codes_sha256": _fingerprint(self.codes),
             "report": self.report,
         }
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:  # inside folder: os.replace within one file system
-            save_file({"codes": np.ascontiguousarray(self.codes)}, Path(temporary) / CODES_FILE)
-            (Path(temporary) / TABLE_FILE).write_text(json.dumps(table, ensure_ascii=False, indent=1), encoding="utf-8")
-            for name in (CODES_FILE, TABLE_FILE):
-                os.replace(Path(temporary) / name, folder / name)
+        with whole_file(folder / CODES_FILE) as path:
+            save_file({"codes": np.ascontiguousarray(self.codes)}, path)
+        write_json(table, folder / TABLE_FILE)
 
     @classmethod
     def load(cls, folder: str | Path) -> "SemanticIds":

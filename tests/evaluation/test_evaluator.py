@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from hf_genrec.evaluation.evaluator import evaluate_recommender
-from hf_genrec.evaluation.report import render_table, result_record, write_json
+from hf_genrec.evaluation.report import render_table, result_record
+from hf_genrec.files import write_json
 
 HISTORIES = [np.array([0, 1]), np.array([2]), np.array([], dtype=np.int64)]
 SPLIT = SimpleNamespace(
