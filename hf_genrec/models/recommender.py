@@ -199,17 +199,17 @@ class GenerativeRecommenderMixin(PreTrainedModel):
             model.processor = GenRecProcessor.from_pretrained(pretrained_model_name_or_path, **place)
         return (model, info) if wants_info else model
 
-    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
-        """The model, and its processor beside it; with `push_to_hub=True` both are uploaded."""
+    def save_pretrained(self, save_directory, is_main_process: bool = True, *, push_to_hub: bool = False, **kwargs):
+        """The model, and its processor beside it; with `push_to_hub=True` the main process uploads both."""
         hub_kwargs = {}
         if push_to_hub:
             for name in ("repo_id", "commit_message", "private", "revision", "create_pr", "token"):
                 if name in kwargs:
                     hub_kwargs[name] = kwargs.pop(name)
-        super().save_pretrained(save_directory, **kwargs)
-        if self.processor is not None and kwargs.get("is_main_process", True):
+        super().save_pretrained(save_directory, is_main_process, **kwargs)
+        if self.processor is not None and is_main_process:
             self.processor.save_pretrained(save_directory)
-        if push_to_hub:
+        if push_to_hub and is_main_process:
             self.push_to_hub(
                 hub_kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **hub_kwargs
             )
