@@ -70,5 +70,5 @@ def main(
     suffix = "" if not exclude_seen else "-unseen"
     write_json(records, run.results / f"{split}{suffix}.json")
     write_model_card(run.model, run.results)
-    logger.info("%s", render_table(results))
+    logger.info("%s\n\ntie order: %s; all figures in %s", render_table(results), tie_order, run.results)
     return results

@@ -94,7 +94,7 @@ def beam_search(
     scores = torch.zeros(num_users, device=device)
     codes = torch.empty(num_users, 0, dtype=torch.long, device=device)
     for level in range(trie.num_levels):
-        beam, token, child = trie.children(nodes, level)
+        beam, token, child = trie.allowed(nodes, level)
         allowed = _not_all_excluded(trie, child, level + 1, rows[beam], excluded)
         if allowed is not None:
             beam, token, child = beam[allowed], token[allowed], child[allowed]

@@ -83,9 +83,9 @@ class ItemTrie:
             self.stride,
         )
 
-    def children(self, nodes: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def allowed(self, nodes: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
-        The children of nodes of one level.
+        The legal next tokens after the prefixes that end in nodes of one level.
 
         Args:
             nodes: (n,) node numbers at `level` (0..L-1); -1, a dead state, has none.
@@ -113,13 +113,6 @@ class ItemTrie:
             known = (node >= 0) & (token < self.stride) & (token >= 0) & (edges[child] == key)
             node = torch.where(known, child, -1)
         return node
-
-    def allowed(self, nodes: torch.Tensor, level: int, vocab_size: int) -> torch.Tensor:
-        """Legal next tokens of each node as a (n, vocab_size) boolean table, for tests and small vocabularies."""
-        row, token, _ = self.children(nodes, level)
-        table = torch.zeros(len(nodes), vocab_size, dtype=torch.bool, device=nodes.device)
-        table[row, token] = True
-        return table
 
     def items_below(self, nodes: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Ranges [start, end) in `items` of what lies below nodes of a level, two (n,) tensors."""
@@ -209,7 +202,7 @@ class TrieLogitsProcessor(LogitsProcessor):
                 masked[at] = scores[at]
                 continue
             nodes = trie.walk(input_ids[at, input_ids.shape[1] - level :])
-            row, token, _ = trie.children(nodes, level)
+            row, token, _ = trie.allowed(nodes, level)
             masked[at[row], token] = scores[at[row], token]
             # A row that left the catalogue (a beam that was never alive) keeps its scores: all -inf is not a
             # distribution.

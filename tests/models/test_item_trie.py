@@ -26,7 +26,7 @@ def test_children_of_every_prefix(ids):
     for level in range(len(ids[0])):
         prefixes = sorted({tuple(row[:level]) for row in ids})
         nodes = trie.walk(torch.tensor(prefixes).view(len(prefixes), level))
-        row, token, child = trie.children(nodes, level)
+        row, token, child = trie.allowed(nodes, level)
         for place, prefix in enumerate(prefixes):
             assert token[row == place].tolist() == next_tokens(ids, prefix)
         grown = torch.cat([torch.tensor(prefixes).view(len(prefixes), level)[row], token[:, None]], 1)
@@ -64,7 +64,7 @@ def test_items_of_a_leaf_are_listed_by_popularity():
 def test_unknown_prefixes_are_dead():
     trie = ItemTrie.from_token_ids([[1, 2], [3, 4]])
     assert trie.walk(torch.tensor([[1, 4], [7, 2], [3, 4], [1, 100]])).tolist() == [-1, -1, 1, -1]
-    row, _, _ = trie.children(torch.tensor([-1]), 1)
+    row, _, _ = trie.allowed(torch.tensor([-1]), 1)
     assert len(row) == 0
 
 
