@@ -315,9 +315,12 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
             vocab_size: tokens after the codes have been added; the embeddings (tied or not) are resized to it.
             care_fields: the fields [`CareConfig`] adds.
         """
-        config = CareConfig.from_qwen2(Qwen2Config.from_pretrained(pretrained_model_name_or_path), **care_fields)
+        base_config = Qwen2Config.from_pretrained(pretrained_model_name_or_path)
+        # The padding token may be one of the new ones, which the base model's embeddings do not hold yet.
+        config = CareConfig.from_qwen2(base_config, **care_fields | {"pad_token_id": None})
         model = cls.from_pretrained(pretrained_model_name_or_path, config=config, dtype=torch.float32)
         model.resize_token_embeddings(vocab_size)
+        model.config.pad_token_id = care_fields.get("pad_token_id", base_config.pad_token_id)
         model._write_generation_config()  # the base model's own was loaded with it
         return model
 
