@@ -3,11 +3,12 @@
 import logging
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+HELP = "Generative recommenders: from an interaction log to semantic IDs, a trained model and recommended titles."
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 ConfigOption = Annotated[str | None, typer.Option(help="YAML file, or a shipped name such as care/ml-100k.")]
@@ -41,8 +42,7 @@ def _quiet() -> None:
 
 @app.command(context_settings=PASS_ON)
 def prepare(context: typer.Context, config: ConfigOption = None) -> None:
-    """Interaction log and item text -> sequences and splits. Any key of the configuration is an option: --min_rating "
-    "4."""
+    """Interaction log and item text -> sequences and splits. Every key of the YAML is an option: --min_rating 4."""
     from hf_genrec.trainers.prepare_data import main as program
 
     program(_configuration(config, context))
@@ -91,14 +91,12 @@ def recommend(
 ) -> None:
     """The next items for a user of the data or for a history, by title."""
     _quiet()
-    from transformers import AutoModelForCausalLM
-
     from hf_genrec.data.prepared import PreparedData
-    from hf_genrec.hub import recommend_as_stranger
+    from hf_genrec.hub import load_model, recommend_as_stranger
     from hf_genrec.training.config import RunFolder
 
     folder = RunFolder(Path(run))
-    model: Any = AutoModelForCausalLM.from_pretrained(folder.require_model())
+    model = load_model(folder.require_model())
     if (user is None) == (history is None):
         raise ValueError("give either --user or --history")
     if user is not None:

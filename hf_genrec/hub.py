@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArguments
 
 from hf_genrec.files import whole_file, write_json
 
@@ -47,6 +47,13 @@ item_ids, scores = model.recommend({example}, k=10)
 Trained with hf_genrec. The recommendations repeat what the training interactions hold, popularity included; the figures
 above say by how much.
 """
+
+
+def load_model(folder: Path) -> Any:
+    """A saved model of this library with its processor, by the library's own classes and not the code in the folder."""
+    import hf_genrec.models  # noqa: F401  (registers the classes with the Auto classes)
+
+    return AutoModelForCausalLM.from_pretrained(folder)
 
 
 def export_model(

@@ -89,7 +89,8 @@ def test_recommend_prints_titles(trained, monkeypatch, capsys):
     assert out.count("Film number") == 3 + 5
     model = AutoModelForCausalLM.from_pretrained(trained / "model")
     best = model.recommend(["f01", "f03"], k=1)[0][0]
-    out = run(monkeypatch, capsys, "recommend", trained, "--history", "f01, f03", "-k", "1")
+    command = [sys.executable, "-m", "hf_genrec.cli", "recommend", trained, "--history", "f01, f03", "-k", "1"]
+    out = subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
     assert f"  1. Film number {int(best[1:])}  (item {best}, log-probability" in out
 
 

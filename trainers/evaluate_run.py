@@ -9,14 +9,13 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from transformers import AutoModelForCausalLM
 
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.evaluation.baselines import ItemKNN, MostPopular
 from hf_genrec.evaluation.evaluator import EvaluationResult, evaluate_recommender
 from hf_genrec.evaluation.report import render_table, result_record
 from hf_genrec.files import write_json
-from hf_genrec.hub import write_model_card
+from hf_genrec.hub import load_model, write_model_card
 from hf_genrec.training.config import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -27,7 +26,7 @@ def main(
 ) -> dict[str, EvaluationResult]:
     """Evaluate, write `results/<split>.json` with one record per system, and return the results by system."""
     run = RunFolder(Path(run_folder))
-    model = AutoModelForCausalLM.from_pretrained(run.require_model())
+    model = load_model(run.require_model())
     prepared = PreparedData.load(run.data)
     targets = prepared.split(split)
     num_items, train = len(prepared.item_ids), prepared.train_sequences()
