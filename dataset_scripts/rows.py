@@ -57,9 +57,9 @@ def checked(
 
     Raises:
         ValueError: after the last row, if `convert` raised one; names file, place and fault of the first bad row and
-            how many there are.
+            how many there are. Also for a file without rows.
     """
-    first, count = "", 0
+    first, count, number = "", 0, None
     for number, row in rows:
         try:
             example = convert(row)
@@ -72,6 +72,8 @@ def checked(
     if count:
         rows_are = "1 bad row" if count == 1 else f"{count} bad rows"
         raise ValueError(f"{path}, {first} ({rows_are} in this file: correct or remove)")
+    if number is None:
+        raise ValueError(f"{path} holds no rows: give a file with at least one")
 
 
 def existing_file(path: str | os.PathLike[str], setting: str) -> Path:

@@ -198,3 +198,9 @@ def test_load_source_passes_the_mapping_on(write, tmp_path):
         {"user_id": "1", "item_id": "a", "timestamp": 1420070400000, "row": 0, "rating": 3.0}
     ]
     assert list(tables["items"]) == [{"item_id": "a", "title": "A", "description": "text", "categories": "x|y"}]
+
+
+def test_a_file_without_rows_is_named(tmp_path):
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n")
+    with pytest.raises(ValueError, match=r"log\.csv holds no rows"):
+        tabular.load(str(tmp_path / "log.csv"), cache_dir=str(tmp_path))
