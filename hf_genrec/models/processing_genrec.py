@@ -120,15 +120,18 @@ class GenRecProcessor(ProcessorMixin):
             raise ValueError(f"Item {twice!r} stands twice in the catalogue: item ids must differ.")
         if titles is not None and len(titles) != len(item_ids):
             raise ValueError(f"{len(titles)} titles for {len(item_ids)} items: give one per item.")
-        self.item_ids = list(item_ids)
-        self.titles = None if titles is None else list(titles)
-        self.codes = codes
-        self.popularity = (
+        popularity = (
             np.zeros(len(codes), dtype=np.int64) if popularity is None else np.asarray(popularity, dtype=np.int64)
         )
-        self._row_of = row_of
-        self.trie = ItemTrie.from_token_ids(self.token_ids, popularity=self.popularity)
+        self._attach(list(item_ids), None if titles is None else list(titles), codes, popularity)
+        self.trie = ItemTrie.from_token_ids(self.token_ids, popularity=popularity)
         return self
+
+    def _attach(self, item_ids: list[str], titles: list[str] | None, codes: np.ndarray, popularity: np.ndarray):
+        self.item_ids, self.titles, self.codes, self.popularity = item_ids, titles, codes, popularity
+        self._row_of = {item_id: row for row, item_id in enumerate(item_ids)}
+        # (items, L) token ids of the catalogue
+        self.token_ids = np.stack([table[codes[:, level]] for level, table in enumerate(self._code_token_ids)], axis=1)
 
     def add_items(self, item_ids: Sequence[str], codes, titles: Sequence[str] | None = None) -> "GenRecProcessor":
         """
@@ -147,11 +150,6 @@ class GenRecProcessor(ProcessorMixin):
             all_titles,
             np.concatenate([self.popularity, np.zeros(len(item_ids), dtype=np.int64)]),
         )
-
-    @property
-    def token_ids(self) -> np.ndarray:
-        """(items, L) token ids of the catalogue."""
-        return np.stack([table[self.codes[:, level]] for level, table in enumerate(self._code_token_ids)], axis=1)
 
     def _require_catalogue(self):
         if not hasattr(self, "item_ids"):
@@ -213,9 +211,8 @@ class GenRecProcessor(ProcessorMixin):
         pad = self.tokenizer.pad_token_id
         input_ids = np.full((len(histories), width), 0 if pad is None else pad, dtype=np.int64)
         attention_mask = np.zeros((len(histories), width), dtype=np.int64)
-        token_ids = self.token_ids
         for line, history in enumerate(histories):
-            codes = token_ids[history].reshape(-1)
+            codes = self.token_ids[history].reshape(-1)
             input_ids[line, width - 1 - len(codes) : width - 1] = codes
             attention_mask[line, width - 1 - len(codes) :] = 1
         input_ids[:, -1] = self.answer_token_id
@@ -314,9 +311,8 @@ class GenRecProcessor(ProcessorMixin):
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{catalogue_path} is damaged ({error}): save or download the processor again.") from error
         tensors = load_tensors(codes_path)
-        processor.item_ids, processor.titles = catalogue["item_ids"], catalogue["titles"]
-        processor.codes, processor.popularity = tensors["codes"].numpy(), tensors["popularity"].numpy()
-        processor._row_of = {item_id: row for row, item_id in enumerate(processor.item_ids)}
+        codes, popularity = tensors["codes"].numpy(), tensors["popularity"].numpy()
+        processor._attach(catalogue["item_ids"], catalogue["titles"], codes, popularity)
         processor.trie = ItemTrie.from_state_dict(load_tensors(trie_path))
         return processor
 
