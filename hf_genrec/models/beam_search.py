@@ -1,4 +1,4 @@
-"""Beam search over a catalogue's trie and exact scoring, for every decoder with aligned logits."""
+"""Beam search over a catalogue's trie, and exact scoring."""
 
 import copy
 
@@ -74,7 +74,7 @@ def beam_search(
     float32; only legal codes are candidates. With at least as many beams as leaves the search is exhaustive.
 
     Args:
-        model: decoder with aligned logits that takes `context_ids`.
+        model: has `start_beams` and `extend_beams`, as CareForCausalLM.
         inputs: `input_ids` and `attention_mask` (B, S), left-padded prompts that end with the answer token.
         trie: the legal items.
         num_beams: prefixes kept per prompt and level.
@@ -88,37 +88,28 @@ def beam_search(
     device = inputs["input_ids"].device
     trie = trie.to(device)
 
-    log_probs, cache = _prefill(model, inputs)
-    rows = torch.arange(num_users, device=device)  # (n,) user of each beam; beams of a user stand together
-    nodes = torch.zeros(num_users, dtype=torch.long, device=device)
-    scores = torch.zeros(num_users, device=device)
-    codes = torch.empty(num_users, 0, dtype=torch.long, device=device)
+    state, logits = model.start_beams(**inputs)
+    nodes = torch.zeros(num_users, 1, dtype=torch.long, device=device)  # (B, W) of each beam, -1: dead
+    scores = torch.zeros(num_users, 1, device=device)
     for level in range(trie.num_levels):
-        beam, token, child = trie.allowed(nodes, level)
-        allowed = _not_all_excluded(trie, child, level + 1, rows[beam], excluded)
-        if allowed is not None:
-            beam, token, child = beam[allowed], token[allowed], child[allowed]
-        if not len(beam):
-            break
-        candidate_scores = scores[beam] + log_probs[beam, token]
-        chosen = _best_per_user(rows[beam], candidate_scores, num_users, num_beams)
-        width = chosen.shape[1]
-        dead = chosen.flatten() < 0
-        chosen = chosen.flatten().clamp(min=0)
-        parent = beam[chosen]
-        rows = torch.arange(num_users, device=device).repeat_interleave(width)
+        width = nodes.shape[1]
+        beam, token, child = trie.allowed(nodes.flatten(), level)
+        user = beam // width
+        not_excluded = _not_all_excluded(trie, child, level + 1, user, excluded)
+        if not_excluded is not None:
+            beam, token, child, user = (tensor[not_excluded] for tensor in (beam, token, child, user))
+        if not len(beam):  # every user has seen everything
+            return torch.full_like(nodes, -1), torch.full_like(scores, -torch.inf)
+        log_probs = logits.float().log_softmax(-1).flatten(0, 1)
+        candidate_scores = scores.flatten()[beam] + log_probs[beam, token]
+        chosen = _best_per_user(user, candidate_scores, num_users, num_beams)
+        dead = chosen < 0
+        chosen = chosen.clamp(min=0)  # a dead beam goes on from anywhere, and never has a candidate
         nodes = child[chosen].masked_fill(dead, -1)
         scores = candidate_scores[chosen].masked_fill(dead, -torch.inf)
-        # A dead beam of another user's parent would look up a foreign history: it goes on from any row, and is never a
-        # candidate.
-        codes = torch.cat([codes[parent], token[chosen, None]], dim=1)
         if level + 1 < trie.num_levels:
-            cache.batch_select_indices(parent)
-            log_probs = _continue(model, inputs, rows, codes, 1, cache)[:, -1]
-    else:
-        return nodes.view(num_users, -1), scores.view(num_users, -1)
-    # every user has seen everything
-    return nodes.new_full((num_users, 1), -1), scores.new_full((num_users, 1), -torch.inf)
+            logits = model.extend_beams(state, token[chosen], beam[chosen] % width)
+    return nodes, scores
 
 
 @torch.no_grad()

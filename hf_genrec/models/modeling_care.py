@@ -17,6 +17,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
 
+from .care_beams import CareBeams, extend_beams, start_beams
 from .care_layout import QUERY, CareLayout, attention_allowed, care_layout, split_blocks
 from .configuration_care import CareConfig
 from .recommender import GenerativeRecommenderMixin
@@ -115,11 +116,13 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
             queries = self.query_embeddings(layout.query[:, new])
             embeddings = torch.where(is_query, queries.to(embeddings.dtype), embeddings)
 
+        allowed = attention_allowed(layout, self.config.progressive, self.config.code_sees_itself, past_slots)
+        if past_key_values is not None:  # a static cache has columns that are not filled yet
+            columns, _ = past_key_values.get_mask_sizes(allowed.shape[1], 0)
+            allowed = nn.functional.pad(allowed, (0, columns - allowed.shape[2]), value=False)
         outputs = super().forward(
             inputs_embeds=embeddings,
-            attention_mask={
-                "full_attention": self._attention_mask(layout, past_slots, past_key_values, embeddings.dtype)
-            },
+            attention_mask={"full_attention": self.attention_mask(allowed, embeddings.dtype)},
             position_ids=layout.position[:, new],
             past_key_values=past_key_values,
             use_cache=use_cache,
@@ -131,16 +134,9 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
             outputs.hidden_states = tuple(torch.take_along_dim(state, rows, dim=1) for state in outputs.hidden_states)
         return outputs
 
-    def _attention_mask(
-        self, layout: CareLayout, past_slots: int, cache: Cache | None, dtype: torch.dtype
-    ) -> torch.Tensor:
-        allowed = attention_allowed(
-            layout, self.config.progressive, self.config.code_sees_itself, first_slot=past_slots
-        )
-        if cache is not None:  # a static cache has columns that are not filled yet
-            columns, _ = cache.get_mask_sizes(allowed.shape[1], 0)
-            allowed = nn.functional.pad(allowed, (0, columns - allowed.shape[2]), value=False)
-        allowed = allowed.unsqueeze(1)  # (B, 1, new slots, columns), one mask for all heads and layers
+    def attention_mask(self, allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """(B, rows, columns) boolean, True = attended, as the layers take it: one mask for all heads."""
+        allowed = allowed.unsqueeze(1)
         if self.config._attn_implementation == "eager":
             return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
         return allowed
@@ -305,6 +301,14 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
         outputs.past_key_values.batch_select_indices(copy_of)
         outputs.logits = outputs.logits[copy_of]
         return outputs
+
+    def start_beams(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[CareBeams, torch.Tensor]:
+        """Encode prompts for a beam search: the state, and the logits (B, 1, vocab_size) of the first code."""
+        return start_beams(self, input_ids, attention_mask)
+
+    def extend_beams(self, beams: CareBeams, codes: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
+        """Append a code to each beam; the logits (B, W, vocab_size) of the next (see `care_beams`)."""
+        return extend_beams(self, beams, codes, parents)
 
     @classmethod
     def from_qwen2(cls, pretrained_model_name_or_path, vocab_size: int, **care_fields) -> "CareForCausalLM":

@@ -26,6 +26,27 @@ def test_a_beam_as_wide_as_the_catalogue_is_exact(model, histories):
         assert found_scores == pytest.approx([score for _, score in expected], abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_queries": [0, 0, 0]},
+        {"num_queries": [0, 3, 1]},
+        {"num_queries": [2, 2, 2], "progressive": [False, True, False]},
+        {"code_sees_itself": True},
+        {"attn_implementation": "eager"},
+    ],
+    ids=str,
+)
+def test_beams_in_one_row_equal_rows_of_their_own(processor, histories, fields):
+    """The search's ancestry mask against teacher forcing, whatever the stages look like."""
+    model = make_model(processor, **fields)
+    item_ids, scores = model.recommend(histories, k=40)
+    for history, found, found_scores in zip(histories, item_ids, scores, strict=True):
+        exact = dict(zip(processor.item_ids, model.score_items(history).tolist(), strict=True))
+        assert found_scores == pytest.approx([exact[item_id] for item_id in found], abs=1e-5)
+        assert found_scores == sorted(found_scores, reverse=True)
+
+
 def test_scores_are_sums_of_log_probabilities_of_the_aligned_rows(model, processor):
     history, target = ["item-3", "item-9"], "item-12"
     prompt = processor(histories=[history], return_tensors="pt")
