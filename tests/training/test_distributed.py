@@ -22,7 +22,7 @@ def train(launcher, own_data, name, *options):
     for step in ("prepare", "tokenize"):
         subprocess.run([*command, step, *options], check=True, capture_output=True, env=environment)
     finished = subprocess.run(
-        [sys.executable, "-m", *launcher, *PROGRAM, *options], capture_output=True, text=True, env=environment
+        [sys.executable, *launcher, *PROGRAM, *options], capture_output=True, text=True, env=environment
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
     record = json.loads((run / "results/training.json").read_text())
@@ -33,7 +33,7 @@ def train(launcher, own_data, name, *options):
 def test_two_processes_train_what_one_trains(own_data):
     same = ["--attention_dropout", "0", "--num_train_epochs", "1"]
     alone, weights = train([], own_data, "alone", *same, "--per_device_train_batch_size", "16")
-    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     two, shared = train(launcher, own_data, "ddp", *same, "--per_device_train_batch_size", "8")
     assert (alone["num_processes"], two["num_processes"]) == (1, 2)
     assert two["steps"] == alone["steps"]
@@ -47,7 +47,7 @@ def test_two_processes_train_what_one_trains(own_data):
 @pytest.mark.slow  # builds DeepSpeed's CPU operators on first use
 def test_zero2_configuration_launches_two_processes(own_data):
     pytest.importorskip("deepspeed", reason="the extra `deepspeed` is not installed")
-    launcher = ["accelerate.commands.launch", "--config_file", str(ZERO2)]
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(ZERO2)]
     record, weights = train(launcher, own_data, "zero2", "--num_train_epochs", "1")
     assert record["num_processes"] == 2
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
