@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -78,6 +80,13 @@ def test_codes_join_the_vocabulary_of_a_base_model(prepared, base_model, tmp_pat
     again = CareForCausalLM.from_pretrained(tmp_path / "saved")
     assert again.recommend(["a", "b"], k=3) == (item_ids, scores)
     assert again.processor.tokenizer.convert_tokens_to_ids("shoe") == 2
+
+
+def test_another_base_model_is_refused(base_model, tmp_path):
+    config = json.loads((tmp_path / "config.json").read_text()) | {"model_type": "llama"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"is a llama model: CARE starts from Qwen2 or Qwen2\.5"):
+        CareForCausalLM.from_qwen2(base_model, 5, num_queries=[1], answer_token_id=4)
 
 
 def test_one_value_stands_for_every_code():
