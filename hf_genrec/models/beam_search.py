@@ -8,25 +8,6 @@ from transformers import DynamicCache
 from .item_trie import ItemTrie
 
 
-def _prefill(model, inputs) -> tuple[torch.Tensor, DynamicCache]:
-    """Next-token log-probabilities (B, vocab_size) after each prompt, float32, and the prompts' keys and values."""
-    outputs = model(**inputs, past_key_values=DynamicCache(config=model.config), use_cache=True, logits_to_keep=1)
-    return outputs.logits[:, -1].float().log_softmax(-1), outputs.past_key_values
-
-
-def _continue(model, inputs, rows: torch.Tensor, codes: torch.Tensor, num_new: int, cache) -> torch.Tensor:
-    """
-    Log-probabilities (n, num_new, vocab_size) after the last `num_new` of the codes (n, l), with the prompts `rows`
-    (n,) before them. The cache holds the other tokens of these n rows and is extended.
-    """
-    context = torch.cat([inputs["input_ids"][rows], codes], dim=1)
-    mask = torch.nn.functional.pad(inputs["attention_mask"][rows], (0, codes.shape[1]), value=1)
-    outputs = model(
-        input_ids=context[:, -num_new:], context_ids=context, attention_mask=mask, past_key_values=cache, use_cache=True
-    )
-    return outputs.logits.float().log_softmax(-1)
-
-
 def _best_per_user(users: torch.Tensor, scores: torch.Tensor, num_users: int, num_beams: int):
     """
     The `num_beams` best of each user's candidates.
@@ -132,15 +113,25 @@ def score_leaves(
     scores = []
     for user in range(len(inputs["input_ids"])):
         prompt = {name: tensor[user : user + 1] for name, tensor in inputs.items()}
-        first, history = _prefill(model, prompt)
+        history = DynamicCache(config=model.config)
+        outputs = model(**prompt, past_key_values=history, use_cache=True, logits_to_keep=1)
+        first = outputs.logits[0, -1].float().log_softmax(-1)
         parts = []
         for chunk in token_ids.split(chunk_size):
-            score = first[0, chunk[:, 0]]
+            score = first[chunk[:, 0]]
             if levels > 1:
+                codes, rows = chunk[:, :-1], len(chunk)
                 cache = copy.deepcopy(history)
-                cache.batch_repeat_interleave(len(chunk))
-                row = torch.zeros(len(chunk), dtype=torch.long, device=chunk.device)
-                log_probs = _continue(model, prompt, row, chunk[:, :-1], levels - 1, cache)
+                cache.batch_repeat_interleave(rows)
+                mask = torch.nn.functional.pad(prompt["attention_mask"], (0, levels - 1), value=1)
+                outputs = model(
+                    input_ids=codes,
+                    context_ids=torch.cat([prompt["input_ids"].expand(rows, -1), codes], dim=1),
+                    attention_mask=mask.expand(rows, -1),
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+                log_probs = outputs.logits.float().log_softmax(-1)
                 score = score + log_probs.gather(2, chunk[:, 1:, None]).squeeze(-1).sum(-1)
             parts.append(score)
         scores.append(torch.cat(parts))

@@ -326,7 +326,7 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
         if fields.get("model_type") != "qwen2":
             kind = fields.get("model_type")
             raise ValueError(f"{pretrained_model_name_or_path} is a {kind} model: CARE starts from Qwen2 or Qwen2.5.")
-        base_config = Qwen2Config.from_pretrained(pretrained_model_name_or_path)
+        base_config = Qwen2Config.from_dict(fields)
         # The padding token may be one of the new ones, which the base model's embeddings do not hold yet.
         config = CareConfig.from_qwen2(base_config, **care_fields | {"pad_token_id": None})
         model = cls.from_pretrained(pretrained_model_name_or_path, config=config, dtype=torch.float32)
