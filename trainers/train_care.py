@@ -14,13 +14,12 @@ import time
 import torch.distributed
 from transformers import EarlyStoppingCallback, set_seed
 
-from hf_genrec.data.collator import NextItemCollator
-from hf_genrec.data.examples import NextItemExamples
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.files import write_json
 from hf_genrec.hub import export_model, write_model_card
+from hf_genrec.models.modeling_residual_kmeans import ResidualKMeansTokenizer
 from hf_genrec.semantic_ids.ids import SemanticIds
-from hf_genrec.training.build import build_care, build_processor
+from hf_genrec.training.build import build_care, build_examples, build_processor, start_from_centroids
 from hf_genrec.training.checkpoints import checkpoint_to_resume
 from hf_genrec.training.config import RunConfig, parse_command_line
 from hf_genrec.training.trainer import GenRecTrainer, subsample
@@ -38,7 +37,10 @@ def main(config: RunConfig) -> None:
     set_seed(arguments.seed)
     processor = build_processor(prepared, semantic_ids, config.data.max_history, config.model.base_model)
     model = build_care(config.model, processor)
-    examples = NextItemExamples(prepared.train_sequences(), arguments.targets, config.data.max_history)
+    if config.model.code_embeddings == "centroids":
+        tokenizer = ResidualKMeansTokenizer.from_pretrained(run.semantic_ids / "item_tokenizer")
+        start_from_centroids(model, processor, tokenizer.codebooks, arguments.seed)
+    examples, collator = build_examples(arguments, prepared.train_sequences(), processor)
     callbacks = []
     if arguments.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
@@ -47,21 +49,21 @@ def main(config: RunConfig) -> None:
         arguments,
         train_dataset=examples,
         eval_dataset=subsample(prepared.split("validation"), arguments.eval_users, arguments.seed),
-        data_collator=NextItemCollator(processor),
+        data_collator=collator,
         callbacks=callbacks,
     )
-    logger.info("%s weights, %s training targets", f"{model.num_parameters():,}", f"{len(examples):,}")
+    logger.info("%s weights, %s training targets", f"{model.num_parameters():,}", f"{examples.num_targets:,}")
 
-    start, cpu_start = time.perf_counter(), time.process_time()
+    start = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
     if trainer.is_world_process_zero():
         record = {
             "seconds": time.perf_counter() - start,
-            "cpu_seconds": time.process_time() - cpu_start,
+            "cpu_seconds": trainer.state.log_history[-1]["cpu_seconds"],
             "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "resumed_from": resume,
             "num_weights": model.num_parameters(),
-            "num_targets": len(examples),
+            "num_targets": examples.num_targets,
             "num_processes": arguments.world_size,
             "steps": trainer.state.global_step,
             "epochs": trainer.state.epoch,

@@ -6,6 +6,26 @@ from typing import Literal
 import numpy as np
 from torch.utils.data import Dataset
 
+Targets = Literal["all", "last"]
+
+
+def target_positions(sequences: Sequence[np.ndarray], targets: Targets) -> tuple[np.ndarray, np.ndarray]:
+    """
+    User and position in the user's sequence of every training target, two (n,) arrays in the order of the users.
+
+    Raises:
+        ValueError: if there is none, or `targets` is neither `"all"` nor `"last"`.
+    """
+    if targets not in ("all", "last"):
+        raise ValueError(f"targets={targets!r}: use 'all' (every prefix) or 'last'.")
+    sizes = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+    if not sizes.sum():
+        raise ValueError("The training sequences are empty: check the filters and the split of the prepared data.")
+    if targets == "last":
+        users = np.flatnonzero(sizes)
+        return users, sizes[users] - 1
+    return np.repeat(np.arange(len(sizes)), sizes), np.arange(sizes.sum()) - np.repeat(sizes.cumsum() - sizes, sizes)
+
 
 class NextItemExamples(Dataset):
     """
@@ -18,26 +38,18 @@ class NextItemExamples(Dataset):
 
     Attributes:
         lengths (`np.ndarray`): (examples,) number of history items of each example.
+        num_targets (`int`): one per example.
 
     Raises:
         ValueError: if no target is left.
     """
 
-    def __init__(self, sequences: Sequence[np.ndarray], targets: Literal["all", "last"] = "all", max_history: int = 50):
-        if targets not in ("all", "last"):
-            raise ValueError(f"targets={targets!r}: use 'all' (every prefix) or 'last'.")
-        sizes = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
-        if not sizes.sum():
-            raise ValueError("The training sequences are empty: check the filters and the split of the prepared data.")
+    def __init__(self, sequences: Sequence[np.ndarray], targets: Targets = "all", max_history: int = 50):
+        self.users, self.positions = target_positions(sequences, targets)
         self.sequences = sequences
         self.max_history = max_history
-        if targets == "all":
-            self.users = np.repeat(np.arange(len(sizes)), sizes)
-            self.positions = np.arange(sizes.sum()) - np.repeat(sizes.cumsum() - sizes, sizes)
-        else:
-            self.users = np.flatnonzero(sizes)
-            self.positions = sizes[self.users] - 1
         self.lengths = np.minimum(self.positions, max_history)
+        self.num_targets = len(self.users)
 
     def __len__(self) -> int:
         return len(self.users)

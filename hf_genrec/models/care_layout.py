@@ -18,6 +18,7 @@ class CareLayout:
 
     kind: torch.Tensor  # PADDING, HISTORY, ANSWER, QUERY or CODE
     stage: torch.Tensor  # of a query or an answer's code: 0..L-1; of a history token: which code of its item it is
+    user: torch.Tensor  # users of a packed row, in order; one number where there is but one
     block: torch.Tensor  # 0 history, 1..n target blocks, -1 padding
     position: torch.Tensor  # rotary position: padding does not count, a block goes on where its history ends
     source: torch.Tensor  # index into the caller's tokens; a query points at the token it follows
@@ -36,15 +37,20 @@ def split_blocks(input_ids: torch.Tensor, attention_mask: torch.Tensor | None, a
     return blocks
 
 
-def care_layout(block_ids: torch.Tensor, num_queries: list[int]) -> CareLayout:
+def care_layout(
+    input_ids: torch.Tensor, block_ids: torch.Tensor, num_queries: list[int], answer_token_id: int
+) -> CareLayout:
     """
     Lay out the slots of a batch.
 
     Args:
+        input_ids (`torch.Tensor` of shape `(B, T)`):
+            Token ids; only the answer tokens, with which blocks begin, matter here.
         block_ids (`torch.Tensor` of shape `(B, T)`):
             0 for history codes, 1..n for target blocks (answer token, then codes; each block a contiguous run), -1 for
             padding. A block belongs to the history that stands before it in the row: with the blocks interleaved
-            (item, block, item, block, ...) each target sees exactly its own prefix.
+            (item, block, item, block, ...) each target sees exactly its own prefix. Several users may share a row: a
+            block 1 begins a new user, to whom the history right before it belongs.
         num_queries (`list[int]`): queries before each of the L codes.
     """
     device, (batch, length) = block_ids.device, block_ids.shape
@@ -54,11 +60,20 @@ def care_layout(block_ids: torch.Tensor, num_queries: list[int]) -> CareLayout:
     first_query = queries_after.cumsum(0) - queries_after
 
     index = torch.arange(length, device=device).expand(batch, length)
-    is_history = block_ids == 0
     in_block = block_ids > 0
-    previous = torch.nn.functional.pad(block_ids, (1, 0), value=-1)[:, :-1]
-    block_start = torch.where(in_block & (block_ids != previous), index, 0).cummax(-1).values
+    starts = in_block & (input_ids == answer_token_id)
+    block_start = torch.where(starts, index, 0).cummax(-1).values
     offset = index - block_start  # in a block: 0 the answer token, j the j-th code
+
+    # History is its next block's user's, or the last user's where no block follows.
+    user_so_far = (starts & (block_ids == 1)).cumsum(-1)
+    user_ahead = torch.where(starts, user_so_far, user_so_far[:, -1:]).flip(-1).cummin(-1).values.flip(-1)
+    user = torch.where(in_block, user_so_far, user_ahead)
+    # Which code of its user's history a history token is.
+    history_so_far = (block_ids == 0).cumsum(-1)
+    history_before = torch.nn.functional.pad(history_so_far, (1, 0))[:, :-1]
+    begins = user != torch.nn.functional.pad(user, (1, 0), value=-1)[:, :-1]
+    history_rank = history_so_far - 1 - torch.where(begins, history_before, 0).cummax(-1).values
 
     stage_after = torch.where(in_block & (offset < levels), offset, levels)
     num_after = queries_after[stage_after]
@@ -71,7 +86,6 @@ def care_layout(block_ids: torch.Tensor, num_queries: list[int]) -> CareLayout:
 
     block = block_ids.gather(1, source).masked_fill(slots >= slots_used, -1)
     slot_offset = offset.gather(1, source)
-    history_rank = is_history.cumsum(-1) - 1
     rank = history_rank.gather(1, source)
 
     kind = torch.where(slot_offset == 0, ANSWER, CODE)
@@ -82,7 +96,8 @@ def care_layout(block_ids: torch.Tensor, num_queries: list[int]) -> CareLayout:
     slot_of_start = token_slot.gather(1, block_start).gather(1, source)
     position = torch.where(kind == HISTORY, rank, rank + 1 + slots - slot_of_start).masked_fill(block < 0, 0)
     query = torch.where(kind == QUERY, first_query[stage_after].gather(1, source) + within - 1, 0)
-    return CareLayout(kind, stage, block, position, source, query, token_slot, token_slot + num_after)
+    user = user.gather(1, source)
+    return CareLayout(kind, stage, user, block, position, source, query, token_slot, token_slot + num_after)
 
 
 def attention_allowed(
@@ -95,15 +110,15 @@ def attention_allowed(
     where its stage is progressive, only the codes up to its own level; of its block everything before it and itself.
     An answer's code sees everything before it and, as published, not itself.
     """
-    kind, stage, block = layout.kind, layout.stage, layout.block
+    kind, stage, user, block = layout.kind, layout.stage, layout.user, layout.block
     slots = torch.arange(kind.shape[1], device=kind.device)
-    row_kind, row_stage, row_block = (tensor[:, first_slot:, None] for tensor in (kind, stage, block))
+    row_kind, row_stage, row_user, row_block = (tensor[:, first_slot:, None] for tensor in (kind, stage, user, block))
     limited_stages = torch.tensor([*progressive, False], device=kind.device)
     limited = (row_kind == QUERY) & limited_stages[row_stage.clamp(0, len(progressive))]
 
     history = (kind == HISTORY)[:, None, :] & (~limited | (stage[:, None, :] <= row_stage))
     own_block = (row_block > 0) & (row_block == block[:, None, :])
-    allowed = (history | own_block) & (slots <= slots[first_slot:, None])
+    allowed = (history | own_block) & (row_user == user[:, None, :]) & (slots <= slots[first_slot:, None])
     # A padded row attends to itself only: softmax over nothing is not a number, and nobody reads these rows.
     itself = slots == slots[first_slot:, None]
     closed = (row_kind == CODE) & (not code_sees_itself)

@@ -31,6 +31,14 @@ class CareConfig(Qwen2Config):
         code_sees_itself (`bool`, defaults to `False`):
             Whether the row of an answer's code may attend to its own column. The published model closes it.
 
+    > Training
+
+    Args:
+        hidden_dropout (`float`, defaults to 0.0):
+            Dropout of the embeddings and of what each attention and feed-forward layer adds to them.
+        label_smoothing (`float`, defaults to 0.0):
+            Share of the target that the cross-entropy spreads over the whole vocabulary, in training only.
+
     > Use
 
     Args:
@@ -58,6 +66,8 @@ class CareConfig(Qwen2Config):
     progressive: list[bool] = field(default_factory=list)
     query_diversity_weight: float = 0.1
     code_sees_itself: bool = False
+    hidden_dropout: float = 0.0
+    label_smoothing: float = 0.0
     max_history: int | None = None
 
     def __post_init__(self, **kwargs):

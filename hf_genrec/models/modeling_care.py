@@ -18,7 +18,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import slice_logits_to_keep
 
 from .care_beams import CareBeams, extend_beams, start_beams
+from .care_layers import CareAttention, CareMLP
 from .care_layout import QUERY, CareLayout, attention_allowed, care_layout, split_blocks
+from .care_packing import PackedMask, pack_layout, packed_mask
 from .configuration_care import CareConfig
 from .recommender import GenerativeRecommenderMixin
 
@@ -47,6 +49,9 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
 
     def __init__(self, config: CareConfig):
         super().__init__(config)
+        for index, layer in enumerate(self.layers):
+            layer.self_attn = CareAttention(config, index)
+            layer.mlp = CareMLP(config)
         total = sum(config.num_queries)
         self.query_embeddings = nn.Embedding(total, config.hidden_size) if total else None
         self.post_init()
@@ -57,7 +62,7 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
             raise ValueError("config.answer_token_id is not set: give the id of the token that ends the history.")
         if block_ids is None:
             block_ids = split_blocks(input_ids, attention_mask, self.config.answer_token_id)
-        return care_layout(block_ids, self.config.num_queries)
+        return care_layout(input_ids, block_ids, self.config.num_queries, self.config.answer_token_id)
 
     def forward(
         self,
@@ -101,6 +106,11 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
             raise ValueError("With a filled cache pass context_ids, the full rows: stages are read from them.")
         full_ids = input_ids if context_ids is None else context_ids
         layout = self.layout(full_ids, attention_mask, block_ids)
+        config = self.config
+        # Eager attention keeps the mask over all pairs of slots: with it, the two ways can be compared.
+        packed = block_ids is not None and past_key_values is None and config._attn_implementation != "eager"
+        if packed:
+            layout, num_history = pack_layout(layout, config.num_queries)
 
         num_new = input_ids.shape[1]
         token_slot, reading_slot = layout.token_slot[:, -num_new:], layout.reading_slot[:, -num_new:]
@@ -115,14 +125,19 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
             is_query = (layout.kind[:, new] == QUERY).unsqueeze(-1)
             queries = self.query_embeddings(layout.query[:, new])
             embeddings = torch.where(is_query, queries.to(embeddings.dtype), embeddings)
+        embeddings = nn.functional.dropout(embeddings, config.hidden_dropout, self.training)
 
-        allowed = attention_allowed(layout, self.config.progressive, self.config.code_sees_itself, past_slots)
-        if past_key_values is not None:  # a static cache has columns that are not filled yet
-            columns, _ = past_key_values.get_mask_sizes(allowed.shape[1], 0)
-            allowed = nn.functional.pad(allowed, (0, columns - allowed.shape[2]), value=False)
+        if packed:
+            mask: PackedMask | torch.Tensor = packed_mask(layout, num_history, config.num_queries, config.progressive, config.code_sees_itself)
+        else:
+            allowed = attention_allowed(layout, config.progressive, config.code_sees_itself, past_slots)
+            if past_key_values is not None:  # a static cache has columns that are not filled yet
+                columns, _ = past_key_values.get_mask_sizes(allowed.shape[1], 0)
+                allowed = nn.functional.pad(allowed, (0, columns - allowed.shape[2]), value=False)
+            mask = self.attention_mask(allowed, embeddings.dtype)
         outputs = super().forward(
             inputs_embeds=embeddings,
-            attention_mask={"full_attention": self.attention_mask(allowed, embeddings.dtype)},
+            attention_mask={"full_attention": mask},
             position_ids=layout.position[:, new],
             past_key_values=past_key_values,
             use_cache=use_cache,
@@ -196,7 +211,8 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
             labels (`torch.LongTensor` of shape `(B, T)`, *optional*):
                 The codes at their own positions, -100 elsewhere; logits of row i are compared with label i + 1.
             logits_to_keep (`int` or `torch.Tensor`, *optional*):
-                Compute logits for these rows only (0: all), in the forms transformers knows; labels are cut alike.
+                Compute logits for these rows only (0: all), in the forms transformers knows (packed rows: a boolean
+                mask `(B, T)`, then `logits` is `(rows, vocab_size)`); labels are cut alike.
             num_items_in_batch (*optional*):
                 Targets in the whole optimisation step. The loss is then the sum over targets divided by it.
 
@@ -222,7 +238,11 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
             num_targets = (shifted != -100).sum()
             total = num_targets if num_items_in_batch is None else num_items_in_batch
             loss = nn.functional.cross_entropy(
-                logits.float().flatten(0, -2), shifted.flatten().to(logits.device), ignore_index=-100, reduction="sum"
+                logits.float().flatten(0, -2),
+                shifted.flatten().to(logits.device),
+                ignore_index=-100,
+                reduction="sum",
+                label_smoothing=self.config.label_smoothing if self.training else 0.0,
             )
             loss = loss / total
             diversity = self.query_diversity()

@@ -53,7 +53,7 @@ class GenRecProcessor(ProcessorMixin):
         try:
             self.answer_token_id = vocabulary[ANSWER_TOKEN]
             # Looked up, not computed: published checkpoints keep their own order of tokens.
-            self._code_token_ids = [
+            self.code_token_ids = [
                 np.array([vocabulary[code_token(level, code)] for code in range(size)])
                 for level, size in enumerate(self.codebook_sizes)
             ]
@@ -131,7 +131,7 @@ class GenRecProcessor(ProcessorMixin):
         self.item_ids, self.titles, self.codes, self.popularity = item_ids, titles, codes, popularity
         self._row_of = {item_id: row for row, item_id in enumerate(item_ids)}
         # (items, L) token ids of the catalogue
-        self.token_ids = np.stack([table[codes[:, level]] for level, table in enumerate(self._code_token_ids)], axis=1)
+        self.token_ids = np.stack([table[codes[:, level]] for level, table in enumerate(self.code_token_ids)], axis=1)
 
     def add_items(self, item_ids: Sequence[str], codes, titles: Sequence[str] | None = None) -> "GenRecProcessor":
         """

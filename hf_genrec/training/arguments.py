@@ -1,6 +1,7 @@
 """Arguments of the model and of its training."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from transformers import TrainingArguments
@@ -26,6 +27,16 @@ class CareArguments:
         default=4, metadata={"help": "from scratch: attention heads (as many key/value heads)"}
     )
     attention_dropout: float = field(default=0.0, metadata={"help": "dropout of the attention weights"})
+    hidden_dropout: float = field(
+        default=0.0, metadata={"help": "dropout of the embeddings and of what each layer adds to them"}
+    )
+    label_smoothing: float = field(
+        default=0.0, metadata={"help": "share of the target that the loss spreads over all codes"}
+    )
+    code_embeddings: Literal["random", "centroids"] = field(
+        default="random",
+        metadata={"help": "from scratch: code embeddings start random, or as the item tokenizer's centroids"},
+    )
     tie_word_embeddings: bool = field(
         default=True, metadata={"help": "from scratch: one table for input and output codes"}
     )
@@ -49,6 +60,10 @@ class CareArguments:
                 f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}: "
                 f"change one"
             )
+        if self.code_embeddings not in ("random", "centroids"):
+            raise ValueError(f"code_embeddings: {self.code_embeddings!r} is not one of random, centroids")
+        if self.code_embeddings == "centroids" and self.base_model is not None:
+            raise ValueError("code_embeddings: centroids starts a model from scratch: leave base_model out")
         if not self.num_queries or min(self.num_queries) < 0:
             raise ValueError(
                 f"num_queries {self.num_queries}: give [n] for every code, or one number (0 or more) per code"
@@ -77,7 +92,16 @@ class GenRecTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "evaluations without a better NDCG@10 before training stops; null never stops early"},
     )
-    per_device_train_batch_size: int = field(default=128, metadata={"help": "examples per step and process"})
+    packing: bool = field(
+        default=True,
+        metadata={"help": "read a user's history once for all its targets, several users a row; or a row per target"},
+    )
+    packed_row_tokens: int = field(
+        default=256, metadata={"help": "packing: tokens of a row (a user with more has a longer row of its own)"}
+    )
+    per_device_train_batch_size: int = field(
+        default=16, metadata={"help": "rows per step and process: packed ones, or without packing one per target"}
+    )
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "histories decoded at a time in evaluation"})
     learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate"})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "schedule of the learning rate"})
@@ -109,4 +133,9 @@ class GenRecTrainingArguments(TrainingArguments):
             raise ValueError("output_dir is missing: name the run folder, for instance runs/care-ml-100k")
         if self.targets not in ("all", "last"):
             raise ValueError(f"targets: {self.targets!r} is not one of all, last")
+        if self.label_smoothing_factor:
+            # Trainer's own smoothing does not know which row predicts which code.
+            raise ValueError("label_smoothing_factor: use label_smoothing, the model's own")
+        if self.packed_row_tokens < 1:
+            raise ValueError(f"packed_row_tokens must be at least 1, not {self.packed_row_tokens}")
         super().__post_init__()

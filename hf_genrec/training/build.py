@@ -1,15 +1,21 @@
-"""Catalogue and arguments -> processor and model."""
+"""Catalogue and arguments -> processor, model and training examples."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
+import numpy as np
+import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from hf_genrec.data.collator import NextItemCollator, PackedCollator
+from hf_genrec.data.examples import NextItemExamples, Targets
+from hf_genrec.data.packing import PackedExamples
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.models.modeling_care import CareConfig, CareForCausalLM
 from hf_genrec.models.processing_genrec import GenRecProcessor
 from hf_genrec.semantic_ids.ids import SemanticIds
 from hf_genrec.semantic_ids.tokens import add_code_tokens, code_tokenizer
-from hf_genrec.training.arguments import CareArguments
+from hf_genrec.training.arguments import CareArguments, GenRecTrainingArguments
 
 
 def build_processor(
@@ -37,6 +43,19 @@ def build_processor(
     )
 
 
+def build_examples(
+    arguments: GenRecTrainingArguments, sequences: Sequence[np.ndarray], processor: GenRecProcessor
+) -> tuple[PackedExamples | NextItemExamples, Callable]:
+    """The training targets, in packed rows or in a row each, and the collator that makes batches of them."""
+    targets, max_history = cast(Targets, arguments.targets), processor.max_history
+    if not arguments.packing:
+        return NextItemExamples(sequences, targets, max_history), NextItemCollator(processor)
+    packed = PackedExamples(
+        sequences, targets, max_history, processor.num_levels, arguments.packed_row_tokens, arguments.seed
+    )
+    return packed, PackedCollator(processor)
+
+
 def build_care(arguments: CareArguments, processor: GenRecProcessor) -> CareForCausalLM:
     """
     A CARE model for a processor's codes, with random weights or those of a pretrained Qwen2 (new tokens and queries
@@ -55,6 +74,8 @@ def build_care(arguments: CareArguments, processor: GenRecProcessor) -> CareForC
         "pad_token_id": processor.tokenizer.pad_token_id,
         "max_history": processor.max_history,
         "attention_dropout": arguments.attention_dropout,
+        "hidden_dropout": arguments.hidden_dropout,
+        "label_smoothing": arguments.label_smoothing,
     }
     if arguments.base_model is None:
         config = CareConfig(
@@ -73,6 +94,30 @@ def build_care(arguments: CareArguments, processor: GenRecProcessor) -> CareForC
         model = CareForCausalLM.from_qwen2(arguments.base_model, len(processor.tokenizer), **care_fields)
     model.processor = processor
     return model
+
+
+@torch.no_grad()
+def start_from_centroids(
+    model: CareForCausalLM, processor: GenRecProcessor, codebooks: Sequence[torch.Tensor], seed: int
+) -> None:
+    """
+    Start the code embeddings as the item tokenizer's centroids, so that codes of like items begin alike.
+
+    Each codebook is centred, turned into the model's width by a random map of orthonormal columns (the same for all
+    levels) and scaled to the spread of the random embeddings it replaces. A level the tokenizer does not have (the
+    extra code of colliding items) stays random.
+
+    Args:
+        codebooks: (K_l, D) per level.
+    """
+    table = model.model.embed_tokens.weight
+    width, generator = model.config.hidden_size, torch.Generator().manual_seed(seed)
+    dim = codebooks[0].shape[1]
+    rotation = torch.linalg.qr(torch.randn(max(dim, width), min(dim, width), generator=generator)).Q
+    rotation = rotation if dim >= width else rotation.mT
+    for token_ids, codebook in zip(processor.code_token_ids, codebooks, strict=False):
+        vectors = (codebook - codebook.mean(0)) @ rotation
+        table[torch.from_numpy(token_ids)] = vectors * (model.config.initializer_range / vectors.std())
 
 
 def _per_level(name: str, values: Sequence, levels: int) -> list:

@@ -52,6 +52,16 @@ class GenRecTrainer(Trainer):
     def __init__(self, *args, eval_k: int = 10, **kwargs):
         super().__init__(*args, **kwargs)
         self.eval_k = eval_k
+        self._cpu_start = time.process_time()
+        self._cpu_before: float | None = None
+
+    def log(self, logs, *args, **kwargs):
+        """Every line carries `cpu_seconds`: the CPU time since the trainer was built, and before it was resumed."""
+        if self._cpu_before is None:
+            earlier = [line["cpu_seconds"] for line in self.state.log_history if "cpu_seconds" in line]
+            self._cpu_before = earlier[-1] if earlier else 0.0
+        cost = {"cpu_seconds": self._cpu_before + time.process_time() - self._cpu_start}
+        super().log(logs | cost, *args, **kwargs)
 
     def _get_train_sampler(self, train_dataset=None):
         train_dataset = train_dataset or self.train_dataset

@@ -32,7 +32,7 @@ def test_rows_are_aligned_with_the_input(model, processor, histories):
 
 def test_layout_by_hand():
     # two items of two codes, answer, two codes; one query before code 1, two before code 2
-    layout = care_layout(torch.tensor([[-1, 0, 0, 0, 0, 1, 1, 1]]), [1, 2])
+    layout = care_layout(torch.tensor([[5, 0, 1, 0, 1, 9, 0, 1]]), torch.tensor([[-1, 0, 0, 0, 0, 1, 1, 1]]), [1, 2], 9)
     assert layout.source.tolist() == [[0, 1, 2, 3, 4, 5, 5, 6, 6, 6, 7]]
     assert layout.query[layout.kind == QUERY].tolist() == [0, 1, 2]
     assert layout.stage[0, 1:5].tolist() == [0, 1, 0, 1]
@@ -131,7 +131,7 @@ def test_accumulated_batches_average_over_targets(model, processor, histories):
 
 
 def test_a_code_sees_itself_only_if_asked(processor, histories):
-    layout = care_layout(torch.tensor([[0, 0, 0, 1, 1, 1, 1]]), [1, 1, 1])
+    layout = care_layout(torch.tensor([[0, 1, 2, 9, 0, 1, 2]]), torch.tensor([[0, 0, 0, 1, 1, 1, 1]]), [1, 1, 1], 9)
     closed, opened = (attention_allowed(layout, [True] * 3, sees)[0].diagonal() for sees in (False, True))
     assert torch.equal(~closed, layout.kind[0] == CODE)
     assert opened.all()
@@ -257,3 +257,23 @@ def test_auto_classes_know_care(model, tmp_path):
     assert type(again) is CareForCausalLM
     assert type(again.model) is CareModel
     assert again.recommend(["item-3"], k=7) == model.recommend(["item-3"], k=7)
+
+
+def test_hidden_dropout_acts_in_training_only(processor, histories):
+    inputs = batch(processor, histories, TARGETS)
+    plain, dropped = make_model(processor), make_model(processor, hidden_dropout=0.5)
+    torch.testing.assert_close(dropped(**inputs).logits, plain(**inputs).logits)
+    assert not torch.allclose(dropped.train()(**inputs).logits, plain(**inputs).logits)
+
+
+def test_label_smoothing_acts_in_training_only(processor, histories):
+    inputs = batch(processor, histories, TARGETS)
+    labels = inputs["input_ids"].clone()
+    labels[:, :-3] = -100
+    model = make_model(processor, label_smoothing=0.2, query_diversity_weight=0.0)
+    plain = model(**inputs, labels=labels)
+    log_probs = plain.logits[:, -4:-1].log_softmax(-1)
+    hits = log_probs.gather(2, labels[:, -3:, None])
+    torch.testing.assert_close(plain.loss, -hits.mean())
+    smoothed = model.train()(**inputs, labels=labels).loss
+    torch.testing.assert_close(smoothed, -0.8 * hits.mean() - 0.2 * log_probs.mean())

@@ -12,7 +12,7 @@ from hf_genrec.data.prepared import PreparedData
 from hf_genrec.models.modeling_care import CareForCausalLM
 from hf_genrec.semantic_ids.ids import SemanticIds
 from hf_genrec.training.arguments import CareArguments
-from hf_genrec.training.build import build_care, build_processor
+from hf_genrec.training.build import build_care, build_processor, start_from_centroids
 
 CODES = np.array([[0, 1], [2, 0], [1, 3]])
 
@@ -98,3 +98,25 @@ def test_one_value_stands_for_every_code():
     assert model.config.max_position_embeddings == (8 + 1) * 3 + 1 + 6
     with pytest.raises(ValueError, match="num_queries has 2 entries for items of 3 codes"):
         build_care(CareArguments(num_queries=[1, 2]), processor)
+
+
+@pytest.mark.parametrize(("dim", "width"), [(6, 16), (32, 16)])
+def test_code_embeddings_start_from_the_centroids(dim, width):
+    """Distances between codes of a level, and across levels, are the centroids' up to one factor a level."""
+    processor = make_processor(sizes=(5, 6, 7))
+    model = build_care(CareArguments(hidden_size=width, num_attention_heads=2), processor)
+    before = model.model.embed_tokens.weight.clone()
+    generator = torch.Generator().manual_seed(1)
+    codebooks = [torch.randn(size, dim, generator=generator) for size in (5, 6)]
+    start_from_centroids(model, processor, codebooks, seed=0)
+    table = model.model.embed_tokens.weight
+    for token_ids, codebook in zip(processor.code_token_ids, codebooks, strict=False):
+        vectors = table[torch.from_numpy(token_ids)]
+        assert vectors.std().item() == pytest.approx(model.config.initializer_range, rel=1e-4)
+        assert vectors.mean(0).abs().max() < 1e-7
+        if dim <= width:
+            ratio = torch.pdist(vectors) / torch.pdist(codebook)
+            torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), rtol=1e-4, atol=0)
+    untouched = torch.from_numpy(processor.code_token_ids[2])
+    assert torch.equal(table[untouched], before[untouched])
+    assert model.lm_head.weight is table

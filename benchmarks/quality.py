@@ -1,0 +1,186 @@
+"""Quality at an equal budget: one command and one JSON per cell (method, data set, seed, CPU minutes).
+
+    OMP_NUM_THREADS=1 python -m benchmarks.quality --data ../data/amazon2014_beauty --methods care care-text-codes
+    python -m benchmarks.quality --table
+
+A cell is one configuration of `configs/` with a few fields changed. Its epochs are planned so that training, with the
+evaluations that choose the checkpoint, takes the budget of CPU time on this machine; the plan is kept, so that a cell
+that was interrupted goes on to the same end. Finished cells are skipped. The checkpoint is chosen on a sample of the
+validation users; the result holds the whole validation and test splits, read once.
+"""
+
+import argparse
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from transformers import set_seed
+
+from benchmarks.measure import RESULTS, environment
+from hf_genrec.data.prepared import PreparedData
+from hf_genrec.files import write_json
+from hf_genrec.semantic_ids.ids import SemanticIds
+from hf_genrec.trainers import evaluate_run, prepare_data, tokenize_items, train_care
+from hf_genrec.training.build import build_care, build_examples, build_processor
+from hf_genrec.training.config import RunConfig, find_config, parse_config
+from hf_genrec.training.trainer import subsample
+
+logger = logging.getLogger(__name__)
+
+BASES = {"amazon2014_beauty": "care/beauty"}
+EVALUATIONS, EVAL_USERS = 8, 2000  # during a training
+METHODS: dict[str, dict[str, Any]] = {
+    "care": {},
+    "care-no-queries": {"num_queries": [0]},
+    "care-two-queries": {"num_queries": [2]},
+    "care-no-progressive": {"progressive": [False]},
+    "care-no-diversity": {"query_diversity_weight": 0.0},
+    "care-letter-codes": {"codes_path": "letter_semantic_ids.tsv"},  # in the folder of the data
+    "care-text-codes": {"vectors": "text"},
+    "care-collaborative-codes": {"vectors": "collaborative"},
+    "care-extra-code": {"collisions": "extra_code"},
+    "care-centroids": {"code_embeddings": "centroids"},
+    "care-dropout": {"hidden_dropout": 0.1, "attention_dropout": 0.1},
+    "care-smoothing": {"label_smoothing": 0.1},
+    "care-hidden-64": {"hidden_size": 64, "intermediate_size": 128},
+    "care-hidden-256": {"hidden_size": 256, "intermediate_size": 512},
+    "care-4-layers": {"num_hidden_layers": 4},
+    "care-history-20": {"max_history": 20},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help=f"folder of a data set, one of {', '.join(BASES)}")
+    parser.add_argument("--methods", nargs="+", default=["care"], choices=METHODS, metavar="METHOD")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1])
+    parser.add_argument("--minutes", type=float, default=30, help="CPU minutes of training")
+    parser.add_argument("--work", type=Path, default=Path("runs/quality"), help="folder of the runs")
+    parser.add_argument("--table", action="store_true", help="print the finished cells and stop")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if options.table:
+        print(table())
+        return
+    if options.data is None or options.data.name not in BASES:
+        parser.error(f"--data: name a folder called {' or '.join(BASES)}")
+    for seed in options.seeds:
+        for method in options.methods:
+            run_cell(method, options.data, seed, options.minutes, options.work)
+
+
+def run_cell(method: str, data: Path, seed: int, minutes: float, work: Path) -> None:
+    """Bring one cell to its JSON, from wherever an earlier attempt ended."""
+    cell = f"{method}-{data.name}-seed{seed}-{minutes:g}min"
+    result = RESULTS / "quality" / f"{cell}.json"
+    if result.is_file():
+        logger.info("%s is finished", cell)
+        return
+    folder = work / cell
+    config_file = folder / "config.yaml"
+    if not config_file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        fields = yaml.safe_load(find_config(BASES[data.name]).read_text(encoding="utf-8")) | METHODS[method]
+        fields |= {"source_path": str(data), "output_dir": str(folder), "seed": seed, "disable_tqdm": True}
+        fields |= {"eval_strategy": "steps", "save_strategy": "steps", "report_to": "none"}
+        fields |= {"eval_steps": 1 / EVALUATIONS, "save_steps": 1 / EVALUATIONS, "eval_users": EVAL_USERS}
+        if "codes_path" in fields:
+            fields["codes_path"] = str(data / fields["codes_path"])
+        config = parse_config(str(_write_yaml(fields, folder / "unplanned.yaml")))
+        prepare_data.main(config)
+        tokenize_items.main(config)
+        fields["num_train_epochs"] = plan_epochs(config, minutes)
+        _write_yaml(fields, config_file)
+    config = parse_config(str(config_file), ["--resume_from_checkpoint", "last"])
+    run = config.run
+    if not (run.model / "config.json").is_file():
+        train_care.main(config)
+    training = json.loads((run.results / "training.json").read_text(encoding="utf-8"))
+    record: dict[str, Any] = {"cell": cell, "method": method, "data_set": data.name, "seed": seed, "minutes": minutes}
+    record |= {
+        "command": f"python -m benchmarks.quality --data {data.name} --methods {method} --seeds {seed} "
+        f"--minutes {minutes:g}",
+        **environment(),
+        "threads": torch.get_num_threads(),
+    }
+    fields = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    record["config"] = {name: value for name, value in fields.items() if not name.endswith(("_path", "_dir"))}
+    record["training"] = {name: value for name, value in training.items() if name != "log"}
+    record["curve"] = [
+        {"cpu_minutes": round(line["cpu_seconds"] / 60, 2), "epoch": line["epoch"]}
+        | {name: line[name] for name in line if name.startswith(("eval_ndcg", "eval_recall"))}
+        for line in training["log"]
+        if "eval_ndcg@10" in line
+    ]
+    record["losses"] = [line["loss"] for line in training["log"] if "loss" in line]
+    for split in ("validation", "test"):
+        start = time.process_time()
+        evaluate_run.main(str(folder), split=split)
+        record[split] = json.loads((run.results / f"{split}.json").read_text(encoding="utf-8"))
+        record[f"{split}_cpu_seconds"] = time.process_time() - start
+    write_json(record, result)
+    logger.info("%s", table())
+
+
+def plan_epochs(config: RunConfig, minutes: float) -> float:
+    """Epochs that fit the budget, from the CPU time of some steps over all row lengths and of some recommendations."""
+    prepared, arguments = PreparedData.load(config.run.data), config.training
+    semantic_ids = SemanticIds.load(config.run.semantic_ids)
+    set_seed(arguments.seed)
+    processor = build_processor(prepared, semantic_ids, config.data.max_history)
+    model = build_care(config.model, processor)
+    examples, collator = build_examples(arguments, prepared.train_sequences(), processor)
+    validation = subsample(prepared.split("validation"), arguments.eval_users, arguments.seed)
+
+    rows = arguments.per_device_train_batch_size
+    by_length = np.argsort(examples.lengths, kind="stable")
+    batches = [by_length[start : start + rows] for start in range(0, len(by_length), rows)]
+    sample = [batches[place] for place in np.linspace(0, len(batches) - 1, 40).astype(int)]
+    optimizer = torch.optim.AdamW(model.parameters())
+    model.train()
+    for attempt in ("warm", "timed"):
+        start = time.process_time()
+        for batch in sample[:: 8 if attempt == "warm" else 1]:
+            model(**collator([examples[int(row)] for row in batch])).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    epoch = (time.process_time() - start) / len(sample) * len(batches)
+    start = time.process_time()
+    model.recommend_rows(validation.histories[:256], 10)
+    evaluation = (time.process_time() - start) / 256 * len(validation.histories)
+    epochs = (minutes * 60 - EVALUATIONS * evaluation) / epoch
+    logger.info("an epoch takes %.0f s of CPU time, an evaluation %.0f s: %.2f epochs", epoch, evaluation, epochs)
+    if epochs <= 0:
+        raise ValueError(f"{minutes:g} minutes do not even pay for the evaluations: give more, or lower eval_users")
+    return round(epochs, 2)
+
+
+def table() -> str:
+    """The finished cells, best validation NDCG@10 first."""
+    lines = ["cell                                                    CPU min  epochs   validation        test"]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in (RESULTS / "quality").glob("*.json")]
+    for record in sorted(records, key=lambda record: -_metric(record, "validation", "ndcg@10")):
+        minutes, epochs = record["training"]["cpu_seconds"] / 60, record["training"]["epochs"]
+        names = ("recall@10", "ndcg@10")
+        figures = [_metric(record, split, name) for split in ("validation", "test") for name in names]
+        lines.append(f"{record['cell']:<55} {minutes:7.1f} {epochs:7.1f}  " + "  ".join(f"{f:.4f}" for f in figures))
+    return "\n".join(lines)
+
+
+def _metric(record: dict, split: str, name: str) -> float:
+    model = next(iter(record[split].values()))  # the model stands before the baselines
+    return model["metrics"][name]["value"]
+
+
+def _write_yaml(fields: dict, path: Path) -> Path:
+    path.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
+    return path
+
+
+if __name__ == "__main__":
+    main()

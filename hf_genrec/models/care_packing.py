@@ -1,0 +1,122 @@
+"""Attention of packed rows: every slot reads its user's history, and a block's slots their own block besides.
+
+In a packed row most pairs of slots cannot see each other: blocks are closed to one another and nobody's history. A mask
+over all pairs would spend most of its time there. So the slots of a packed row are put in another order, history first
+and then the blocks, all of one size, and a block's scores are those over the history beside those inside the block.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .care_layout import CODE, HISTORY, PADDING, QUERY, CareLayout
+
+
+@dataclass
+class PackedMask:
+    """What the slots of packed rows may attend to, True = attended."""
+
+    history: torch.Tensor  # (B, E, H): the columns are the first H slots, which hold the history
+    block: torch.Tensor  # (S, S): inside a block, the same for all
+
+
+def pack_layout(layout: CareLayout, num_queries: list[int]) -> tuple[CareLayout, int]:
+    """
+    The slots of packed rows in the order history, blocks; padding where a row has fewer of them than another.
+
+    The slot of a block's last code is left out: nothing is predicted from it and nothing attends to it. Its token reads
+    the slot before.
+
+    Returns:
+        the layout, and H, the number of slots before the blocks.
+
+    Raises:
+        ValueError: if a block does not hold exactly the answer token and L codes.
+    """
+    levels = len(num_queries)
+    size = levels + sum(num_queries)  # slots of a block
+    is_history = layout.kind == HISTORY
+    is_last_code = (layout.kind == CODE) & (layout.stage == levels - 1)
+    in_block = (layout.block > 0) & ~is_last_code
+    num_blocks = is_last_code.sum(-1)
+    beyond = in_block & (layout.stage >= levels)
+    if (in_block.sum(-1) != num_blocks * size).any() or beyond.any():
+        raise ValueError(f"Packed rows need whole blocks: the answer token and the {levels} codes of a target each.")
+    num_history, most_blocks = int(is_history.sum(-1).max()), int(num_blocks.max())
+
+    # Where each slot goes; what has no place any more (padding, last codes) goes behind the row and is cut off.
+    length = num_history + most_blocks * size
+    place = torch.where(is_history, is_history.cumsum(-1) - 1, num_history + in_block.cumsum(-1) - 1)
+    place = torch.where(is_history | in_block, place, length)
+
+    def moved(values: torch.Tensor, empty: int) -> torch.Tensor:
+        rows = torch.full((len(values), length + 1), empty, device=values.device)
+        return rows.scatter(1, place, values)[:, :-1]
+
+    slots = {name: moved(getattr(layout, name), 0) for name in ("stage", "user", "position", "source", "query")}
+    kept = torch.where(is_last_code, num_history + in_block.cumsum(-1) - 1, place).clamp(max=length - 1)
+    return CareLayout(
+        kind=moved(layout.kind, PADDING),
+        block=moved(layout.block, -1),
+        token_slot=kept.gather(1, layout.token_slot),
+        reading_slot=kept.gather(1, layout.reading_slot),
+        **slots,
+    ), num_history
+
+
+def packed_mask(
+    layout: CareLayout, num_history: int, num_queries: list[int], progressive: list[bool], code_sees_itself: bool
+) -> PackedMask:
+    """The rules of `attention_allowed` for a layout of `pack_layout`."""
+    kind, stage, user, source = (getattr(layout, name) for name in ("kind", "stage", "user", "source"))
+    columns = slice(None, num_history)
+    limited_stages = torch.tensor([*progressive, False], device=kind.device)
+    # A query of a progressive stage reads codes up to its level; to everything else all levels are open.
+    finest = torch.where((kind == QUERY) & limited_stages[stage], stage, len(progressive))
+    history = (
+        (kind[:, None, columns] == HISTORY)
+        & (user[:, None, columns] == user[:, :, None])
+        & (source[:, None, columns] <= source[:, :, None])
+        & (stage[:, None, columns] <= finest[:, :, None])
+    )
+    # The answer token, then of each stage its queries and its code; the last code has no slot.
+    is_code = [False]
+    for count in num_queries:
+        is_code += [False] * count + [True]
+    is_code.pop()
+    block = torch.ones(len(is_code), len(is_code), dtype=torch.bool, device=kind.device).tril()
+    if not code_sees_itself:
+        block &= ~torch.diag(torch.tensor(is_code, device=kind.device))
+    return PackedMask(history, block)
+
+
+def packed_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: PackedMask, scaling: float, dropout: float = 0.0
+) -> torch.Tensor:
+    """
+    Attention of packed rows: a softmax over the history's columns and, for a block's slots, its own block's.
+
+    Args:
+        query, key, value: (B, heads, E, D).
+
+    Returns:
+        (B, heads, E, D)
+    """
+    size, num_history = len(mask.block), mask.history.shape[-1]
+    lowest = torch.finfo(query.dtype).min  # finite: the softmax of a padded slot, which nobody reads, is a number too
+    scores = (query * scaling) @ key[:, :, :num_history].transpose(-1, -2)  # (B, heads, E, H)
+    scores = scores.masked_fill(~mask.history[:, None], lowest)
+
+    blocks = [tensor[:, :, num_history:].unflatten(2, (-1, size)) for tensor in (query * scaling, key, value)]
+    query_blocks, key_blocks, value_blocks = blocks  # (B, heads, blocks, S, D)
+    inside = (query_blocks @ key_blocks.transpose(-1, -2)).masked_fill(~mask.block, lowest)
+
+    of_blocks = torch.cat([scores[:, :, num_history:], inside.flatten(2, 3)], dim=-1)  # (B, heads, blocks * S, H + S)
+    of_history, of_blocks = (
+        nn.functional.dropout(part.softmax(-1, dtype=torch.float32).to(query.dtype), dropout)
+        for part in (scores[:, :, :num_history], of_blocks)
+    )
+    read = torch.cat([of_history, of_blocks[..., :num_history]], dim=2) @ value[:, :, :num_history]
+    read_inside = of_blocks[..., num_history:].unflatten(2, (-1, size)) @ value_blocks
+    return torch.cat([read[:, :, :num_history], read[:, :, num_history:] + read_inside.flatten(2, 3)], dim=2)

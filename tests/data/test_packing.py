@@ -1,0 +1,86 @@
+"""Packed rows hold exactly the targets of one row per prefix, each behind its own prefix."""
+
+import numpy as np
+import torch
+from conftest import make_processor
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_genrec.data.collator import PackedCollator
+from hf_genrec.data.examples import NextItemExamples
+from hf_genrec.data.packing import PackedExamples
+
+PROCESSOR = make_processor(num_items=12, sizes=(3, 4), max_history=4)
+ITEM_OF = {tuple(ids): row for row, ids in enumerate(PROCESSOR.token_ids.tolist())}
+
+
+def unpacked(input_ids: list[int], block_ids: list[int]) -> list[tuple[list[int], int]]:
+    """(history, target) of every block of a row, read token by token."""
+    found, history, codes, length = [], [], [], 0
+    place = 0
+    while place < len(input_ids):
+        block = block_ids[place]
+        if block < 0:
+            place += 1
+            continue
+        if block == 0:
+            codes.append(input_ids[place])
+            place += 1
+            continue
+        if block == 1:  # a new user: the history right before the block, back to the block before, is his
+            history = []
+        history += codes
+        codes = []
+        assert input_ids[place] == PROCESSOR.answer_token_id
+        target = tuple(input_ids[place + 1 : place + 3])
+        assert block_ids[place : place + 3] == [block] * 3
+        items = [ITEM_OF[tuple(history[i : i + 2])] for i in range(0, len(history), 2)]
+        found.append((items, ITEM_OF[target]))
+        place, length = place + 3, length + 1
+    assert not codes, "history that no block reads"
+    return found
+
+
+sequences = st.lists(st.lists(st.integers(0, 11), max_size=9), min_size=1, max_size=8).filter(any)
+
+
+@settings(max_examples=60, deadline=None)
+@given(sequences, st.sampled_from(["all", "last"]), st.integers(5, 40), st.integers(0, 3))
+def test_packed_rows_hold_the_targets_of_one_row_per_prefix(users, targets, row_tokens, seed):
+    users = [np.array(user, dtype=np.int64) for user in users]
+    packed = PackedExamples(users, targets, 4, PROCESSOR.num_levels, row_tokens, seed)
+    batch = PackedCollator(PROCESSOR)([packed[row] for row in range(len(packed))])
+    found = [
+        (tuple(history), target)
+        for ids, blocks in zip(batch["input_ids"].tolist(), batch["block_ids"].tolist(), strict=True)
+        for history, target in unpacked(ids, blocks)
+    ]
+    examples = NextItemExamples(users, targets, 4)
+    expected = [(tuple(e["history"].tolist()), int(e["target"])) for e in (examples[i] for i in range(len(examples)))]
+    assert sorted(found) == sorted(expected)
+    assert packed.num_targets == len(expected)
+
+    tokens = (batch["block_ids"] >= 0).sum(-1)
+    assert tokens.tolist() == packed.lengths.tolist()
+    assert all(length <= row_tokens or len(row) == 1 for length, row in zip(packed.lengths, packed.rows, strict=True))
+    assert len(packed) == len(PackedExamples(users, targets, 4, PROCESSOR.num_levels, row_tokens, seed))
+
+
+def test_a_packed_row_by_hand():
+    users = [np.array([3, 1]), np.array([7])]
+    packed = PackedExamples(users, "all", 4, PROCESSOR.num_levels, row_tokens=11)
+    assert packed.lengths.tolist() == [11]
+    batch = PackedCollator(PROCESSOR)([packed[0]])
+    (a, b), (c, d), (e, f) = PROCESSOR.token_ids[[3, 1, 7]].tolist()
+    answer = PROCESSOR.answer_token_id
+    assert batch["input_ids"].tolist() == [[answer, a, b, a, b, answer, c, d, answer, e, f]]
+    assert batch["block_ids"].tolist() == [[1, 1, 1, 0, 0, 2, 2, 2, 1, 1, 1]]
+    assert batch["labels"].tolist() == [[-100, a, b, -100, -100, -100, c, d, -100, e, f]]
+    assert torch.equal(batch["logits_to_keep"][0].nonzero()[:, 0], torch.tensor([0, 1, 5, 6, 8, 9]))
+
+
+def test_rows_are_filled():
+    rng = np.random.default_rng(0)
+    users = [rng.integers(0, 12, rng.integers(1, 6)) for _ in range(400)]
+    packed = PackedExamples(users, "all", 8, PROCESSOR.num_levels, row_tokens=96)
+    assert packed.lengths.sum() / (len(packed) * 96) > 0.98
