@@ -1,8 +1,12 @@
-"""The catalogue as a trie of token ids, in sorted integer arrays: a step costs what the legal children cost."""
+"""The catalogue as a trie of token ids, in flat integer arrays: a step costs what the legal children cost."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from transformers import LogitsProcessor
+
+LIMIT = 2**31  # all arrays are int32: they are what a catalogue of millions costs in memory and on disk
 
 
 class ItemTrie:
@@ -13,19 +17,29 @@ class ItemTrie:
     are numbered in lexicographic order, so the children of a node, and the items below it, are contiguous ranges.
 
     Attributes:
-        edges (`list[torch.Tensor]`): per level 1..L the sorted int64 keys `parent node * stride + token`, one per node.
-        item_starts (`list[torch.Tensor]`): per level 0..L, (nodes + 1,) int64, where each node's range in `items`
-        begins.
-        items (`torch.Tensor`): (items,) int64, row numbers of the catalogue in lexicographic order; the items of one
-        leaf stand in
-            the order in which the caller wants them listed.
+        tokens (`list[torch.Tensor]`): per level 1..L, (nodes,) int32, the token that leads to each node; ascending
+            among the children of a node.
+        child_starts (`list[torch.Tensor]`): per level 0..L, (nodes + 1,) int32, where each node's children begin among
+            the nodes of the next level; at level L, where each leaf's items begin in `items`.
+        items (`torch.Tensor`): (items,) int32, row numbers of the catalogue in lexicographic order; the items of one
+            leaf stand in the order in which the caller wants them listed.
+        max_children (`list[int]`): per level 0..L, the most children (items, at level L) of any node.
     """
 
-    def __init__(self, edges: list[torch.Tensor], item_starts: list[torch.Tensor], items: torch.Tensor, stride: int):
-        self.edges = edges
-        self.item_starts = item_starts
+    def __init__(
+        self,
+        tokens: Sequence[torch.Tensor],
+        child_starts: Sequence[torch.Tensor],
+        items: torch.Tensor,
+        max_children: Sequence[int] | None = None,
+    ):
+        self.tokens = list(tokens)
+        self.child_starts = list(child_starts)
         self.items = items
-        self.stride = stride
+        if max_children is None:
+            max_children = [_most_children(starts) for starts in child_starts]
+        self.max_children = list(max_children)
+        self._level_tokens: dict[int, torch.Tensor] = {}
 
     @classmethod
     def from_token_ids(cls, ids, rows=None, popularity=None) -> "ItemTrie":
@@ -36,38 +50,36 @@ class ItemTrie:
             popularity (*optional*): (items,) the items of one leaf are listed by falling popularity, ties by row.
 
         Raises:
-            ValueError: for an empty catalogue, or ids that are not a table of non-negative integers.
+            ValueError: for an empty catalogue, ids that are not a table of non-negative integers, or numbers that do
+                not fit into int32.
         """
-        ids = np.asarray(ids)
-        if ids.ndim != 2 or ids.shape[0] == 0 or ids.shape[1] == 0:
-            raise ValueError(
-                f"The catalogue is empty: token ids of shape {ids.shape}, expected (items, codes), at least one of "
-                f"each."
-            )
-        if not np.issubdtype(ids.dtype, np.integer) or ids.min() < 0:
-            raise ValueError("Token ids of items must be integers, 0 or more.")
-        ids = ids.astype(np.int64)
-        rows = np.arange(len(ids)) if rows is None else np.asarray(rows, dtype=np.int64)
-        popularity = np.zeros(len(ids)) if popularity is None else np.asarray(popularity)
+        ids = _token_table(ids)
+        within_leaf = []  # keys of the order within a leaf, the last one first
+        if rows is not None:
+            rows = _row_numbers(rows, len(ids))
+            within_leaf.append(rows)
+        if popularity is not None:
+            within_leaf.append(-np.asarray(popularity, dtype=np.float64))
+        order = np.lexsort([*within_leaf, *_packed_keys(ids)[::-1]])
 
-        order = np.lexsort((rows, -popularity, *ids.T[::-1]))
-        sorted_ids = ids[order]
-        stride = int(ids.max()) + 1
         is_new = np.zeros(len(ids), dtype=bool)  # whether the prefix differs from the line above
         is_new[0] = True
-        node = np.zeros(len(ids), dtype=np.int64)
-        edges, item_starts = [], [torch.tensor([0, len(ids)])]
+        starts = np.zeros(1, dtype=np.int64)  # first line of each node
+        tokens, child_starts = [], []
         for level in range(ids.shape[1]):
-            is_new[1:] |= sorted_ids[1:, level] != sorted_ids[:-1, level]
+            column = ids[order, level]
+            is_new[1:] |= column[1:] != column[:-1]
+            node = np.cumsum(is_new, dtype=np.int32)
+            child_starts.append(_ended(node[starts] - 1, node[-1]))
             starts = np.flatnonzero(is_new)
-            edges.append(torch.from_numpy(node[starts] * stride + sorted_ids[starts, level]))
-            item_starts.append(torch.from_numpy(np.append(starts, len(ids))))
-            node = np.cumsum(is_new) - 1
-        return cls(edges, item_starts, torch.from_numpy(rows[order]), stride)
+            tokens.append(torch.from_numpy(column[starts].astype(np.int32, copy=False)))
+        child_starts.append(_ended(starts, len(ids)))
+        items = order if rows is None else rows[order]
+        return cls(tokens, child_starts, torch.from_numpy(items.astype(np.int32, copy=False)))
 
     @property
     def num_levels(self) -> int:
-        return len(self.edges)
+        return len(self.tokens)
 
     def __len__(self) -> int:
         """Number of items."""
@@ -77,56 +89,121 @@ class ItemTrie:
         if self.items.device == torch.device(device):
             return self
         return ItemTrie(
-            [e.to(device) for e in self.edges],
-            [s.to(device) for s in self.item_starts],
+            [tokens.to(device) for tokens in self.tokens],
+            [starts.to(device) for starts in self.child_starts],
             self.items.to(device),
-            self.stride,
+            self.max_children,
         )
 
-    def allowed(self, nodes: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    # ---- walking ----
+
+    def allowed(self, nodes: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor]:
         """
         The legal next tokens after the prefixes that end in nodes of one level.
 
+        Shapes do not depend on the data and nothing waits for the device, so that it can be part of a CUDA graph.
+
         Args:
-            nodes: (n,) node numbers at `level` (0..L-1); -1, a dead state, has none.
+            nodes: (...,) int64 node numbers at `level` (0..L-1); -1, a dead state, has none.
 
         Returns:
-            three (c,) tensors, in the order of the rows and then of the tokens: index into `nodes`, token id, node at
-            `level + 1`.
+            tokens and the nodes at `level + 1` they lead to, both (..., K) int64 with K = `max_children[level]`, in
+            rising order of the tokens; -1 where there is no further child.
         """
-        edges = self.edges[level]
-        alive = nodes >= 0
-        low = torch.searchsorted(edges, nodes.clamp(min=0) * self.stride)
-        high = torch.searchsorted(edges, (nodes.clamp(min=0) + 1) * self.stride)
-        count = torch.where(alive, high - low, 0)
-        row = torch.repeat_interleave(torch.arange(len(nodes), device=nodes.device), count)
-        child = torch.arange(len(row), device=nodes.device) + (low - (count.cumsum(0) - count))[row]
-        return row, edges[child] % self.stride, child
+        starts, tokens = self.child_starts[level], self.tokens[level]
+        begin, end = _take(starts, nodes.clamp(min=0)).long(), _take(starts, nodes + 1)  # a dead state: from 0 to 0
+        child = begin[..., None] + torch.arange(self.max_children[level], device=nodes.device)
+        legal = child < end[..., None]
+        token = _take(tokens, child.clamp(max=len(tokens) - 1))
+        return torch.where(legal, token, -1).long(), torch.where(legal, child, -1)
+
+    def step(self, nodes: torch.Tensor, tokens: torch.Tensor, level: int) -> torch.Tensor:
+        """
+        Nodes at `level + 1` that tokens lead to from nodes of a level (0..L-1), -1 where there is no such child.
+
+        Without waiting for the device, as [`allowed`].
+
+        Args:
+            nodes: (...,) int64 node numbers, -1 for dead states.
+            tokens: any integers of a shape that fits.
+        """
+        starts = self.child_starts[level]
+        begin, end = _take(starts, nodes.clamp(min=0)).long(), _take(starts, nodes + 1).long()
+        child, found = self._find(begin, end, tokens.long(), level)
+        return torch.where(found, child, -1)
+
+    def _find(self, begin, end, tokens: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """First nodes in the ranges [begin, end) of `level + 1` whose token is not smaller, and whether it is equal."""
+        sorted_tokens = self.tokens[level]
+        last = len(sorted_tokens) - 1
+        low, high = begin, end
+        for _ in range(self.max_children[level].bit_length()):
+            middle = (low + high) >> 1
+            smaller = (low < high) & (_take(sorted_tokens, middle.clamp(max=last)) < tokens)
+            low, high = torch.where(smaller, middle + 1, low), torch.where(smaller, high, middle)
+        return low, (low < end) & (_take(sorted_tokens, low.clamp(max=last)) == tokens)
 
     def walk(self, ids: torch.Tensor) -> torch.Tensor:
-        """Nodes (n,) that prefixes `ids` (n, l) lead to, at level l; -1 where no item begins so."""
-        node = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
+        """Nodes (n,) that prefixes `ids` (n, l), any integers, lead to, at level l; -1 where no item begins so."""
+        nodes = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
         for level in range(ids.shape[1]):
-            edges, token = self.edges[level], ids[:, level].long()
-            key = node * self.stride + token
-            child = torch.searchsorted(edges, key).clamp(max=len(edges) - 1)
-            known = (node >= 0) & (token < self.stride) & (token >= 0) & (edges[child] == key)
-            node = torch.where(known, child, -1)
-        return node
+            nodes = self.step(nodes, ids[:, level], level)
+        return nodes
 
     def items_below(self, nodes: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ranges [start, end) in `items` of what lies below nodes of a level, two (n,) tensors."""
-        starts = self.item_starts[level]
-        return starts[nodes], starts[nodes + 1]
+        """Ranges [start, end) in `items` of what lies below nodes of a level, two (...,) int64; empty where -1."""
+        start, end = nodes.clamp(min=0), nodes + 1
+        for starts in self.child_starts[level:]:
+            start, end = _take(starts, start), _take(starts, end)
+        return start.long(), end.long()
 
-    def token_ids(self) -> torch.Tensor:
-        """(items, L) token ids, in the order of `items`."""
-        columns = []
-        nodes = torch.repeat_interleave(torch.arange(len(self.edges[-1])), self.item_starts[-1].diff())
-        for edges in reversed(self.edges):
-            columns.append(edges[nodes] % self.stride)
-            nodes = edges[nodes] // self.stride
-        return torch.stack(columns[::-1], dim=1)
+    def level_tokens(self, level: int) -> torch.Tensor:
+        """(n,) int64, rising: the tokens with which some node at `level` (0..L-1) goes on. Found once and kept."""
+        if level not in self._level_tokens:
+            self._level_tokens[level] = self.tokens[level].unique().long()
+        return self._level_tokens[level]
+
+    # ---- items ----
+
+    def token_ids(self, places: torch.Tensor | None = None) -> torch.Tensor:
+        """(n, L) int64 token ids of the items at `places` (n,) in `items`, by default of all in their order."""
+        if places is None:
+            places = torch.arange(len(self), device=self.items.device)
+        ids = torch.empty(len(places), self.num_levels, dtype=torch.long, device=places.device)
+        nodes = places
+        for level in range(self.num_levels, 0, -1):
+            nodes = torch.searchsorted(self.child_starts[level], nodes.int(), right=True) - 1
+            ids[:, level - 1] = self.tokens[level - 1][nodes]
+        return ids
+
+    def places(self, rows, ids: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Where catalogue rows stand in `items`, (n,) int64, -1 for rows that are not in the trie.
+
+        Args:
+            rows: (n,) row numbers.
+            ids (*optional*): (n, L) their token ids, if the caller knows them: then only their leaves are read, instead
+                of all `items`.
+        """
+        if ids is None:
+            items = self.items.cpu().numpy()
+            found = self._places_of(rows)
+            found = np.append(found[items[found].argsort()], -1)  # by row, and one that stands for "not there"
+            at = np.searchsorted(items[found[:-1]], rows)
+            return torch.from_numpy(np.where(items[found[at]] == rows, found[at], -1)).to(self.items.device)
+        rows = torch.as_tensor(rows, device=ids.device)
+        start, end = self.items_below(self.walk(ids), self.num_levels)
+        count = end - start
+        line = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), count)
+        place = torch.arange(len(line), device=rows.device) + (start - (count.cumsum(0) - count))[line]
+        same = self.items[place] == rows[line]
+        places = torch.full_like(start, -1)
+        places[line[same]] = place[same]
+        return places
+
+    def _places_of(self, rows) -> np.ndarray:
+        """Rising places in `items` of those rows that are in the trie."""
+        return np.flatnonzero(np.isin(self.items.cpu().numpy(), np.asarray(rows)))
 
     def restrict(self, candidates) -> "ItemTrie":
         """
@@ -138,33 +215,216 @@ class ItemTrie:
         Raises:
             ValueError: if none of the items is left.
         """
-        keep = np.isin(self.items.cpu().numpy(), np.asarray(candidates))
-        if not keep.any():
+        places = self._places_of(candidates)
+        if not len(places):
             raise ValueError("The candidates leave no item to recommend: pass at least one item of the catalogue.")
-        rows = self.items.cpu().numpy()[keep]
-        place = np.arange(len(self.items))[keep]
-        return ItemTrie.from_token_ids(self.token_ids().cpu().numpy()[keep], rows, popularity=-place).to(
-            self.items.device
-        )
+        trie = self.to("cpu")
+        tokens, child_starts = [], []
+        kept = places  # of the level below, in rising order
+        for level in range(self.num_levels, -1, -1):
+            node = np.searchsorted(trie.child_starts[level].numpy(), kept.astype(np.int32), side="right") - 1
+            starts = np.flatnonzero(np.append(True, node[1:] != node[:-1]))
+            child_starts.append(_ended(starts, len(kept)))
+            kept = node[starts]
+            if level > 0:
+                tokens.append(trie.tokens[level - 1][torch.from_numpy(kept)])
+        return ItemTrie(tokens[::-1], child_starts[::-1], trie.items[torch.from_numpy(places)]).to(self.items.device)
+
+    def insert(self, ids, rows) -> "ItemTrie":
+        """
+        The trie with further items; in a leaf they stand after those already there, in the order given.
+
+        What changes is merged in, nothing is sorted anew; arrays that stay the same are shared with this trie.
+
+        Args:
+            ids: (n, L) token ids of the new items.
+            rows: (n,) their row numbers.
+
+        Raises:
+            ValueError: for ids of another number of levels, or a row that is in the trie or stands twice.
+        """
+        if not len(ids):
+            return self
+        ids = _token_table(ids)
+        if ids.shape[1] != self.num_levels:
+            raise ValueError(f"New items have {ids.shape[1]} token ids, those of the trie {self.num_levels}.")
+        rows = _row_numbers(rows, len(ids))
+        unique, count = np.unique(rows, return_counts=True)
+        known = self._places_of(rows)
+        if len(known) or (count > 1).any():
+            row = self.items[known[0]].item() if len(known) else unique[count > 1][0]
+            raise ValueError(f"Row {row} is already in the trie, or given twice: each item needs a row of its own.")
+        if len(self) + len(rows) >= LIMIT:
+            raise ValueError(
+                f"The trie would hold {len(self) + len(rows)} items, more than its int32 arrays can number."
+            )
+
+        trie, new = self.to("cpu"), ItemTrie.from_token_ids(ids)
+        tokens, child_starts = list(trie.tokens), list(trie.child_starts)
+        # Each new node is the old node `at`, where `found`, and otherwise goes in front of it.
+        at, found = np.zeros(1, dtype=np.int64), np.ones(1, dtype=bool)
+        for level in range(self.num_levels + 1):
+            starts = trie.child_starts[level].numpy()
+            parent = np.repeat(np.arange(len(at)), np.diff(new.child_starts[level].numpy()))
+            begin, end = starts[at], starts[at + found]  # of the children; a node that is not there has none yet
+            if level < self.num_levels:
+                low, high = (torch.from_numpy(bound[parent]).long() for bound in (begin, end))
+                child, child_found = (t.numpy() for t in trie._find(low, high, new.tokens[level], level))
+                added = ~child_found
+                if added.any():
+                    more = new.tokens[level].numpy()[added]
+                    tokens[level] = torch.from_numpy(np.insert(trie.tokens[level].numpy(), child[added], more))
+            else:
+                child, child_found = end[parent], np.zeros(len(new), dtype=bool)
+                added = ~child_found
+                items = torch.from_numpy(np.insert(trie.items.numpy(), child, rows[new.items.numpy()]))
+            if added.any():
+                merged = np.insert(starts, at[~found], begin[~found])
+                node = at + np.cumsum(~found) - ~found  # numbers of the new nodes in the merged level
+                count = np.bincount(parent[added], minlength=len(at))
+                child_starts[level] = torch.from_numpy(_shifted(merged, node, count))
+            at, found = child, child_found
+        return trie._changed(tokens, child_starts, items).to(self.items.device)
+
+    def remove(self, rows) -> "ItemTrie":
+        """
+        The trie without some of its items, merged as in [`insert`].
+
+        Args:
+            rows: row numbers of the items to remove.
+
+        Raises:
+            ValueError: for a row that is not in the trie, or if no item is left.
+        """
+        rows = np.unique(rows)
+        gone = self._places_of(rows)
+        if len(gone) < len(rows):
+            missing = rows[~np.isin(rows, self.items.cpu().numpy()[gone])][0]
+            raise ValueError(f"Row {missing} is not in the trie: remove only what it holds.")
+        if len(gone) == len(self):
+            raise ValueError("Removing all items leaves an empty trie: keep at least one.")
+        if not len(gone):
+            return self
+        trie = self.to("cpu")
+        tokens, child_starts = list(trie.tokens), list(trie.child_starts)
+        items = torch.from_numpy(np.delete(trie.items.numpy(), gone))
+        for level in range(self.num_levels, -1, -1):
+            starts = trie.child_starts[level].numpy()
+            parents, fewer = np.unique(
+                np.searchsorted(starts, gone.astype(np.int32), side="right") - 1, return_counts=True
+            )
+            left = _shifted(starts, parents, -fewer)
+            gone = parents[starts[parents + 1] - starts[parents] == fewer]
+            child_starts[level] = torch.from_numpy(np.delete(left, gone))
+            if not len(gone):  # all parents keep a child: the levels above stay
+                break
+            tokens[level - 1] = torch.from_numpy(np.delete(trie.tokens[level - 1].numpy(), gone))
+        return trie._changed(tokens, child_starts, items).to(self.items.device)
+
+    def _changed(self, tokens, child_starts, items: torch.Tensor) -> "ItemTrie":
+        """The trie of these arrays, of which some are this trie's own."""
+        max_children = [
+            most if starts is own else _most_children(starts)
+            for most, own, starts in zip(self.max_children, self.child_starts, child_starts, strict=True)
+        ]
+        return ItemTrie(tokens, child_starts, items, max_children)
+
+    # ---- files ----
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The arrays by name, for safetensors."""
-        tensors = {"items": self.items, "stride": torch.tensor([self.stride])}
-        for level, starts in enumerate(self.item_starts):
-            tensors[f"item_starts.{level}"] = starts
-        for level, edges in enumerate(self.edges, start=1):
-            tensors[f"edges.{level}"] = edges
+        tensors = {"items": self.items, "max_children": torch.tensor(self.max_children)}
+        for level, tokens in enumerate(self.tokens, start=1):
+            tensors[f"tokens.{level}"] = tokens
+        for level, starts in enumerate(self.child_starts):
+            tensors[f"child_starts.{level}"] = starts
         return tensors
 
     @classmethod
     def from_state_dict(cls, tensors: dict[str, torch.Tensor]) -> "ItemTrie":
-        levels = sum(name.startswith("edges.") for name in tensors)
-        return cls(
-            [tensors[f"edges.{level}"] for level in range(1, levels + 1)],
-            [tensors[f"item_starts.{level}"] for level in range(levels + 1)],
-            tensors["items"],
-            int(tensors["stride"]),
+        """
+        The trie of [`state_dict`]. Its arrays are used as they are: those of a mapped file stay on disk until read.
+
+        Raises:
+            ValueError: if arrays are missing or do not belong together.
+        """
+        levels = sum(name.startswith("tokens.") for name in tensors)
+        names = {"items", "max_children", "child_starts.0"}
+        names |= {f"{kind}.{level}" for kind in ("tokens", "child_starts") for level in range(1, levels + 1)}
+        if levels == 0 or set(tensors) != names:
+            raise ValueError(
+                f"No item trie of this version: it holds {', '.join(sorted(tensors))}. Build the trie anew from the "
+                f"catalogue and save it again."
+            )
+        tokens = [tensors[f"tokens.{level}"] for level in range(1, levels + 1)]
+        child_starts = [tensors[f"child_starts.{level}"] for level in range(levels + 1)]
+        items, max_children = tensors["items"], tensors["max_children"].tolist()
+        nodes = [1, *(len(array) for array in tokens), len(items)]
+        for level, starts in enumerate(child_starts):
+            if len(starts) != nodes[level] + 1 or starts[-1] != nodes[level + 1] or len(max_children) != levels + 1:
+                raise ValueError(
+                    f"The item trie's arrays of level {level} do not belong together: build the trie anew from the "
+                    f"catalogue and save it again."
+                )
+        return cls(tokens, child_starts, items, max_children)
+
+
+def _token_table(ids) -> np.ndarray:
+    """Token ids as an array (items, L) of integers that fit int32; a ValueError says what is wrong with them."""
+    ids = np.asarray(ids)
+    if ids.ndim != 2 or ids.shape[0] == 0 or ids.shape[1] == 0:
+        raise ValueError(
+            f"The catalogue is empty: token ids of shape {ids.shape}, expected (items, codes), at least one of each."
         )
+    if not np.issubdtype(ids.dtype, np.integer) or ids.min() < 0 or ids.max() >= LIMIT:
+        raise ValueError("Token ids of items must be integers, 0 or more and below 2**31.")
+    if len(ids) >= LIMIT:
+        raise ValueError(f"The catalogue has {len(ids)} items, more than the trie's int32 arrays can number.")
+    return ids
+
+
+def _row_numbers(rows, count: int) -> np.ndarray:
+    rows = np.asarray(rows)
+    if rows.shape != (count,) or rows.min() < 0 or rows.max() >= LIMIT:
+        raise ValueError(f"Rows of shape {rows.shape} for {count} items: give one number from 0 to 2**31 - 1 per item.")
+    return rows.astype(np.int32)
+
+
+def _packed_keys(ids: np.ndarray) -> list[np.ndarray]:
+    """Keys (items,) that sort as the lines of `ids` do, the first one first: in each as many levels as fit 64 bits."""
+    keys: list[np.ndarray] = []
+    room = 0  # the numbers that a key can still tell apart
+    for column in ids.T:
+        low = column.min()
+        span = int(column.max()) - int(low) + 1
+        if span > room:
+            keys.append(np.zeros(len(ids), dtype=np.uint64))
+            room = 2**64
+        keys[-1] *= np.uint64(span)
+        keys[-1] += (column - low).astype(np.uint64)
+        room //= span
+    return keys
+
+
+def _take(array: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """`array[index]`, several times faster on the CPU, where indexing starts all threads even for a few elements."""
+    return array.index_select(0, index.flatten()).view(index.shape)
+
+
+def _ended(starts: np.ndarray, end: int) -> torch.Tensor:
+    """The starts of contiguous ranges with the end of the last one, int32."""
+    return torch.from_numpy(np.append(starts, end).astype(np.int32))
+
+
+def _shifted(starts: np.ndarray, nodes: np.ndarray, more: np.ndarray) -> np.ndarray:
+    """`child_starts` after `nodes` were given `more` children each (fewer, if negative)."""
+    shift = np.zeros(len(starts), dtype=np.int32)
+    shift[nodes + 1] = more
+    return starts + np.cumsum(shift, dtype=np.int32)
+
+
+def _most_children(starts: torch.Tensor) -> int:
+    return int(np.diff(starts.numpy()).max())
 
 
 class TrieLogitsProcessor(LogitsProcessor):
@@ -187,25 +447,38 @@ class TrieLogitsProcessor(LogitsProcessor):
         self.answer_token_id = answer_token_id
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        trie = self.trie.to(input_ids.device)
-        from_end = (input_ids == self.answer_token_id).flip(-1)
-        if not from_end.any(-1).all():
+        self.trie = self.trie.to(input_ids.device)
+        tail = input_ids[:, -(self.trie.num_levels + 1) :]  # a row with its answer token further left is finished
+        width = tail.shape[1]
+        place = torch.arange(1, width + 1, device=tail.device)
+        last = ((tail == self.answer_token_id) * place).amax(-1)  # (rows,) counted from 1, 0 where there is none
+        lowest, highest = torch.stack(last.aminmax()).tolist()
+        if lowest == 0 and not (input_ids == self.answer_token_id).any(-1).all():
             raise ValueError(
                 f"A row holds no answer token ({self.answer_token_id}): end each prompt with it, as GenRecProcessor "
                 f"does."
             )
-        written = from_end.int().argmax(-1)  # (rows,) number of codes after the answer token
-        masked = torch.full_like(scores, -torch.inf)
+        if lowest == highest:  # in `generate` all rows have written as many codes
+            return self._masked(input_ids, scores, width - highest)
+        written = width - last
+        masked = torch.empty_like(scores)
         for level in written.unique().tolist():
             at = (written == level).nonzero().squeeze(-1)
-            if level >= trie.num_levels:
-                masked[at] = scores[at]
-                continue
-            nodes = trie.walk(input_ids[at, input_ids.shape[1] - level :])
-            row, token, _ = trie.allowed(nodes, level)
-            masked[at[row], token] = scores[at[row], token]
-            # A row that left the catalogue (a beam that was never alive) keeps its scores: all -inf is not a
-            # distribution.
-            dead = at[nodes < 0]
+            masked[at] = self._masked(input_ids[at], scores[at], level)
+        return masked
+
+    def _masked(self, input_ids: torch.Tensor, scores: torch.Tensor, level: int) -> torch.Tensor:
+        """The scores (rows, V) of rows that have all written `level` codes."""
+        if level >= self.trie.num_levels:
+            return scores
+        nodes = self.trie.walk(input_ids[:, input_ids.shape[1] - level :])
+        tokens, _ = self.trie.allowed(nodes if level > 0 else nodes[:1], level)  # all rows share the root
+        tokens = torch.where(tokens < 0, tokens[:, :1].clamp(min=0), tokens)  # pads repeat the first legal token
+        tokens = tokens.expand(len(scores), -1)
+        masked = torch.full_like(scores, -torch.inf)
+        masked.scatter_(1, tokens, scores.gather(1, tokens))
+        # A row that left the catalogue (a beam that was never alive) keeps its scores: all -inf is not a distribution.
+        dead = nodes < 0
+        if dead.any():
             masked[dead] = scores[dead]
         return masked

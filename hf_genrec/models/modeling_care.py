@@ -17,7 +17,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
 
-from .care_beams import CareBeams, extend_beams, start_beams
+from .care_beams import CareBeamDecoder
 from .care_layers import CareAttention, CareMLP
 from .care_layout import QUERY, CareLayout, attention_allowed, care_layout, split_blocks
 from .care_packing import PackedMask, pack_layout, packed_mask
@@ -128,7 +128,9 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
         embeddings = nn.functional.dropout(embeddings, config.hidden_dropout, self.training)
 
         if packed:
-            mask: PackedMask | torch.Tensor = packed_mask(layout, num_history, config.num_queries, config.progressive, config.code_sees_itself)
+            mask: PackedMask | torch.Tensor = packed_mask(
+                layout, num_history, config.num_queries, config.progressive, config.code_sees_itself
+            )
         else:
             allowed = attention_allowed(layout, config.progressive, config.code_sees_itself, past_slots)
             if past_key_values is not None:  # a static cache has columns that are not filled yet
@@ -177,6 +179,7 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+    beam_decoder_class = CareBeamDecoder
 
     def __init__(self, config: CareConfig):
         super().__init__(config)
@@ -321,14 +324,6 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
         outputs.past_key_values.batch_select_indices(copy_of)
         outputs.logits = outputs.logits[copy_of]
         return outputs
-
-    def start_beams(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[CareBeams, torch.Tensor]:
-        """Encode prompts for a beam search: the state, and the logits (B, 1, vocab_size) of the first code."""
-        return start_beams(self, input_ids, attention_mask)
-
-    def extend_beams(self, beams: CareBeams, codes: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
-        """Append a code to each beam; the logits (B, W, vocab_size) of the next (see `care_beams`)."""
-        return extend_beams(self, beams, codes, parents)
 
     @classmethod
     def from_qwen2(cls, pretrained_model_name_or_path, vocab_size: int, **care_fields) -> "CareForCausalLM":

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.utils import cached_file, logging
 
+from .beam_search import constrained_beam_search
 from .item_trie import ItemTrie, TrieLogitsProcessor
 
 logger = logging.get_logger(__name__)
@@ -99,6 +100,11 @@ class GenRecProcessor(ProcessorMixin):
             ValueError: for an empty catalogue, an id that stands twice, lengths that differ, or a code outside its
             codebook.
         """
+        self._check_and_attach(item_ids, codes, titles, popularity)
+        self.trie = ItemTrie.from_token_ids(self.token_ids, popularity=self.popularity)
+        return self
+
+    def _check_and_attach(self, item_ids: Sequence[str], codes, titles: Sequence[str] | None, popularity):
         codes = np.asarray(codes, dtype=np.int64)
         if not len(item_ids):
             raise ValueError("The catalogue is empty: give at least one item.")
@@ -124,8 +130,6 @@ class GenRecProcessor(ProcessorMixin):
             np.zeros(len(codes), dtype=np.int64) if popularity is None else np.asarray(popularity, dtype=np.int64)
         )
         self._attach(list(item_ids), None if titles is None else list(titles), codes, popularity)
-        self.trie = ItemTrie.from_token_ids(self.token_ids, popularity=popularity)
-        return self
 
     def _attach(self, item_ids: list[str], titles: list[str] | None, codes: np.ndarray, popularity: np.ndarray):
         self.item_ids, self.titles, self.codes, self.popularity = item_ids, titles, codes, popularity
@@ -144,12 +148,16 @@ class GenRecProcessor(ProcessorMixin):
         all_titles = None
         if self.titles is not None or titles is not None:
             all_titles = [*(self.titles or self.item_ids), *(titles or item_ids)]
-        return self.set_catalogue(
+        before = len(self.item_ids)
+        self._check_and_attach(
             [*self.item_ids, *item_ids],
             np.concatenate([self.codes, np.asarray(codes, dtype=np.int64).reshape(-1, self.num_levels)]),
             all_titles,
             np.concatenate([self.popularity, np.zeros(len(item_ids), dtype=np.int64)]),
         )
+        # Popularity 0 and the largest rows: last in their leaves, where `insert` puts them.
+        self.trie = self.trie.insert(self.token_ids[before:], np.arange(before, len(self.item_ids)))
+        return self
 
     def _require_catalogue(self):
         if not hasattr(self, "item_ids"):
@@ -247,11 +255,21 @@ class GenRecProcessor(ProcessorMixin):
         Raises:
             ValueError: for an unknown or no candidate.
         """
+        return TrieLogitsProcessor(self._restricted_trie(candidates), self.answer_token_id)
+
+    def _restricted_trie(self, candidates: Sequence[str] | None) -> ItemTrie:
         self._require_catalogue()
-        trie = self.trie
-        if candidates is not None:
-            trie = trie.restrict(self.rows(candidates, where="candidates"))
-        return TrieLogitsProcessor(trie, self.answer_token_id)
+        return self.trie if candidates is None else self.trie.restrict(self.rows(candidates, where="candidates"))
+
+    def constrained_beam_search(self, candidates: Sequence[str] | None = None) -> Callable:
+        """
+        The fast form of the same constraint, `model.generate(**inputs, custom_generate=...)`: beam search that encodes
+        each prompt once and considers legal codes only.
+
+        Raises:
+            ValueError: for an unknown or no candidate.
+        """
+        return constrained_beam_search(self._restricted_trie(candidates))
 
     def batch_decode_items(self, sequences: torch.Tensor) -> list[str | None]:
         """
@@ -266,7 +284,7 @@ class GenRecProcessor(ProcessorMixin):
         complete = is_answer.any(-1) & (columns[:, -1] < sequences.shape[1])
         codes = sequences.gather(1, columns.clamp(max=sequences.shape[1] - 1))
         leaves = self.trie.walk(codes).masked_fill(~complete, -1)
-        rows = self.trie.items[self.trie.item_starts[-1][leaves.clamp(min=0)]]
+        rows = self.trie.items[self.trie.child_starts[-1][leaves.clamp(min=0)]]
         return [
             self.item_ids[row] if leaf >= 0 else None for leaf, row in zip(leaves.tolist(), rows.tolist(), strict=True)
         ]

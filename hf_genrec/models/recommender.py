@@ -13,6 +13,7 @@ from transformers.utils import cached_file
 from .beam_search import beam_search, score_leaves
 from .item_trie import ItemTrie
 from .processing_genrec import CATALOGUE_FILE, GenRecProcessor
+from .user_cache import UserCache
 
 HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
@@ -37,6 +38,8 @@ class GenerativeRecommenderMixin(PreTrainedModel):
         unknown: str = "raise",
         num_beams: int | None = None,
         batch_size: int = 64,
+        normalize: str = "vocabulary",
+        user_cache: UserCache | None = None,
     ):
         """
         The k items most likely to come next, by beam search over the catalogue.
@@ -49,6 +52,9 @@ class GenerativeRecommenderMixin(PreTrainedModel):
             unknown: `"raise"`, or `"skip"` to leave ids out of a history that are not in the catalogue.
             num_beams (*optional*): defaults to `max(2 * k, 20)`.
             batch_size: histories decoded at a time.
+            normalize: what a code's probability is relative to: the full `"vocabulary"`, or the codes of its `"level"`.
+            user_cache (*optional*): keeps encoded histories between calls: a user who comes back with some items more
+                costs only these.
 
         Returns:
             `(item_ids, scores)`, best first; lists of lists for a batch. A score is the sum of the L log-probabilities
@@ -61,7 +67,14 @@ class GenerativeRecommenderMixin(PreTrainedModel):
         batch, single = processor.as_batch(histories)
         allowed = None if candidates is None else processor.rows(candidates, where="candidates")
         rows, scores = self.recommend_rows(
-            [processor.rows(history, unknown) for history in batch], k, exclude_seen, allowed, num_beams, batch_size
+            [processor.rows(history, unknown) for history in batch],
+            k,
+            exclude_seen,
+            allowed,
+            num_beams,
+            batch_size,
+            normalize,
+            user_cache,
         )
         found = (rows >= 0).sum(-1).tolist()
         item_ids = [[processor.item_ids[row] for row in line[:n]] for line, n in zip(rows.tolist(), found, strict=True)]
@@ -76,6 +89,8 @@ class GenerativeRecommenderMixin(PreTrainedModel):
         candidates: np.ndarray | None = None,
         num_beams: int | None = None,
         batch_size: int = 64,
+        normalize: str = "vocabulary",
+        user_cache: UserCache | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """
         [`recommend`] in catalogue rows instead of item ids.
@@ -90,25 +105,32 @@ class GenerativeRecommenderMixin(PreTrainedModel):
         trie = processor.trie if candidates is None else processor.trie.restrict(candidates)
         was_training = self.training
         self.eval()
+        rows = np.full((len(histories), k), -1, dtype=np.int64)
+        scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
+        batches = [
+            np.arange(start, min(start + batch_size, len(histories))) for start in range(0, len(histories), batch_size)
+        ]
         try:
-            parts = [
-                self._recommend_batch(
-                    histories[start : start + batch_size], k, exclude_seen, trie.to(self.device), num_beams
-                )
-                for start in range(0, len(histories), batch_size)
-            ]
+            for batch in batches:
+                prompts = processor.prompts([histories[int(i)] for i in batch])
+                known = np.zeros(len(batch), dtype=bool)
+                if user_cache is not None:
+                    known = np.array(user_cache.known(**prompts, num_levels=processor.num_levels)) > 0
+                # Known histories have little left to encode: apart from the others, they are not padded to them.
+                for part in filter(len, (np.flatnonzero(known), np.flatnonzero(~known))):
+                    inputs = {name: tensor[part].to(self.device) for name, tensor in prompts.items()}
+                    seen = [histories[int(i)] for i in batch[part]] if exclude_seen else None
+                    found = self._recommend_batch(inputs, k, seen, trie, num_beams, normalize, user_cache)
+                    rows[batch[part]], scores[batch[part]] = (tensor.cpu().numpy() for tensor in found)
         finally:
             self.train(was_training)
-        if not parts:
-            return np.empty((0, k), dtype=np.int64), np.empty((0, k), dtype=np.float32)
-        rows, scores = (torch.cat(tensors).cpu().numpy() for tensors in zip(*parts, strict=True))
         return rows, scores
 
-    def _recommend_batch(self, histories, k: int, exclude_seen: bool, trie: ItemTrie, num_beams: int):
-        prompts = self._require_processor().prompts(histories)
-        inputs = {name: tensor.to(self.device) for name, tensor in prompts.items()}
-        excluded = _item_keys(trie, histories).to(self.device) if exclude_seen else None
-        leaves, leaf_scores = beam_search(self, inputs, trie, num_beams, excluded)
+    def _recommend_batch(self, inputs, k: int, seen, trie: ItemTrie, num_beams: int, normalize: str, user_cache):
+        trie = trie.to(self.device)
+        num_users = len(inputs["input_ids"])
+        excluded = None if seen is None else self._item_keys(trie, seen)
+        leaves, leaf_scores = beam_search(self, inputs, trie, num_beams, excluded, normalize, user_cache)
 
         # A leaf holds one item, or several that share their codes.
         start, end = trie.items_below(leaves.clamp(min=0), trie.num_levels)
@@ -120,14 +142,23 @@ class GenerativeRecommenderMixin(PreTrainedModel):
         if excluded is not None:
             keep = ~torch.isin(user * len(trie) + place, excluded)
             leaf, place, user = leaf[keep], place[keep], user[keep]
-        per_user = torch.bincount(user, minlength=len(histories))
+        per_user = torch.bincount(user, minlength=num_users)
         rank = torch.arange(len(user), device=user.device) - (per_user.cumsum(0) - per_user)[user]
         top = rank < k
-        rows = torch.full((len(histories), k), -1, device=user.device)
-        scores = torch.full((len(histories), k), -torch.inf, device=user.device)
-        rows[user[top], rank[top]] = trie.items[place[top]]
+        rows = torch.full((num_users, k), -1, device=user.device)
+        scores = torch.full((num_users, k), -torch.inf, device=user.device)
+        rows[user[top], rank[top]] = trie.items[place[top]].long()
         scores[user[top], rank[top]] = leaf_scores.flatten()[leaf[top]]
         return rows, scores
+
+    def _item_keys(self, trie: ItemTrie, histories: Sequence[np.ndarray]) -> torch.Tensor:
+        """Sorted keys `user * len(trie) + place in trie.items` of the items in each history."""
+        users = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+        seen = np.concatenate([np.empty(0, dtype=np.int64), *histories])
+        ids = torch.from_numpy(self._require_processor().token_ids[seen]).to(trie.items.device)
+        places = trie.places(seen, ids)
+        keys = torch.from_numpy(users).to(places.device) * len(trie) + places
+        return keys[places >= 0].unique()
 
     def score_items(
         self,
@@ -213,15 +244,3 @@ class GenerativeRecommenderMixin(PreTrainedModel):
             self.push_to_hub(
                 hub_kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **hub_kwargs
             )
-
-
-def _item_keys(trie: ItemTrie, histories: Sequence[np.ndarray]) -> torch.Tensor:
-    """Sorted keys `user * len(trie) + place in trie.items` of the items in each history."""
-    rows = trie.items.cpu().numpy()
-    by_row = np.argsort(rows)
-    users = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
-    seen = np.concatenate([np.empty(0, dtype=np.int64), *histories])
-    at = np.searchsorted(rows[by_row], seen).clip(max=len(rows) - 1)
-    place = by_row[at]
-    known = rows[place] == seen
-    return torch.from_numpy(np.unique(users[known] * len(trie) + place[known]))
