@@ -4,8 +4,10 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= runs/care-ml-100k
 CONFIG ?= care/ml-100k
+# folder with the sequences.txt of Amazon-2014 Beauty, whose lengths the training benchmark takes
+DATA ?= data/amazon2014_beauty
 
-.PHONY: quickstart test test-slow lint
+.PHONY: quickstart test test-slow lint bench
 
 # MovieLens 100K -> semantic IDs -> CARE -> figures -> ten titles, and the saved model opened by a stranger
 quickstart: $(VENV)/.train
@@ -23,6 +25,15 @@ test: $(VENV)/.test
 # what needs more than a few seconds, or data that is not shipped
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
+
+# side by side with what others do; an otherwise idle machine, and about an hour
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.generation
+	$(BIN)/python -m benchmarks.masking
+	$(BIN)/python -m benchmarks.packing --data $(DATA)
+	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.item_trie
+	$(BIN)/python -m benchmarks.residual_kmeans
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .

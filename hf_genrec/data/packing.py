@@ -14,16 +14,16 @@ class PackedExamples(Dataset):
     The targets of `NextItemExamples`, each with the same prefix, in rows of about `row_tokens` tokens.
 
     A *segment* is a run of a user's items with the place of its first target: every item from there on is a target
-    after the items before it. The targets whose whole prefix has at most `max_history` items share one segment; each
-    later one has a segment of its own, since its oldest history items are cut off, and within a shared row they would
-    still have been read by the items it keeps.
+    after the items before it. The targets whose whole prefix has at most `max_history` items share one segment, or as
+    few as fit into rows; each later one has a segment of its own, since its oldest history items are cut off, and
+    within a shared row they would still have been read by the items it keeps.
 
     Which segments share a row depends on `seed` alone; rows never see each other, whatever their order.
 
     Args:
         sequences, targets, max_history: see `NextItemExamples`.
         num_levels: L, codes per item.
-        row_tokens: the tokens (codes and answer tokens) of a row are at most these, unless one segment alone has more.
+        row_tokens: the most tokens (codes and answer tokens) of a row; rows that hold a single target may need more.
 
     Attributes:
         lengths (`np.ndarray`): (rows,) tokens of each row.
@@ -46,19 +46,18 @@ class PackedExamples(Dataset):
         self.sequences = sequences
         self.num_targets = len(users)
 
+        # Segments as columns: user, first item, first target, end.
         shared = positions <= max_history
-        first_of_user = np.append(True, users[1:] != users[:-1]) & shared
-        # A segment ends with its last target: the user's last shared one, or the later target itself.
-        last_of_shared = shared & np.append((users[1:] != users[:-1]) | ~shared[1:], True)
-        self.users = np.concatenate([users[first_of_user], users[~shared]])
-        self.starts = np.concatenate([np.zeros(first_of_user.sum(), dtype=np.int64), positions[~shared] - max_history])
-        self.first_targets = np.concatenate([positions[first_of_user], positions[~shared]])
-        self.ends = np.concatenate([positions[last_of_shared], positions[~shared]]) + 1
-
-        history_items = self.ends - self.starts - 1
-        segment_tokens = history_items * num_levels + (self.ends - self.first_targets) * (num_levels + 1)
-        self.rows = _fill_rows(segment_tokens, row_tokens, seed)
-        self.lengths = np.array([segment_tokens[row].sum() for row in self.rows])
+        last_of_user = np.append(users[1:] != users[:-1], True)
+        opens = shared & np.append(True, last_of_user[:-1])
+        closes = shared & (last_of_user | ~np.append(shared[1:], True))
+        late = np.stack([users, positions - max_history, positions, positions + 1])[:, ~shared]
+        whole = np.stack([users[opens], np.zeros(opens.sum(), dtype=np.int64), positions[opens], positions[closes] + 1])
+        segments = np.concatenate([_cut(whole, num_levels, row_tokens), late], axis=1)
+        self.users, self.starts, self.first_targets, self.ends = segments
+        tokens = _tokens(segments, num_levels)
+        self.rows = _fill_rows(tokens, row_tokens, seed)
+        self.lengths = np.array([tokens[row].sum() for row in self.rows])
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,6 +69,25 @@ class PackedExamples(Dataset):
             items = self.sequences[self.users[i]][self.starts[i] : self.ends[i]]
             segments.append((items, int(self.first_targets[i] - self.starts[i])))
         return {"segments": segments}
+
+
+def _tokens(segments: np.ndarray, num_levels: int) -> np.ndarray:
+    """Tokens of each segment: its items but the last as history, and a block per target."""
+    _, start, first_target, end = segments
+    return (end - start - 1) * num_levels + (end - first_target) * (num_levels + 1)
+
+
+def _cut(segments: np.ndarray, num_levels: int, row_tokens: int) -> np.ndarray:
+    """Segments of at most `row_tokens` tokens, if they have more than one target: what is cut off begins a new one."""
+    done = [np.empty((4, 0), dtype=np.int64)]
+    while segments.size:
+        user, start, first_target, end = segments
+        # The largest end with (end - start - 1) L + (end - first_target) (L + 1) <= row_tokens.
+        room = row_tokens + (start + 1) * num_levels + first_target * (num_levels + 1)
+        cut = np.minimum(end, np.maximum(room // (2 * num_levels + 1), first_target + 1))
+        done.append(np.stack([user, start, first_target, cut]))
+        segments = np.stack([user, start, cut, end])[:, cut < end]
+    return np.concatenate(done, axis=1)
 
 
 def _fill_rows(sizes: np.ndarray, capacity: int, seed: int) -> list[list[int]]:

@@ -1,5 +1,6 @@
 """Residual k-means item tokenizer: an item vector becomes one code per level, coarse to fine."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,8 @@ from transformers.utils import ModelOutput
 
 from .configuration_residual_kmeans import ResidualKMeansConfig
 
-# Numbers of the largest array that nearest_centroid holds at a time (float64: 128 MB)
-MAX_NUMBERS = 2**24
+# Numbers of the largest array that is made of a chunk of vectors (float32: 8 MB)
+MAX_NUMBERS = 2**21
 
 
 @dataclass
@@ -26,24 +27,49 @@ class ResidualKMeansOutput(ModelOutput):
     reconstruction: torch.Tensor | None = None
 
 
-def nearest_centroid(residuals: torch.Tensor, codebook: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The nearest row of `codebook` (K, D) for each row of `residuals` (N, D); ties go to the lower code.
+def nearest_centroid(vectors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
+    """The nearest row of `codebook` (K, D) for each row of `vectors` (N, D), both float32; ties go to the lower code.
 
-    Distances are computed pair by pair in float64, not by a matrix product, so the code of an item does not depend on
-    which items it is encoded with.
+    The codes are those of distances computed pair by pair in float64, so the code of an item depends neither on which
+    items it is encoded with nor on the number of threads. The rounding of a float32 matrix product does; it only rules
+    out the centroids that its rounding error cannot make the nearest, and what is left is compared pair by pair.
 
     Returns:
-        (codes (N,) int64, Euclidean distances (N,) float64)
+        (N,) int64
     """
-    codebook = codebook.double()
     rows = max(1, MAX_NUMBERS // max(codebook.shape))
-    codes, distances = [], []
-    for chunk in residuals.split(rows):
-        pairwise = torch.cdist(chunk.double(), codebook, compute_mode="donot_use_mm_for_euclid_dist")  # (rows, K)
-        code = pairwise.argmin(dim=1)  # the first of equal minima
-        codes.append(code)
-        distances.append(pairwise.gather(1, code[:, None])[:, 0])
-    return torch.cat(codes), torch.cat(distances)
+    chunks = [_nearest_of_chunk(vectors[start : start + rows], codebook) for start in range(0, len(vectors), rows)]
+    return np.concatenate([np.zeros(0, dtype=np.int64), *chunks])
+
+
+def _nearest_of_chunk(vectors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(codebook.astype(np.float64), axis=1)
+    rounding = np.finfo(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity and NaN rule nothing out
+        # numpy's product, as torch's may be set to less than float32. Half the squared distance less |x|^2/2: (rows, K)
+        scores = (np.square(norms) / 2).astype(np.float32) - vectors @ codebook.T
+        # A dot product over D is off by at most about D * eps/2 * |x| |c|, in whichever order it is added up, and D
+        # underflows; this is twice the error of the difference of two scores, so it covers the float64 rounding too.
+        scale = np.square(np.linalg.norm(vectors, axis=1) + norms.max())
+        margin = ((codebook.shape[1] + 8) * (rounding.eps * scale + rounding.tiny)).astype(np.float32)
+        codes = scores.argmin(axis=1)
+        limit = scores[np.arange(len(codes)), codes] + margin
+        scores[np.arange(len(codes)), codes] = np.inf
+        unsure = np.flatnonzero(~(scores.min(axis=1) > limit))
+        near = ~(scores[unsure] > limit[unsure, None])
+    near[np.arange(len(unsure)), codes[unsure]] = True
+    row, code = near.nonzero()
+    apart = vectors[unsure[row]].astype(np.float64) - codebook[code]
+    distances = np.full(near.shape, np.inf)
+    distances[row, code] = np.einsum("nd,nd->n", apart, apart)  # adds up each row alike, however many there are
+    codes[unsure] = distances.argmin(axis=1)  # the first of equal minima
+    return codes
+
+
+def _as_array(vectors: torch.Tensor | np.ndarray) -> np.ndarray:
+    if isinstance(vectors, torch.Tensor):
+        vectors = vectors.detach().cpu().float().numpy()
+    return np.asarray(vectors, dtype=np.float32)
 
 
 class ResidualKMeansTokenizer(PreTrainedModel):
@@ -56,6 +82,7 @@ class ResidualKMeansTokenizer(PreTrainedModel):
     ```python
     tokenizer = AutoModel.from_pretrained(folder, trust_remote_code=True)
     codes = tokenizer.encode(tokenizer.join(text=embedding, collaborative=None))  # (N, L)
+    codes = tokenizer.encode_parts(text=np.load("embeddings.npy", mmap_mode="r"))  # the same, read chunk by chunk
     ```
 
     With the collision policy `extra_code` the catalogue's ids have one level more than this quantizer.
@@ -119,48 +146,67 @@ class ResidualKMeansTokenizer(PreTrainedModel):
         Raises:
             ValueError: an unknown part, a wrong length, different numbers of rows, or no part at all.
         """
-        joined = self.side_by_side(**parts)
+        joined = self.part_mean.new_empty(self._number_of_rows(parts), self.config.vector_dim)
+        start = 0
+        for chunk in self.chunks(**parts):
+            vectors = self._project(self.side_by_side(**chunk))
+            joined[start : start + len(vectors)] = vectors
+            start += len(vectors)
+        return joined
+
+    def _project(self, side_by_side: torch.Tensor) -> torch.Tensor:
         if self.config.projection_dim is None:
-            return joined
+            return side_by_side
         # In float64, so that an item's vector does not depend on which items it is joined with.
-        return (joined.double() @ self._fitted("projection").double()).float()
+        return (side_by_side.double() @ self._fitted("projection").double()).float()
+
+    def chunks(self, **parts: torch.Tensor | np.ndarray | None) -> Iterator[dict[str, torch.Tensor | np.ndarray]]:
+        """The given parts, some thousand rows at a time and in order; a memory map is not read before its turn."""
+        rows = self._number_of_rows(parts)
+        given = {name: part for name, part in parts.items() if part is not None}
+        step = max(1, MAX_NUMBERS // self.config.input_dim)
+        for start in range(0, rows, step):
+            yield {name: part[start : start + step] for name, part in given.items()}
+
+    def _number_of_rows(self, parts: dict[str, torch.Tensor | np.ndarray | None]) -> int:
+        """Of the parts, whose names and shapes are checked."""
+        dims = dict(zip(self.config.part_names, self.config.part_dims, strict=True))
+        unknown = sorted(set(parts) - set(dims))
+        if unknown:
+            raise ValueError(f"this tokenizer has no part {unknown[0]!r}; its parts are {', '.join(dims)}")
+        given = {name: part for name, part in parts.items() if part is not None}
+        if not given:
+            raise ValueError(f"no part was given; give at least one of {', '.join(dims)}")
+        rows = len(next(iter(given.values())))
+        for name, part in given.items():
+            if part.shape != (rows, dims[name]):
+                raise ValueError(f"part {name!r} has shape {tuple(part.shape)}, expected {(rows, dims[name])}")
+        return rows
 
     @torch.no_grad()
     def side_by_side(self, **parts: torch.Tensor | np.ndarray | None) -> torch.Tensor:
         """What `join` projects: the centred, scaled and weighted parts, (N, input_dim)."""
-        names = self.config.part_names
-        unknown = sorted(set(parts) - set(names))
-        if unknown:
-            raise ValueError(f"this tokenizer has no part {unknown[0]!r}; its parts are {', '.join(names)}")
-        given = {
-            name: torch.as_tensor(part, dtype=torch.float32, device=self.device)
-            for name, part in parts.items()
-            if part is not None
-        }
-        if not given:
-            raise ValueError(f"no part was given; give at least one of {', '.join(names)}")
-        rows = len(next(iter(given.values())))
-        columns = []
-        means = self._fitted("part_mean").split(self.config.part_dims)
-        for name, mean, scale, weight in zip(
-            names, means, self._fitted("part_scale"), self.config.part_weights, strict=True
+        rows = self._number_of_rows(parts)
+        # In numpy: with torch the threads would wait for each other at each of these small steps.
+        joined = np.zeros((rows, self.config.input_dim), dtype=np.float32)
+        means, scales = self._fitted("part_mean").cpu().numpy(), self._fitted("part_scale").cpu().numpy()
+        ends = np.cumsum(self.config.part_dims)
+        for name, scale, weight, start, end in zip(
+            self.config.part_names, scales, self.config.part_weights, ends - self.config.part_dims, ends, strict=True
         ):
-            part = given.get(name)
-            if part is None:
-                columns.append(mean.new_zeros(rows, len(mean)))
-                continue
-            if part.shape != (rows, len(mean)):
-                raise ValueError(f"part {name!r} has shape {tuple(part.shape)}, expected {(rows, len(mean))}")
-            present = (part != 0).any(dim=1, keepdim=True)
-            columns.append(torch.where(present, (part - mean) / scale * weight, 0.0))
-        return torch.cat(columns, dim=1)
+            given = parts.get(name)
+            if given is not None:
+                part = _as_array(given)
+                present = (part != 0).any(axis=1, keepdims=True)
+                np.copyto(joined[:, start:end], (part - means[start:end]) / scale * weight, where=present)
+        return torch.from_numpy(joined).to(self.device)
 
     @torch.no_grad()
     def encode(self, embeddings: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Codes of quantized vectors (see `join`): the nearest centroid of the residual, level by level.
 
         Args:
-            embeddings: (N, D)
+            embeddings: (N, D); an array may be a memory map, which is read in chunks.
 
         Returns:
             (N, L) int64
@@ -168,20 +214,40 @@ class ResidualKMeansTokenizer(PreTrainedModel):
         Raises:
             ValueError: a wrong shape, or a vector with NaN or infinity.
         """
-        residuals = torch.as_tensor(embeddings, dtype=torch.float32, device=self.device)
-        if residuals.ndim != 2 or residuals.shape[1] != self.config.vector_dim:
-            raise ValueError(f"embeddings have shape {tuple(residuals.shape)}, expected (N, {self.config.vector_dim})")
-        finite = residuals.isfinite().all(dim=1)
-        if not finite.all():
-            raise ValueError(f"embeddings row {int((~finite).nonzero()[0, 0])} holds NaN or infinity")
-        if not len(residuals):
-            return torch.zeros(0, len(self.config.codebook_sizes), dtype=torch.int64, device=residuals.device)
-        codes = []
-        for codebook in self.codebooks:
-            code, _ = nearest_centroid(residuals, codebook)
-            residuals = residuals - codebook[code]
-            codes.append(code)
-        return torch.stack(codes, dim=1)
+        if not isinstance(embeddings, torch.Tensor):
+            embeddings = np.asarray(embeddings)
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.config.vector_dim:
+            raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}, expected (N, {self.config.vector_dim})")
+        step = max(1, MAX_NUMBERS // self.config.vector_dim)
+        return self._encode(embeddings[start : start + step] for start in range(0, len(embeddings), step))
+
+    @torch.no_grad()
+    def encode_parts(self, **parts: torch.Tensor | np.ndarray | None) -> torch.Tensor:
+        """The codes (N, L) int64 of raw part vectors: `encode(join(**parts))` without the joined vectors in memory.
+
+        Args:
+            parts: by part name, (N, D_part) each, as for `join`; arrays may be memory maps.
+
+        Raises:
+            ValueError: as `join` and `encode`.
+        """
+        return self._encode(self._project(self.side_by_side(**chunk)) for chunk in self.chunks(**parts))
+
+    def _encode(self, chunks: Iterable[torch.Tensor | np.ndarray]) -> torch.Tensor:
+        codebooks = [codebook.cpu().numpy() for codebook in self.codebooks]
+        codes = [np.zeros((0, len(codebooks)), dtype=np.int64)]
+        start = 0
+        for chunk in chunks:
+            residuals = _as_array(chunk)
+            if not np.isfinite(residuals).all():
+                row = start + int((~np.isfinite(residuals).all(axis=1)).argmax())
+                raise ValueError(f"embeddings row {row} holds NaN or infinity")
+            codes.append(np.empty((len(residuals), len(codebooks)), dtype=np.int64))
+            for level, codebook in enumerate(codebooks):
+                codes[-1][:, level] = nearest_centroid(residuals, codebook)
+                residuals = residuals - codebook[codes[-1][:, level]]
+            start += len(residuals)
+        return torch.from_numpy(np.concatenate(codes)).to(self.device)
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor | np.ndarray) -> torch.Tensor:

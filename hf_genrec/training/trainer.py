@@ -13,28 +13,36 @@ from hf_genrec.data.prepared import EvaluationSplit
 from hf_genrec.evaluation.metrics import ndcg_at_k, recall_at_k
 
 
-class EpochLengthSampler(Sampler):
+class EpochSampler(Sampler):
     """
-    Transformers' length-grouped order, drawn anew each epoch from `seed + epoch` alone.
+    The order of an epoch, drawn from `seed + epoch` alone: random, or transformers' grouping by length.
 
-    The stock sampler draws from the global generator, so that a resumed run would go through the rest of its epoch in
+    The stock samplers draw from the global generator, so that a resumed run would go through the rest of its epoch in
     another order than the uninterrupted one.
+
+    Args:
+        num_examples (`int`): how many there are.
+        seed (`int`): of the first epoch.
+        lengths (*optional*): (num_examples,) group by these, in batches of `batch_size`.
     """
 
-    def __init__(self, lengths: list[int], batch_size: int, seed: int):
+    def __init__(self, num_examples: int, seed: int, lengths: list[int] | None = None, batch_size: int = 1):
+        self.num_examples = num_examples
+        self.seed = seed
         self.lengths = lengths
         self.batch_size = batch_size
-        self.seed = seed
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return self.num_examples
 
     def __iter__(self):
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        if self.lengths is None:
+            return iter(torch.randperm(self.num_examples, generator=generator).tolist())
         return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
 
 
@@ -65,10 +73,12 @@ class GenRecTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None):
         train_dataset = train_dataset or self.train_dataset
-        if self.args.train_sampling_strategy != "group_by_length":
+        strategy = self.args.train_sampling_strategy
+        if strategy not in ("random", "group_by_length"):
             return super()._get_train_sampler(train_dataset)
+        lengths = train_dataset.lengths.tolist() if strategy == "group_by_length" else None
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return EpochLengthSampler(train_dataset.lengths.tolist(), batch_size, self.args.seed)
+        return EpochSampler(len(train_dataset), self.args.seed, lengths, batch_size)
 
     def evaluate(self, eval_dataset: EvaluationSplit | None = None, ignore_keys=None, metric_key_prefix: str = "eval"):
         split = cast(EvaluationSplit, self.eval_dataset if eval_dataset is None else eval_dataset)

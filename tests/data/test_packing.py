@@ -62,7 +62,9 @@ def test_packed_rows_hold_the_targets_of_one_row_per_prefix(users, targets, row_
 
     tokens = (batch["block_ids"] >= 0).sum(-1)
     assert tokens.tolist() == packed.lengths.tolist()
-    assert all(length <= row_tokens or len(row) == 1 for length, row in zip(packed.lengths, packed.rows, strict=True))
+    for length, row in zip(packed.lengths, packed.rows, strict=True):
+        one_target = len(row) == 1 and packed.ends[row[0]] - packed.first_targets[row[0]] == 1
+        assert length <= row_tokens or one_target
     assert len(packed) == len(PackedExamples(users, targets, 4, PROCESSOR.num_levels, row_tokens, seed))
 
 

@@ -7,11 +7,13 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from hf_genrec.models import modeling_residual_kmeans
 from hf_genrec.models.configuration_residual_kmeans import ResidualKMeansConfig
-from hf_genrec.models.modeling_residual_kmeans import ResidualKMeansTokenizer
+from hf_genrec.models.modeling_residual_kmeans import ResidualKMeansTokenizer, nearest_centroid
 
 
 def make_tokenizer(codebooks, part_dims=None, part_names=("text",), weights=None):
@@ -54,6 +56,84 @@ def test_encode_is_the_nearest_centroid_of_each_residual(monkeypatch):
     codes = tokenizer.encode(vectors)
     assert codes.dtype == torch.int64
     assert codes.tolist() == expected
+
+
+def float64_codes(vectors, codebook):
+    """Brute force: every distance, pair by pair in float64."""
+    apart = vectors[:, None].astype(np.float64) - codebook[None]
+    return np.square(apart).sum(axis=2).argmin(axis=1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    dim=st.integers(1, 40),
+    size=st.integers(1, 30),
+    scale=st.sampled_from([1e-30, 1e-20, 1e-3, 1.0, 1e4, 1e18, 1e30]),
+    offset=st.sampled_from([0.0, 1.0, 1e3]),
+)
+def test_codes_are_those_of_float64_distances_even_where_float32_cannot_tell(seed, dim, size, scale, offset):
+    """Vectors in the middle between two centroids but for a few units in the last place, and centroids that are twins;
+    far from the origin float32 products say nothing, and at the extremes of float32 they overflow or vanish."""
+    rng = np.random.default_rng(seed)
+    codebook = rng.normal(size=(size, dim)) + offset
+    codebook[rng.integers(size)] = codebook[rng.integers(size)]
+    pairs = codebook[rng.integers(size, size=(50, 2))]
+    middle = pairs.mean(axis=1) * (1 + 1e-7 * rng.integers(-3, 4, size=(50, 1)))
+    vectors = np.concatenate([middle, rng.normal(size=(50, dim)) + offset])
+    codebook, vectors = ((scale * array).astype(np.float32) for array in (codebook, vectors))
+    codes = nearest_centroid(vectors, codebook)
+    distances = np.square(vectors[:, None].astype(np.float64) - codebook).sum(axis=2)
+    chosen = distances[np.arange(100), codes]
+    # Float64 sums may themselves differ in the last places with the order in which they are taken
+    assert (chosen <= distances.min(axis=1) * (1 + 1e-14)).all()
+    clear = (distances <= distances.min(axis=1, keepdims=True) * (1 + 1e-14)).sum(axis=1) == 1
+    assert np.array_equal(codes[clear], float64_codes(vectors, codebook)[clear])
+    alone = [nearest_centroid(row[None], codebook)[0] for row in vectors]
+    assert np.array_equal(codes, alone)
+
+
+def test_float32_products_alone_would_give_other_codes():
+    """The pairwise comparison is needed: without it some of these codes would be wrong."""
+    rng = np.random.default_rng(0)
+    codebook = (rng.normal(size=(20, 64)) + 100).astype(np.float32)
+    vectors = (rng.normal(size=(300, 64)) + 100).astype(np.float32)
+    expected = float64_codes(vectors, codebook)
+    products = (np.square(codebook).sum(axis=1) / 2 - vectors @ codebook.T).argmin(axis=1)
+    assert (products != expected).any()
+    assert np.array_equal(nearest_centroid(vectors, codebook), expected)
+
+
+def test_a_memory_map_is_encoded_as_the_array_it_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(modeling_residual_kmeans, "MAX_NUMBERS", 60)  # chunks of ten rows
+    tokenizer = random_tokenizer()
+    vectors = np.random.default_rng(4).normal(size=(45, 6)).astype(np.float32)
+    vectors[7] = 0  # missing
+    np.save(tmp_path / "vectors.npy", vectors)
+    mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
+    codes = tokenizer.encode(vectors)
+    assert torch.equal(tokenizer.encode(mapped), codes)
+    assert torch.equal(tokenizer.encode(torch.from_numpy(vectors)), codes)
+    tokenizer.part_mean.fill_(0.5)
+    joined = tokenizer.join(text=vectors)
+    assert torch.equal(tokenizer.join(text=mapped), joined)
+    assert not joined[7].any()
+    assert torch.equal(tokenizer.encode_parts(text=mapped), tokenizer.encode(joined))
+    assert [len(chunk["text"]) for chunk in tokenizer.chunks(text=mapped)] == [10, 10, 10, 10, 5]
+
+
+def test_a_bad_row_beyond_the_first_chunk_is_named(monkeypatch):
+    monkeypatch.setattr(modeling_residual_kmeans, "MAX_NUMBERS", 60)
+    vectors = np.ones((45, 6), dtype=np.float32)
+    vectors[33, 2] = np.inf
+    for encode in (random_tokenizer().encode, lambda rows: random_tokenizer().encode_parts(text=rows)):
+        with pytest.raises(ValueError, match="row 33 holds NaN or infinity"):
+            encode(vectors)
+
+
+def test_no_rows_have_no_codes():
+    tokenizer = random_tokenizer()
+    assert tokenizer.encode(np.zeros((0, 6))).shape == tokenizer.encode_parts(text=np.zeros((0, 6))).shape == (0, 3)
 
 
 def test_an_item_gets_the_same_codes_alone_and_among_others():

@@ -5,7 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
+from hf_genrec.models import modeling_residual_kmeans
+from hf_genrec.semantic_ids import residual_kmeans
 from hf_genrec.semantic_ids.collaborative import collaborative_vectors, cooccurrence_counts, positive_pmi
 from hf_genrec.semantic_ids.residual_kmeans import _fill_empty, fit_residual_kmeans
 
@@ -49,10 +52,10 @@ def test_as_many_distinct_vectors_as_codes_suffice_and_one_less_is_refused():
 def test_fill_empty_leaves_no_code_unused(values, data):
     size = data.draw(st.integers(1, len(set(values))))
     centroids = data.draw(st.lists(st.integers(-9, 9), min_size=size, max_size=size))
-    points = torch.tensor(values, dtype=torch.float32)[:, None]
-    filled, codes = _fill_empty(points, torch.tensor(centroids, dtype=torch.float32)[:, None])
-    assert sorted(codes.unique().tolist()) == list(range(size))
-    assert torch.equal(codes, (points - filled[:, 0]).abs().argmin(dim=1))
+    points = np.array(values, dtype=np.float32)[:, None]
+    filled, codes = _fill_empty(points, np.array(centroids, dtype=np.float32)[:, None])
+    assert np.unique(codes).tolist() == list(range(size))
+    assert np.array_equal(codes, np.abs(points - filled[:, 0]).argmin(axis=1))
 
 
 def test_weights_say_how_much_a_part_counts_whatever_its_scale():
@@ -84,6 +87,68 @@ def test_missing_rows_do_not_move_the_mean_of_a_part():
 def test_parts_that_cannot_be_fitted_are_refused(part, message):
     with pytest.raises(ValueError, match=message):
         fit_residual_kmeans({"text": part}, [2])
+
+
+def test_parts_of_different_lengths_are_refused():
+    with pytest.raises(ValueError, match=r"different numbers of rows \({'text': 200, 'collaborative': 199}\)"):
+        fit_residual_kmeans({"text": vectors(), "collaborative": vectors(199)}, [2])
+
+
+@pytest.mark.parametrize("projection_dim", [None, 3])
+def test_chunks_of_a_memory_map_give_what_the_whole_array_gives(tmp_path, monkeypatch, projection_dim):
+    part = vectors(rows=300) * 3 + 5
+    part[[4, 250]] = 0  # missing
+    whole = fit_residual_kmeans({"text": part}, [8, 8], projection_dim=projection_dim)
+    present = np.delete(part, [4, 250], axis=0).astype(np.float64)
+    assert np.allclose(whole.part_mean, present.mean(axis=0), rtol=1e-6)
+    assert float(whole.part_scale) == pytest.approx(np.sqrt(present.var(axis=0).sum()), rel=1e-6)
+
+    np.save(tmp_path / "part.npy", part)
+    for module in (modeling_residual_kmeans, residual_kmeans):
+        monkeypatch.setattr(module, "MAX_NUMBERS", 8 * 7)  # chunks of seven rows
+    mapped = np.load(tmp_path / "part.npy", mmap_mode="r")
+    chunked = fit_residual_kmeans({"text": mapped}, [8, 8], projection_dim=projection_dim)
+    for name, buffer in whole.named_buffers():
+        assert torch.allclose(chunked.get_buffer(name), buffer, atol=1e-5), name
+    assert torch.equal(chunked.encode_parts(text=mapped), chunked.encode(chunked.join(text=part)))
+    part[123, 1] = np.nan
+    with pytest.raises(ValueError, match="part 'text', row 123 holds NaN"):
+        fit_residual_kmeans({"text": part}, [2])
+
+
+def test_a_large_catalogue_is_fitted_on_a_sample_and_scaled_by_all(monkeypatch):
+    """The codebooks are those of a fit on the sampled rows, with the mean and scale of all; no code is unused."""
+    monkeypatch.setattr(residual_kmeans, "SAMPLE_ROWS", 400)
+    monkeypatch.setattr(residual_kmeans, "LARGE_ROWS", 300)
+    part = vectors(rows=3000) + 1
+    first, second = (fit_residual_kmeans({"text": part}, [32, 32], seed=3) for _ in range(2))
+    assert all(torch.equal(second.get_buffer(name), buffer) for name, buffer in first.named_buffers())
+    assert np.allclose(first.part_mean, part.mean(axis=0), atol=1e-5)
+    codes = first.encode_parts(text=part)
+    assert all(len(column.unique()) == 32 for column in codes.T)
+
+    sample = residual_kmeans._sample_rows(3000, seed=3)
+    assert len(np.unique(sample)) == 400
+    assert not np.array_equal(sample, residual_kmeans._sample_rows(3000, seed=4))
+    joined = first.join(text=part[sample])
+    nearest = first.encode(joined)[:, 0]
+    means = torch.stack([joined[nearest == code].mean(dim=0) for code in range(32)])
+    assert (means - first.codebooks[0]).norm(dim=1).mean() < 0.05  # Lloyd on the sample has come to rest, or nearly
+
+
+@pytest.mark.parametrize("projection_dim", [None, 24])
+def test_the_number_of_threads_does_not_change_the_fit(projection_dim):
+    part, threads = vectors(rows=3000, dim=48), torch.get_num_threads()
+    fits = []
+    for number in (1, 2):
+        torch.set_num_threads(number)
+        with threadpool_limits(limits=number):
+            tokenizer = fit_residual_kmeans({"text": part}, [32, 32], projection_dim=projection_dim)
+            fits.append((tokenizer, tokenizer.encode_parts(text=part)))
+    torch.set_num_threads(threads)
+    (one, one_codes), (two, two_codes) = fits
+    assert all(torch.equal(two.get_buffer(name), buffer) for name, buffer in one.named_buffers())
+    assert torch.equal(one_codes, two_codes)
 
 
 def test_pmi_of_three_items_by_hand():
