@@ -1,6 +1,8 @@
 """Quality at an equal budget: one command and one JSON per cell (method, data set, seed, CPU minutes).
 
-    OMP_NUM_THREADS=1 python -m benchmarks.quality --data ../data/amazon2014_beauty --methods care care-text-codes
+    export OMP_NUM_THREADS=1
+    python -m benchmarks.quality --data data/amazon2014_beauty --methods care care-dropout --plan   # on an idle machine
+    python -m benchmarks.quality --data data/amazon2014_beauty --methods care care-dropout
     python -m benchmarks.quality --table
 
 A cell is one configuration of `configs/` with a few fields changed. Its epochs are planned so that training, with the
@@ -61,6 +63,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
     parser.add_argument("--minutes", type=float, default=30, help="CPU minutes of training")
     parser.add_argument("--work", type=Path, default=Path("runs/quality"), help="folder of the runs")
+    parser.add_argument("--plan", action="store_true", help="only prepare the cells and plan their epochs")
     parser.add_argument("--table", action="store_true", help="print the finished cells and stop")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -71,17 +74,14 @@ def main() -> None:
         parser.error(f"--data: name a folder called {' or '.join(BASES)}")
     for seed in options.seeds:
         for method in options.methods:
-            run_cell(method, options.data, seed, options.minutes, options.work)
+            config_file = plan_cell(method, options.data, seed, options.minutes, options.work)
+            if not options.plan:
+                run_cell(config_file, method, options.data.name, seed, options.minutes)
 
 
-def run_cell(method: str, data: Path, seed: int, minutes: float, work: Path) -> None:
-    """Bring one cell to its JSON, from wherever an earlier attempt ended."""
-    cell = f"{method}-{data.name}-seed{seed}-{minutes:g}min"
-    result = RESULTS / "quality" / f"{cell}.json"
-    if result.is_file():
-        logger.info("%s is finished", cell)
-        return
-    folder = work / cell
+def plan_cell(method: str, data: Path, seed: int, minutes: float, work: Path) -> Path:
+    """The configuration of a cell, in its run folder; its data, codes and number of epochs are made once."""
+    folder = work / f"{method}-{data.name}-seed{seed}-{minutes:g}min"
     config_file = folder / "config.yaml"
     if not config_file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -96,14 +96,24 @@ def run_cell(method: str, data: Path, seed: int, minutes: float, work: Path) -> 
         tokenize_items.main(config)
         fields["num_train_epochs"] = plan_epochs(config, minutes)
         _write_yaml(fields, config_file)
+    return config_file
+
+
+def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: float) -> None:
+    """Bring one cell to its JSON, from wherever an earlier attempt ended."""
+    cell = config_file.parent.name
+    result = RESULTS / "quality" / f"{cell}.json"
+    if result.is_file():
+        logger.info("%s is finished", cell)
+        return
     config = parse_config(str(config_file), ["--resume_from_checkpoint", "last"])
     run = config.run
     if not (run.model / "config.json").is_file():
         train_care.main(config)
     training = json.loads((run.results / "training.json").read_text(encoding="utf-8"))
-    record: dict[str, Any] = {"cell": cell, "method": method, "data_set": data.name, "seed": seed, "minutes": minutes}
+    record: dict[str, Any] = {"cell": cell, "method": method, "data_set": data, "seed": seed, "minutes": minutes}
     record |= {
-        "command": f"python -m benchmarks.quality --data {data.name} --methods {method} --seeds {seed} "
+        "command": f"python -m benchmarks.quality --data {data} --methods {method} --seeds {seed} "
         f"--minutes {minutes:g}",
         **environment(),
         "threads": torch.get_num_threads(),
@@ -120,7 +130,7 @@ def run_cell(method: str, data: Path, seed: int, minutes: float, work: Path) -> 
     record["losses"] = [line["loss"] for line in training["log"] if "loss" in line]
     for split in ("validation", "test"):
         start = time.process_time()
-        evaluate_run.main(str(folder), split=split)
+        evaluate_run.main(str(run.path), split=split)
         record[split] = json.loads((run.results / f"{split}.json").read_text(encoding="utf-8"))
         record[f"{split}_cpu_seconds"] = time.process_time() - start
     write_json(record, result)
@@ -128,7 +138,7 @@ def run_cell(method: str, data: Path, seed: int, minutes: float, work: Path) -> 
 
 
 def plan_epochs(config: RunConfig, minutes: float) -> float:
-    """Epochs that fit the budget, from the CPU time of some steps over all row lengths and of some recommendations."""
+    """Epochs that fit the budget, from the CPU time of some steps and of some recommendations."""
     prepared, arguments = PreparedData.load(config.run.data), config.training
     semantic_ids = SemanticIds.load(config.run.semantic_ids)
     set_seed(arguments.seed)
@@ -138,21 +148,23 @@ def plan_epochs(config: RunConfig, minutes: float) -> float:
     validation = subsample(prepared.split("validation"), arguments.eval_users, arguments.seed)
 
     rows = arguments.per_device_train_batch_size
-    by_length = np.argsort(examples.lengths, kind="stable")
-    batches = [by_length[start : start + rows] for start in range(0, len(by_length), rows)]
-    sample = [batches[place] for place in np.linspace(0, len(batches) - 1, 40).astype(int)]
+    order = np.random.default_rng(0).permutation(len(examples))
+    batches = [order[start : start + rows] for start in range(0, len(order), rows)]
+    sample = batches[:40]
     optimizer = torch.optim.AdamW(model.parameters())
     model.train()
-    for attempt in ("warm", "timed"):
+    steps, evaluations = [], []
+    for _ in range(3):  # the quickest of three: what else the machine does only adds
         start = time.process_time()
-        for batch in sample[:: 8 if attempt == "warm" else 1]:
+        for batch in sample:
             model(**collator([examples[int(row)] for row in batch])).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-    epoch = (time.process_time() - start) / len(sample) * len(batches)
-    start = time.process_time()
-    model.recommend_rows(validation.histories[:256], 10)
-    evaluation = (time.process_time() - start) / 256 * len(validation.histories)
+        steps.append((time.process_time() - start) / len(sample))
+        start = time.process_time()
+        model.recommend_rows(validation.histories[:256], 10)
+        evaluations.append((time.process_time() - start) / 256)
+    epoch, evaluation = min(steps) * len(batches), min(evaluations) * len(validation.histories)
     epochs = (minutes * 60 - EVALUATIONS * evaluation) / epoch
     logger.info("an epoch takes %.0f s of CPU time, an evaluation %.0f s: %.2f epochs", epoch, evaluation, epochs)
     if epochs <= 0:

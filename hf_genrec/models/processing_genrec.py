@@ -1,24 +1,21 @@
 """Item ids <-> token ids: the processor of every generative recommender, with its catalogue, titles and trie."""
 
-import json
 import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
+from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerFast
 from transformers.utils import cached_file, logging
 
 from .beam_search import constrained_beam_search
+from .catalogue import CatalogueProcessor, hub_place, load_tensors
 from .item_trie import ItemTrie, TrieLogitsProcessor
 
 logger = logging.get_logger(__name__)
 
 ANSWER_TOKEN = "|start_of_answer|"
-CATALOGUE_FILE = "catalogue.json"
-CODES_FILE = "catalogue.safetensors"
 TRIE_FILE = "item_trie.safetensors"
 
 
@@ -27,7 +24,7 @@ def code_token(level: int, code: int) -> str:
     return f"<{chr(ord('a') + level)}_{code}>"
 
 
-class GenRecProcessor(ProcessorMixin):
+class GenRecProcessor(CatalogueProcessor):
     """
     Turns histories of item ids into prompts of codes, and generated codes back into items.
 
@@ -70,10 +67,6 @@ class GenRecProcessor(ProcessorMixin):
         return PreTrainedTokenizerFast.from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
 
     @property
-    def model_input_names(self) -> list[str]:
-        return ["input_ids", "attention_mask"]
-
-    @property
     def num_levels(self) -> int:
         """L, the number of codes of an item."""
         return len(self.codebook_sizes)
@@ -105,9 +98,8 @@ class GenRecProcessor(ProcessorMixin):
         return self
 
     def _check_and_attach(self, item_ids: Sequence[str], codes, titles: Sequence[str] | None, popularity):
+        popularity = self._checked_popularity(item_ids, titles, popularity)
         codes = np.asarray(codes, dtype=np.int64)
-        if not len(item_ids):
-            raise ValueError("The catalogue is empty: give at least one item.")
         if codes.shape != (len(item_ids), self.num_levels):
             raise ValueError(
                 f"codes have shape {codes.shape}, expected ({len(item_ids)}, {self.num_levels}): one row of codes per "
@@ -120,20 +112,11 @@ class GenRecProcessor(ProcessorMixin):
                 f"Item {item_ids[row]!r}: code {codes[row, level]} of level {level} is outside its codebook of "
                 f"{self.codebook_sizes[level]} ({len(bad_rows)} such codes)."
             )
-        row_of = {item_id: row for row, item_id in enumerate(item_ids)}
-        if len(row_of) != len(item_ids):
-            twice = next(item_id for row, item_id in enumerate(item_ids) if row_of[item_id] != row)
-            raise ValueError(f"Item {twice!r} stands twice in the catalogue: item ids must differ.")
-        if titles is not None and len(titles) != len(item_ids):
-            raise ValueError(f"{len(titles)} titles for {len(item_ids)} items: give one per item.")
-        popularity = (
-            np.zeros(len(codes), dtype=np.int64) if popularity is None else np.asarray(popularity, dtype=np.int64)
-        )
-        self._attach(list(item_ids), None if titles is None else list(titles), codes, popularity)
+        self._attach_items(item_ids, titles, popularity)
+        self._attach_codes(codes)
 
-    def _attach(self, item_ids: list[str], titles: list[str] | None, codes: np.ndarray, popularity: np.ndarray):
-        self.item_ids, self.titles, self.codes, self.popularity = item_ids, titles, codes, popularity
-        self._row_of = {item_id: row for row, item_id in enumerate(item_ids)}
+    def _attach_codes(self, codes: np.ndarray):
+        self.codes = codes
         # (items, L) token ids of the catalogue
         self.token_ids = np.stack([table[codes[:, level]] for level, table in enumerate(self.code_token_ids)], axis=1)
 
@@ -159,47 +142,7 @@ class GenRecProcessor(ProcessorMixin):
         self.trie = self.trie.insert(self.token_ids[before:], np.arange(before, len(self.item_ids)))
         return self
 
-    def _require_catalogue(self):
-        if not hasattr(self, "item_ids"):
-            raise ValueError("The processor has no catalogue: call set_catalogue(item_ids, codes) first.")
-
-    def title(self, item_id: str) -> str:
-        """The item's title, or its id where the catalogue has none."""
-        title = self.titles[self._row_of[item_id]] if self.titles is not None else None
-        return item_id if title is None else title
-
-    def rows(self, item_ids: Sequence[str], unknown: str = "raise", where: str = "the history") -> np.ndarray:
-        """
-        Catalogue rows of item ids, (n,) int64.
-
-        Args:
-            unknown: `"raise"`, or `"skip"` to leave unknown ids out and say how many.
-
-        Raises:
-            ValueError: for an id that is not in the catalogue.
-        """
-        self._require_catalogue()
-        if unknown not in ("raise", "skip"):
-            raise ValueError(f"unknown={unknown!r}: use 'raise' or 'skip'.")
-        rows = [self._row_of.get(item_id, -1) for item_id in item_ids]
-        missing = [item_id for item_id, row in zip(item_ids, rows, strict=True) if row < 0]
-        if missing and unknown == "raise":
-            hint = " (item ids are strings)" if not isinstance(missing[0], str) else ""
-            raise ValueError(
-                f"Item {missing[0]!r} in {where} is not in the catalogue{hint}; unknown='skip' leaves such items out."
-            )
-        if missing:
-            logger.warning(f"{len(missing)} unknown item(s) left out of {where}, the first is {missing[0]!r}.")
-        return np.array([row for row in rows if row >= 0], dtype=np.int64)
-
     # ---- prompts ----
-
-    @staticmethod
-    def as_batch(histories) -> tuple[list[list[str]], bool]:
-        """A batch of histories, and whether one single history was given (a flat list of ids, or an empty one)."""
-        histories = list(histories)
-        single = not histories or isinstance(histories[0], str) or not isinstance(histories[0], Sequence | np.ndarray)
-        return ([histories] if single else [list(history) for history in histories]), single
 
     def prompts(self, histories: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """
@@ -225,26 +168,6 @@ class GenRecProcessor(ProcessorMixin):
             attention_mask[line, width - 1 - len(codes) :] = 1
         input_ids[:, -1] = self.answer_token_id
         return {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
-
-    def __call__(
-        self, histories=None, return_tensors: str | None = None, unknown: str = "raise", **kwargs
-    ) -> BatchFeature:
-        """
-        Args:
-            histories: a history (item ids, oldest first) or a batch of them; an empty one is allowed.
-            return_tensors: `"pt"`, `"np"`, or `None` for lists.
-            unknown: what to do with ids that are not in the catalogue: `"raise"` or `"skip"`.
-
-        Returns:
-            `input_ids` and `attention_mask`, (B, S).
-        """
-        if histories is None or kwargs:
-            raise ValueError(f"Call the processor with histories=[[item ids]] (got other arguments: {sorted(kwargs)}).")
-        batch, _ = self.as_batch(histories)
-        prompts = self.prompts([self.rows(history, unknown) for history in batch])
-        if return_tensors is None:
-            return BatchFeature({name: tensor.tolist() for name, tensor in prompts.items()})
-        return BatchFeature({name: tensor.numpy() for name, tensor in prompts.items()}, tensor_type=return_tensors)
 
     # ---- answers ----
 
@@ -295,12 +218,7 @@ class GenRecProcessor(ProcessorMixin):
         """Tokenizer, settings, catalogue and trie; with `push_to_hub=True` uploaded as well."""
         self._require_catalogue()
         files = super().save_pretrained(save_directory)
-        with open(os.path.join(save_directory, CATALOGUE_FILE), "w", encoding="utf-8") as file:
-            json.dump({"item_ids": self.item_ids, "titles": self.titles}, file, ensure_ascii=False)
-        save_file(
-            {"codes": torch.from_numpy(self.codes), "popularity": torch.from_numpy(self.popularity)},
-            os.path.join(save_directory, CODES_FILE),
-        )
+        self._save_items(save_directory, codes=self.codes)
         save_file(
             {name: tensor.contiguous() for name, tensor in self.trie.state_dict().items()},
             os.path.join(save_directory, TRIE_FILE),
@@ -317,35 +235,11 @@ class GenRecProcessor(ProcessorMixin):
             ValueError: if one is damaged.
         """
         processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        places = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-        place = {name: kwargs[name] for name in places if kwargs.get(name) is not None}
-        catalogue_path, codes_path, trie_path = (
-            cached_file(pretrained_model_name_or_path, name, **place)
-            for name in (CATALOGUE_FILE, CODES_FILE, TRIE_FILE)
-        )
-        try:
-            with open(catalogue_path, encoding="utf-8") as file:
-                catalogue = json.load(file)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{catalogue_path} is damaged ({error}): save or download the processor again.") from error
-        tensors = load_tensors(codes_path)
-        codes, popularity = tensors["codes"].numpy(), tensors["popularity"].numpy()
-        processor._attach(catalogue["item_ids"], catalogue["titles"], codes, popularity)
+        place = hub_place(kwargs)
+        processor._attach_codes(processor._load_items(pretrained_model_name_or_path, **place)["codes"])
+        trie_path = cached_file(pretrained_model_name_or_path, TRIE_FILE, **place)
         processor.trie = ItemTrie.from_state_dict(load_tensors(trie_path))
         return processor
-
-
-def load_tensors(path: str) -> dict[str, torch.Tensor]:
-    """
-    A safetensors file.
-
-    Raises:
-        ValueError: if it is truncated or damaged, naming it.
-    """
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is truncated or damaged ({error}): save or download it again.") from error
 
 
 GenRecProcessor.register_for_auto_class("AutoProcessor")

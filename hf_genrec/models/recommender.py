@@ -1,24 +1,18 @@
 """`recommend` and `score_items`: from histories of item ids to items, for every generative model."""
 
-import os
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from transformers import PreTrainedModel
-from transformers.utils import cached_file
 
 from .beam_search import beam_search, score_leaves
+from .catalogue import ProcessorCarrier
 from .item_trie import ItemTrie
-from .processing_genrec import CATALOGUE_FILE, GenRecProcessor
+from .processing_genrec import GenRecProcessor
 from .user_cache import UserCache
 
-HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
-
-class GenerativeRecommenderMixin(PreTrainedModel):
+class GenerativeRecommenderMixin(ProcessorCarrier):
     """
     Placed before a model class with aligned logits.
 
@@ -27,7 +21,7 @@ class GenerativeRecommenderMixin(PreTrainedModel):
         model.
     """
 
-    processor: GenRecProcessor | None = None
+    processor_class = GenRecProcessor
 
     def recommend(
         self,
@@ -160,6 +154,11 @@ class GenerativeRecommenderMixin(PreTrainedModel):
         keys = torch.from_numpy(users).to(places.device) * len(trie) + places
         return keys[places >= 0].unique()
 
+    @staticmethod
+    def user_cache(max_bytes: int = 2**30) -> UserCache:
+        """An empty store of encoded histories, for `recommend(..., user_cache=...)` of this model."""
+        return UserCache(max_bytes)
+
     def score_items(
         self,
         histories: Sequence[str] | Sequence[Sequence[str]],
@@ -189,58 +188,3 @@ class GenerativeRecommenderMixin(PreTrainedModel):
         finally:
             self.train(was_training)
         return scores[0] if single else scores
-
-    def _require_processor(self) -> GenRecProcessor:
-        if self.processor is None:
-            raise ValueError(
-                "The model has no processor: set model.processor = GenRecProcessor.from_pretrained(folder) of the "
-                "folder that "
-                "holds its catalogue."
-            )
-        return self.processor
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """
-        The model, and its processor from the same place where there is one.
-
-        Raises:
-            ValueError: if a file of weights is truncated or damaged, or the checkpoint lacks some of the model's
-            weights.
-        """
-        wants_info = kwargs.pop("output_loading_info", False)
-        try:
-            loaded: Any = super().from_pretrained(
-                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-            )
-        except SafetensorError as error:
-            raise ValueError(
-                f"The weights in {pretrained_model_name_or_path} are truncated or damaged ({error}): save or download "
-                f"them again."
-            ) from error
-        model, info = loaded
-        place = {name: kwargs[name] for name in HUB_KEYS if kwargs.get(name) is not None}
-        if cached_file(
-            pretrained_model_name_or_path, CATALOGUE_FILE, _raise_exceptions_for_missing_entries=False, **place
-        ):
-            # Our own checkpoint, not a base model: nothing in it may start from random numbers.
-            if info["missing_keys"]:
-                missing = ", ".join(sorted(info["missing_keys"]))
-                raise ValueError(f"{pretrained_model_name_or_path} lacks weights of the model: {missing}.")
-            model.processor = GenRecProcessor.from_pretrained(pretrained_model_name_or_path, **place)
-        return (model, info) if wants_info else model
-
-    def save_pretrained(self, save_directory, is_main_process: bool = True, *, push_to_hub: bool = False, **kwargs):
-        """The model, and its processor beside it; with `push_to_hub=True` the main process uploads both."""
-        hub_kwargs = {}
-        if push_to_hub:
-            for name in ("repo_id", "commit_message", "private", "revision", "create_pr", "token"):
-                if name in kwargs:
-                    hub_kwargs[name] = kwargs.pop(name)
-        super().save_pretrained(save_directory, is_main_process, **kwargs)
-        if self.processor is not None and is_main_process:
-            self.processor.save_pretrained(save_directory)
-        if push_to_hub and is_main_process:
-            self.push_to_hub(
-                hub_kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **hub_kwargs
-            )

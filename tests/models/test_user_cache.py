@@ -92,7 +92,7 @@ def test_the_least_recently_used_history_goes_first(model):
 
 
 def test_another_models_histories_are_refused(processor, model):
-    cache = UserCache()
+    cache = model.user_cache()
     model.recommend(HISTORY, user_cache=cache)
     with pytest.raises(ValueError, match="another model"):
         make_model(processor, seed=1).recommend(HISTORY, user_cache=cache)
