@@ -58,25 +58,25 @@ def beam_search(
     nodes = torch.zeros(num_users, 1, dtype=torch.long, device=device)  # (B, W) of each beam, -1: dead
     scores = torch.zeros(num_users, 1, device=device)
     for level in range(trie.num_levels):
-        tokens, children = trie.allowed(nodes, level)  # (B, W, K)
-        legal = children >= 0
+        tokens, first, legal = trie.allowed(nodes, level)
+        children = first[..., None] + torch.arange(tokens.shape[2], dtype=torch.int32, device=device)  # (B, W, K)
         if excluded is not None:
-            legal = legal & _not_all_excluded(trie, children, level + 1, user, excluded)
-        log_probs = _log_probs(model, states, tokens, trie, level, normalize)
-        candidates = (scores[..., None] + log_probs).masked_fill(~legal, -torch.inf).flatten(1)
+            legal = legal & _not_all_excluded(trie, torch.where(legal, children, -1), level + 1, user, excluded)
+        log_probs = _log_probs(model, states, tokens.long(), trie, level, normalize)
+        candidates = torch.where(legal, scores[..., None] + log_probs, -torch.inf).flatten(1)
         chosen = _best(candidates, children.flatten(1), num_beams)
         scores = candidates.gather(1, chosen)
-        nodes = children.flatten(1).gather(1, chosen).masked_fill(scores == -torch.inf, -1)
+        nodes = children.flatten(1).gather(1, chosen).long().masked_fill(scores == -torch.inf, -1)
         if level + 1 < trie.num_levels:
             # A dead beam goes on from anywhere, and never has a candidate.
-            codes = tokens.flatten(1).gather(1, chosen).clamp(min=0)
+            codes = tokens.flatten(1).gather(1, chosen).long()
             states = decoder.extend(codes, chosen // tokens.shape[2])
     return nodes, scores
 
 
 def _log_probs(model, states, tokens: torch.Tensor, trie: ItemTrie, level: int, normalize: str) -> torch.Tensor:
     """(B, W, K) log-probabilities of candidate tokens after states (B, W, hidden_size)."""
-    head, tokens = model.get_output_embeddings(), tokens.clamp(min=0)
+    head = model.get_output_embeddings()
     if normalize == "vocabulary":
         logits = head(states).float()
     else:
@@ -84,7 +84,9 @@ def _log_probs(model, states, tokens: torch.Tensor, trie: ItemTrie, level: int, 
         bias = None if head.bias is None else head.bias[vocabulary]
         logits = torch.nn.functional.linear(states, head.weight[vocabulary], bias).float()
         tokens = torch.searchsorted(vocabulary, tokens).clamp(max=len(vocabulary) - 1)
-    return logits.gather(2, tokens) - logits.logsumexp(-1, keepdim=True)
+    # Gathered from two dimensions, which takes the CPU three quarters of the time it needs for three.
+    chosen = logits.flatten(0, 1).gather(1, tokens.flatten(0, 1)).view(tokens.shape)
+    return chosen - logits.logsumexp(-1, keepdim=True)
 
 
 def _best(scores: torch.Tensor, nodes: torch.Tensor, count: int) -> torch.Tensor:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor
 
+MAX_TABLE_WIDTH = 1024  # a table of (width + 1) x width bytes
 LIMIT = 2**31  # all arrays are int32: they are what a catalogue of millions costs in memory and on disk
 
 
@@ -33,13 +34,21 @@ class ItemTrie:
         items: torch.Tensor,
         max_children: Sequence[int] | None = None,
     ):
-        self.tokens = list(tokens)
         self.child_starts = list(child_starts)
         self.items = items
         if max_children is None:
             max_children = [_most_children(starts) for starts in child_starts]
         self.max_children = list(max_children)
+        # Behind each level's tokens stand as many zeros as a node may have children, so that a window of that width
+        # may begin at every node. Tokens that come with them (from a file, or another trie) are not copied.
+        counts = [len(starts) - 1 for starts in self.child_starts[1:]]
+        self._padded = [
+            array if len(array) > count else torch.nn.functional.pad(array, (0, width))
+            for array, count, width in zip(tokens, counts, self.max_children, strict=False)
+        ]
+        self.tokens = [array[:count] for array, count in zip(self._padded, counts, strict=True)]
         self._level_tokens: dict[int, torch.Tensor] = {}
+        self._tables: dict[int, torch.Tensor] = {}
 
     @classmethod
     def from_token_ids(cls, ids, rows=None, popularity=None) -> "ItemTrie":
@@ -89,7 +98,7 @@ class ItemTrie:
         if self.items.device == torch.device(device):
             return self
         return ItemTrie(
-            [tokens.to(device) for tokens in self.tokens],
+            [tokens.to(device) for tokens in self._padded],
             [starts.to(device) for starts in self.child_starts],
             self.items.to(device),
             self.max_children,
@@ -97,25 +106,35 @@ class ItemTrie:
 
     # ---- walking ----
 
-    def allowed(self, nodes: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def allowed(self, nodes: torch.Tensor, level: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
         The legal next tokens after the prefixes that end in nodes of one level.
 
-        Shapes do not depend on the data and nothing waits for the device, so that it can be part of a CUDA graph.
+        Each node gets the same number of candidates, K = `max_children[level]`: its children are neighbours at `level +
+        1` and are read in one piece, with what follows them. Shapes do not depend on the data and nothing waits for
+        the device, so that this can be part of a CUDA graph.
 
         Args:
-            nodes: (...,) int64 node numbers at `level` (0..L-1); -1, a dead state, has none.
+            nodes: (...,) int64 node numbers at `level` (0..L-1); -1, a dead state, has no legal candidate.
 
         Returns:
-            tokens and the nodes at `level + 1` they lead to, both (..., K) int64 with K = `max_children[level]`, in
-            rising order of the tokens; -1 where there is no further child.
+            tokens (..., K) int32, rising where legal; the node (...,) int32 at `level + 1` that the first candidate
+            leads to, the others following it; and which candidates are legal, (..., K) boolean, the first of them.
         """
-        starts, tokens = self.child_starts[level], self.tokens[level]
-        begin, end = _take(starts, nodes.clamp(min=0)).long(), _take(starts, nodes + 1)  # a dead state: from 0 to 0
-        child = begin[..., None] + torch.arange(self.max_children[level], device=nodes.device)
-        legal = child < end[..., None]
-        token = _take(tokens, child.clamp(max=len(tokens) - 1))
-        return torch.where(legal, token, -1).long(), torch.where(legal, child, -1)
+        starts, width = self.child_starts[level], self.max_children[level]
+        first, end = _take(starts, nodes.clamp(min=0)), _take(starts, nodes + 1)  # a dead state: from 0 to 0
+        # Overlapping windows: one copy of K neighbours per node instead of K single reads.
+        tokens = self._padded[level].unfold(0, width, 1).index_select(0, first.flatten())
+        return tokens.view(*nodes.shape, width), first, self._below(end - first, width)
+
+    def _below(self, counts: torch.Tensor, width: int) -> torch.Tensor:
+        """Whether each place 0..width-1 is below a count, (..., width) boolean."""
+        if width > MAX_TABLE_WIDTH:
+            return torch.arange(width, device=counts.device) < counts[..., None]
+        if width not in self._tables:  # on the CPU reading the answer is several times faster than comparing
+            table = torch.ones(width + 1, width, dtype=torch.bool, device=counts.device).tril(-1)
+            self._tables[width] = table
+        return self._tables[width].index_select(0, counts.flatten()).view(*counts.shape, width)
 
     def step(self, nodes: torch.Tensor, tokens: torch.Tensor, level: int) -> torch.Tensor:
         """
@@ -327,14 +346,18 @@ class ItemTrie:
             most if starts is own else _most_children(starts)
             for most, own, starts in zip(self.max_children, self.child_starts, child_starts, strict=True)
         ]
-        return ItemTrie(tokens, child_starts, items, max_children)
+        shared = [
+            padded if array is own else array
+            for array, own, padded in zip(tokens, self.tokens, self._padded, strict=True)
+        ]
+        return ItemTrie(shared, child_starts, items, max_children)
 
     # ---- files ----
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The arrays by name, for safetensors."""
         tensors = {"items": self.items, "max_children": torch.tensor(self.max_children)}
-        for level, tokens in enumerate(self.tokens, start=1):
+        for level, tokens in enumerate(self._padded, start=1):
             tensors[f"tokens.{level}"] = tokens
         for level, starts in enumerate(self.child_starts):
             tensors[f"child_starts.{level}"] = starts
@@ -359,9 +382,15 @@ class ItemTrie:
         tokens = [tensors[f"tokens.{level}"] for level in range(1, levels + 1)]
         child_starts = [tensors[f"child_starts.{level}"] for level in range(levels + 1)]
         items, max_children = tensors["items"], tensors["max_children"].tolist()
-        nodes = [1, *(len(array) for array in tokens), len(items)]
+        if len(max_children) != levels + 1:
+            raise ValueError(
+                "The item trie's arrays do not belong together: build the trie anew from the catalogue and save it "
+                "again."
+            )
+        counts = [len(array) - width for array, width in zip(tokens, max_children, strict=False)]
+        nodes = [1, *counts, len(items)]
         for level, starts in enumerate(child_starts):
-            if len(starts) != nodes[level] + 1 or starts[-1] != nodes[level + 1] or len(max_children) != levels + 1:
+            if len(starts) != nodes[level] + 1 or starts[-1] != nodes[level + 1]:
                 raise ValueError(
                     f"The item trie's arrays of level {level} do not belong together: build the trie anew from the "
                     f"catalogue and save it again."
@@ -472,9 +501,9 @@ class TrieLogitsProcessor(LogitsProcessor):
         if level >= self.trie.num_levels:
             return scores
         nodes = self.trie.walk(input_ids[:, input_ids.shape[1] - level :])
-        tokens, _ = self.trie.allowed(nodes if level > 0 else nodes[:1], level)  # all rows share the root
-        tokens = torch.where(tokens < 0, tokens[:, :1].clamp(min=0), tokens)  # pads repeat the first legal token
-        tokens = tokens.expand(len(scores), -1)
+        tokens, _, legal = self.trie.allowed(nodes if level > 0 else nodes[:1], level)  # all rows share the root
+        # What is not legal repeats the first legal token, so that every score is written with one and the same value.
+        tokens = torch.where(legal, tokens, tokens[:, :1]).long().expand(len(scores), -1)
         masked = torch.full_like(scores, -torch.inf)
         masked.scatter_(1, tokens, scores.gather(1, tokens))
         # A row that left the catalogue (a beam that was never alive) keeps its scores: all -inf is not a distribution.

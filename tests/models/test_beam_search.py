@@ -116,8 +116,10 @@ def test_the_steps_wait_for_nothing(model, processor, histories, with_seen):
     watched = WatchedCare(model.config).eval()
     watched.load_state_dict(model.state_dict())
     seen = torch.tensor([3, 40, 41]) if with_seen else None
-    found = beam_search(watched, make_inputs(processor, histories), processor.trie, 5, seen)
-    watch.__exit__(None, None, None)
+    try:
+        found = beam_search(watched, make_inputs(processor, histories), processor.trie, 5, seen)
+    finally:
+        watch.__exit__(None, None, None)
     expected = beam_search(model, make_inputs(processor, histories), processor.trie, 5, seen)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
 
