@@ -24,7 +24,7 @@ TARGETS = 256  # per step, in every way
 
 def main() -> None:
     options = arguments(
-        __doc__, data=Path("data/amazon2014_beauty"), history=[50, 20], layers=4, hidden=128, row_tokens=256, batches=16
+        __doc__, data=Path("data/amazon2014_beauty"), history=[50, 20], layers=4, hidden=128, row_tokens=192, batches=16
     )
     users = [line.split()[1:-2] for line in (options.data / "sequences.txt").read_text(encoding="utf-8").splitlines()]
     row_of = {item: row for row, item in enumerate(sorted({item for user in users for item in user}))}

@@ -115,11 +115,11 @@ class BeamDecoder:
         allowed = torch.cat([prompt, earlier, new], dim=-1).flatten(1, 2)  # (B, W * size, E + slots + W * size)
 
         position = self.position[:, None, None] + torch.arange(1, size + 1, device=codes.device)
-        states = self.decode(embeddings.flatten(1, 2), allowed, position.expand(-1, width, -1).flatten(1, 2))
+        states = self.decode(embeddings.flatten(1, 2), allowed, position.expand(-1, width, -1).flatten(1, 2), size)
         own_slots = own_beam.repeat_interleave(size, dim=1).expand(len(codes), -1, -1)
         self.ancestors = torch.cat([ancestors, own_slots], dim=-1)
         self.position = self.position + size
-        return states.unflatten(1, (width, size))[:, :, -1]
+        return states
 
     # ---- what depends on the model ----
 
@@ -151,8 +151,17 @@ class BeamDecoder:
         embeddings = self.model.get_input_embeddings()(codes).unsqueeze(2)
         return embeddings, self.prompt_mask[:, None], torch.ones(1, 1, dtype=torch.bool, device=codes.device)
 
-    def decode(self, embeddings: torch.Tensor, allowed: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """States (B, S, hidden_size) of new slots under a mask `allowed` (B, S, columns)."""
+    def decode(
+        self, embeddings: torch.Tensor, allowed: torch.Tensor, positions: torch.Tensor, size: int
+    ) -> torch.Tensor:
+        """
+        States (B, W, hidden_size) of the last of each beam's `size` new slots.
+
+        Args:
+            embeddings: (B, W * size, hidden_size).
+            allowed: (B, W * size, columns), which slots the new ones may attend to.
+            positions: (B, W * size).
+        """
         outputs = self.model.base_model(
             inputs_embeds=embeddings,
             attention_mask=additive_mask(allowed, embeddings.dtype),
@@ -160,7 +169,7 @@ class BeamDecoder:
             past_key_values=self.cache,
             use_cache=True,
         )
-        return outputs.last_hidden_state
+        return outputs.last_hidden_state[:, size - 1 :: size]
 
 
 def additive_mask(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -27,8 +27,9 @@ class CareBeamDecoder(BeamDecoder):
             attention_mask=attention_mask,
             past_key_values=self.cache,
             use_cache=True,
+            logits_to_keep=1,
         )
-        return outputs.last_hidden_state[:, -1:]
+        return outputs.last_hidden_state
 
     def new_slots(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         backbone, config = self.model.base_model, self.model.config
@@ -49,7 +50,10 @@ class CareBeamDecoder(BeamDecoder):
         inside[0, 0] = config.code_sees_itself
         return embeddings, prompt, inside
 
-    def decode(self, embeddings: torch.Tensor, allowed: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def decode(
+        self, embeddings: torch.Tensor, allowed: torch.Tensor, positions: torch.Tensor, size: int
+    ) -> torch.Tensor:
+        read_slots = torch.arange(size - 1, embeddings.shape[1], size, device=embeddings.device)
         outputs = Qwen2Model.forward(  # past CareModel, which would insert the queries
             self.model.base_model,
             inputs_embeds=embeddings,
@@ -57,5 +61,6 @@ class CareBeamDecoder(BeamDecoder):
             position_ids=positions,
             past_key_values=self.cache,
             use_cache=True,
+            read_slots=read_slots.expand(len(embeddings), -1),
         )
         return outputs.last_hidden_state

@@ -105,18 +105,62 @@ def packed_attention(
     """
     size, num_history = len(mask.block), mask.history.shape[-1]
     lowest = torch.finfo(query.dtype).min  # finite: the softmax of a padded slot, which nobody reads, is a number too
-    scores = (query * scaling) @ key[:, :, :num_history].transpose(-1, -2)  # (B, heads, E, H)
-    scores = scores.masked_fill(~mask.history[:, None], lowest)
+    query = query * scaling
+    history_keys, history_values = key[:, :, :num_history].transpose(-1, -2), value[:, :, :num_history]
+    closed = ~mask.history[:, None]
 
-    blocks = [tensor[:, :, num_history:].unflatten(2, (-1, size)) for tensor in (query * scaling, key, value)]
-    query_blocks, key_blocks, value_blocks = blocks  # (B, heads, blocks, S, D)
-    inside = (query_blocks @ key_blocks.transpose(-1, -2)).masked_fill(~mask.block, lowest)
+    of_history = (query[:, :, :num_history] @ history_keys).masked_fill_(closed[:, :, :num_history], lowest)
+    of_history = _weights(of_history, dropout) @ history_values
 
-    of_blocks = torch.cat([scores[:, :, num_history:], inside.flatten(2, 3)], dim=-1)  # (B, heads, blocks * S, H + S)
-    of_history, of_blocks = (
-        nn.functional.dropout(part.softmax(-1, dtype=torch.float32).to(query.dtype), dropout)
-        for part in (scores[:, :, :num_history], of_blocks)
+    query_blocks, key_blocks, value_blocks = (  # (B, heads, blocks, S, D)
+        states[:, :, num_history:].unflatten(2, (-1, size)) for states in (query, key, value)
     )
-    read = torch.cat([of_history, of_blocks[..., :num_history]], dim=2) @ value[:, :, :num_history]
-    read_inside = of_blocks[..., num_history:].unflatten(2, (-1, size)) @ value_blocks
-    return torch.cat([read[:, :, :num_history], read[:, :, num_history:] + read_inside.flatten(2, 3)], dim=2)
+    outside = (query[:, :, num_history:] @ history_keys).masked_fill_(closed[:, :, num_history:], lowest)
+    inside = (query_blocks @ key_blocks.transpose(-1, -2)).masked_fill_(~mask.block, lowest)
+    weights = _weights(torch.cat([outside, inside.flatten(2, 3)], dim=-1), dropout)  # (B, heads, blocks * S, H + S)
+    of_blocks = weights[..., num_history:].unflatten(2, (-1, size)) @ value_blocks
+    of_blocks = weights[..., :num_history] @ history_values + of_blocks.flatten(2, 3)
+    return torch.cat([of_history, of_blocks], dim=2)
+
+
+def packed_reading(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: PackedMask,
+    slots: torch.Tensor,
+    scaling: float,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """
+    [`packed_attention`] of some slots only.
+
+    Args:
+        query: (B, heads, R, D), of the slots (B, R).
+        key, value: (B, heads, E, D).
+
+    Returns:
+        (B, heads, R, D)
+    """
+    size, num_history = len(mask.block), mask.history.shape[-1]
+    lowest = torch.finfo(query.dtype).min
+    query = query * scaling
+    closed = ~torch.take_along_dim(mask.history, slots[..., None], dim=1)[:, None]
+    outside = (query @ key[:, :, :num_history].transpose(-1, -2)).masked_fill_(closed, lowest)
+
+    place = (slots - num_history).clamp(min=0)
+    own_block = mask.block[place % size] & (slots >= num_history)[..., None]  # (B, R, S)
+    row = torch.arange(len(slots), device=slots.device)[:, None]
+    key_blocks, value_blocks = (  # (B, R, heads, S, D), each slot's own block
+        states[:, :, num_history:].unflatten(2, (-1, size)).transpose(1, 2)[row, place // size]
+        for states in (key, value)
+    )
+    inside = (query.transpose(1, 2).unsqueeze(3) @ key_blocks.transpose(-1, -2)).squeeze(3).transpose(1, 2)
+    inside = inside.masked_fill(~own_block[:, None], lowest)
+    weights = _weights(torch.cat([outside, inside], dim=-1), dropout)
+    read_inside = (weights[..., num_history:].transpose(1, 2).unsqueeze(3) @ value_blocks).squeeze(3).transpose(1, 2)
+    return weights[..., :num_history] @ value[:, :, :num_history] + read_inside
+
+
+def _weights(scores: torch.Tensor, dropout: float) -> torch.Tensor:
+    return nn.functional.dropout(scores.softmax(-1, dtype=torch.float32).to(scores.dtype), dropout)

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import slice_logits_to_keep
 
 from .care_beams import CareBeamDecoder
-from .care_layers import CareAttention, CareMLP
+from .care_layers import CareDecoderLayer, take_slots
 from .care_layout import QUERY, CareLayout, attention_allowed, care_layout, split_blocks
 from .care_packing import PackedMask, pack_layout, packed_mask
 from .configuration_care import CareConfig
@@ -29,6 +29,7 @@ class CarePreTrainedModel(PreTrainedModel):
     """What the two models share: the configuration, the initialisation of the queries, the kinds of attention."""
 
     config_class = CareConfig
+    _no_split_modules = ["CareDecoderLayer"]  # noqa: RUF012
     _supports_flash_attn = False  # the mask is not causal
     _supports_flex_attn = False
 
@@ -49,9 +50,7 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
 
     def __init__(self, config: CareConfig):
         super().__init__(config)
-        for index, layer in enumerate(self.layers):
-            layer.self_attn = CareAttention(config, index)
-            layer.mlp = CareMLP(config)
+        self.layers = nn.ModuleList([CareDecoderLayer(config, index) for index in range(config.num_hidden_layers)])
         total = sum(config.num_queries)
         self.query_embeddings = nn.Embedding(total, config.hidden_size) if total else None
         self.post_init()
@@ -74,6 +73,7 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
         use_cache: bool | None = None,
         block_ids: torch.LongTensor | None = None,
         context_ids: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
         **kwargs,
     ) -> BaseModelOutputWithPast:
         r"""
@@ -86,10 +86,14 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
                 Packed rows: 0 history, 1..n target blocks, -1 padding (see `care_layout`).
             context_ids (`torch.LongTensor` of shape `(B, T_total)`, *optional*):
                 The full rows whose last tokens are `input_ids`. Required with a filled cache.
+            logits_to_keep (`int` or `torch.Tensor`, *optional*):
+                Return the states of these rows only (0: all), in the forms transformers knows for logits. The last
+                layer then leaves the other slots out.
 
         Returns:
             `BaseModelOutputWithPast`: `last_hidden_state` and, if asked for, `hidden_states` of shape `(B, T,
-            hidden_size)`; the cache and `attentions` count slots, queries included.
+            hidden_size)`; the cache and `attentions` count slots, queries included. With `logits_to_keep`
+            `last_hidden_state` holds the rows kept, `(B, rows, hidden_size)`, or `(rows, hidden_size)` for a mask.
 
         Raises:
             ValueError: for inputs from which the slots cannot be told.
@@ -137,18 +141,25 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
                 columns, _ = past_key_values.get_mask_sizes(allowed.shape[1], 0)
                 allowed = nn.functional.pad(allowed, (0, columns - allowed.shape[2]), value=False)
             mask = self.attention_mask(allowed, embeddings.dtype)
+        rows = reading_slot - past_slots
+        read_slots, kept = _rows_to_read(rows, logits_to_keep)
         outputs = super().forward(
             inputs_embeds=embeddings,
             attention_mask={"full_attention": mask},
             position_ids=layout.position[:, new],
             past_key_values=past_key_values,
             use_cache=use_cache,
+            # The states of all layers, if they are asked for, are those of all slots.
+            read_slots=None if _wants_all_states(config, kwargs) else read_slots,
             **kwargs,
         )
-        rows = (reading_slot - past_slots).unsqueeze(-1)
-        outputs.last_hidden_state = torch.take_along_dim(outputs.last_hidden_state, rows, dim=1)
+        if read_slots is None or _wants_all_states(config, kwargs):
+            wanted = rows if read_slots is None else read_slots
+            outputs.last_hidden_state = take_slots(outputs.last_hidden_state, wanted)
+        if kept is not None:
+            outputs.last_hidden_state = outputs.last_hidden_state[kept]
         if outputs.hidden_states is not None:
-            outputs.hidden_states = tuple(torch.take_along_dim(state, rows, dim=1) for state in outputs.hidden_states)
+            outputs.hidden_states = tuple(take_slots(states, rows) for states in outputs.hidden_states)
         return outputs
 
     def attention_mask(self, allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -157,6 +168,28 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
         if self.config._attn_implementation == "eager":
             return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
         return allowed
+
+
+def _rows_to_read(
+    rows: torch.Tensor, logits_to_keep: int | torch.Tensor
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """
+    Slots (B, R) of the rows to keep, of all rows' slots (B, T), and which of them count, (B, R) boolean.
+
+    `None` for the first stands for all rows, for the second for all of the first.
+    """
+    if isinstance(logits_to_keep, int):
+        return (rows[:, -logits_to_keep:], None) if logits_to_keep else (None, None)
+    if logits_to_keep.dtype != torch.bool:
+        return slice_logits_to_keep(rows.unsqueeze(-1), logits_to_keep).squeeze(-1), None
+    counts = logits_to_keep.sum(-1, keepdim=True)
+    first = logits_to_keep.int().argsort(dim=-1, descending=True, stable=True)[:, : int(counts.max())]
+    return rows.gather(1, first), torch.arange(first.shape[1], device=rows.device) < counts
+
+
+def _wants_all_states(config: CareConfig, kwargs: dict) -> bool:
+    names = ("output_hidden_states", "output_attentions")
+    return any(kwargs.get(name, getattr(config, name, False)) for name in names)
 
 
 @dataclass
@@ -230,9 +263,10 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
             use_cache=use_cache,
             block_ids=block_ids,
             context_ids=context_ids,
+            logits_to_keep=logits_to_keep,
             **kwargs,
         )
-        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        logits = self.lm_head(outputs.last_hidden_state)
 
         loss = diversity = None
         if labels is not None:

@@ -96,7 +96,7 @@ class GenRecTrainingArguments(TrainingArguments):
         default=True,
         metadata={"help": "read a user's history once for all its targets, several users a row; or a row per target"},
     )
-    packed_row_tokens: int = field(default=256, metadata={"help": "packing: the most tokens of a row"})
+    packed_row_tokens: int = field(default=192, metadata={"help": "packing: the most tokens of a row"})
     per_device_train_batch_size: int = field(
         default=16, metadata={"help": "rows per step and process: packed ones, or without packing one per target"}
     )
