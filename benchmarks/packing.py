@@ -4,7 +4,7 @@
 
 Three ways to train on the same targets with the same loss and gradients (checked on a batch of users first): the
 published one (a row per prefix, random batches padded to the longest), rows of similar length together, and packed. A
-step is forward, backward and AdamW. Rows grouped by length are drawn evenly from all lengths, so that the few long ones
+step is forward, backward and AdamW. Batches of like rows are drawn evenly from all lengths, so that the few long ones
 count as often as in an epoch.
 """
 
@@ -24,7 +24,7 @@ TARGETS = 256  # per step, in every way
 
 def main() -> None:
     options = arguments(
-        __doc__, data=Path("data/amazon2014_beauty"), history=[50, 20], layers=4, hidden=128, row_tokens=192, batches=16
+        __doc__, data=Path("data/amazon2014_beauty"), history=[50, 20], layers=4, hidden=128, row_tokens=256, batches=16
     )
     users = [line.split()[1:-2] for line in (options.data / "sequences.txt").read_text(encoding="utf-8").splitlines()]
     row_of = {item: row for row, item in enumerate(sorted({item for user in users for item in user}))}
@@ -67,10 +67,7 @@ def make_batches(processor, sequences, history: int, row_tokens: int, count: int
     collate_packed = PackedCollator(processor)
     at_random = np.random.default_rng(0).permutation(len(rows))[: TARGETS * (count // 4)].reshape(-1, TARGETS)
     packed_rows = round(TARGETS * len(packed) / packed.num_targets)  # rows with as many targets, on average
-    by_length = np.argsort(rows.lengths, kind="stable")
-    by_length = by_length[: len(rows) // TARGETS * TARGETS].reshape(-1, TARGETS)
-    by_length = by_length[((np.arange(count) + 0.5) * len(by_length) / count).astype(int)]
-    in_packed = np.random.default_rng(0).permutation(len(packed))[: count * packed_rows].reshape(-1, packed_rows)
+    by_length, in_packed = evenly(rows.lengths, TARGETS, count), evenly(packed.lengths, packed_rows, count)
     return {
         "random rows": [(lambda i=i: collate_rows([rows[j] for j in i]), TARGETS) for i in at_random],
         "rows by length": [(lambda i=i: collate_rows([rows[j] for j in i]), TARGETS) for i in by_length],
@@ -79,6 +76,13 @@ def make_batches(processor, sequences, history: int, row_tokens: int, count: int
             for i in in_packed
         ],
     }
+
+
+def evenly(lengths: np.ndarray, size: int, count: int) -> np.ndarray:
+    """(count, size) examples: batches of neighbouring lengths, drawn evenly from the shortest to the longest."""
+    order = np.argsort(lengths, kind="stable")
+    batches = order[: len(order) // size * size].reshape(-1, size)
+    return batches[((np.arange(count) + 0.5) * len(batches) / count).astype(int)]
 
 
 def num_targets(packed: PackedExamples, row: int) -> int:

@@ -30,7 +30,7 @@ from hf_genrec.semantic_ids.ids import SemanticIds
 from hf_genrec.trainers import evaluate_run, prepare_data, tokenize_items, train_care
 from hf_genrec.training.build import build_care, build_examples, build_processor
 from hf_genrec.training.config import RunConfig, find_config, parse_config
-from hf_genrec.training.trainer import subsample
+from hf_genrec.training.trainer import EpochSampler, subsample
 
 logger = logging.getLogger(__name__)
 
@@ -148,9 +148,9 @@ def plan_epochs(config: RunConfig, minutes: float) -> float:
     validation = subsample(prepared.split("validation"), arguments.eval_users, arguments.seed)
 
     rows = arguments.per_device_train_batch_size
-    order = np.random.default_rng(0).permutation(len(examples))
+    order = list(EpochSampler(len(examples), arguments.seed, examples.lengths.tolist(), rows))
     batches = [order[start : start + rows] for start in range(0, len(order), rows)]
-    sample = batches[:40]
+    sample = [batches[int(place)] for place in np.random.default_rng(0).choice(len(batches) - 1, 40, replace=False)]
     optimizer = torch.optim.AdamW(model.parameters())
     model.train()
     steps, evaluations = [], []

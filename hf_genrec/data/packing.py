@@ -26,8 +26,11 @@ class PackedExamples(Dataset):
         row_tokens: the most tokens (codes and answer tokens) of a row; rows that hold a single target may need more.
 
     Attributes:
-        lengths (`np.ndarray`): (rows,) tokens of each row.
         num_targets (`int`): targets of all rows.
+        tokens (`np.ndarray`): (rows,) tokens of each row.
+        lengths (`np.ndarray`): (rows,) how many of them are history. Rows of a batch should have about as many: a model
+            keeps history and blocks apart, and the one row's long history would be padding in the others.
+        labels_per_row (`float`): labelled codes of a row on average.
 
     Raises:
         ValueError: if no target is left.
@@ -56,8 +59,11 @@ class PackedExamples(Dataset):
         segments = np.concatenate([_cut(whole, num_levels, row_tokens), late], axis=1)
         self.users, self.starts, self.first_targets, self.ends = segments
         tokens = _tokens(segments, num_levels)
+        history = (self.ends - self.starts - 1) * num_levels
         self.rows = _fill_rows(tokens, row_tokens, seed)
-        self.lengths = np.array([tokens[row].sum() for row in self.rows])
+        self.tokens = np.array([tokens[row].sum() for row in self.rows])
+        self.lengths = np.array([history[row].sum() for row in self.rows])
+        self.labels_per_row = self.num_targets * num_levels / len(self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)

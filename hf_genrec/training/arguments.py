@@ -96,7 +96,7 @@ class GenRecTrainingArguments(TrainingArguments):
         default=True,
         metadata={"help": "read a user's history once for all its targets, several users a row; or a row per target"},
     )
-    packed_row_tokens: int = field(default=192, metadata={"help": "packing: the most tokens of a row"})
+    packed_row_tokens: int = field(default=256, metadata={"help": "packing: the most tokens of a row"})
     per_device_train_batch_size: int = field(
         default=16, metadata={"help": "rows per step and process: packed ones, or without packing one per target"}
     )
@@ -116,8 +116,8 @@ class GenRecTrainingArguments(TrainingArguments):
     )
     greater_is_better: bool | None = field(default=True, metadata={"help": "whether a larger metric is better"})
     train_sampling_strategy: str = field(
-        default="random",
-        metadata={"help": "random batches, or (group_by_length, for a row per target) batches of similar lengths"},
+        default="group_by_length",
+        metadata={"help": "batches of rows with similar histories (group_by_length), or random ones (random)"},
     )
     logging_steps: float = field(default=50, metadata={"help": "steps between two lines of the log"})
     project: str = field(default="hf_genrec", metadata={"help": "trackio: project the run is logged under"})

@@ -80,6 +80,20 @@ class GenRecTrainer(Trainer):
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return EpochSampler(len(train_dataset), self.args.seed, lengths, batch_size)
 
+    def _get_num_items_in_batch(self, batch_samples, device):
+        """
+        What the step's loss is divided by. Packed rows hold different numbers of targets, and rows of like histories
+        are drawn together: divided by the step's own number, a target would weigh the more the fewer stand beside it.
+        So it is the number that as many rows hold on average.
+        """
+        labels_per_row = getattr(self.train_dataset, "labels_per_row", None)
+        if labels_per_row is None:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        rows = torch.tensor([sum(len(batch["input_ids"]) for batch in batch_samples)], device=device)
+        if self.args.world_size > 1:
+            rows = self.accelerator.gather(rows)
+        return rows.sum() * labels_per_row
+
     def evaluate(self, eval_dataset: EvaluationSplit | None = None, ignore_keys=None, metric_key_prefix: str = "eval"):
         split = cast(EvaluationSplit, self.eval_dataset if eval_dataset is None else eval_dataset)
         mine = slice(self.args.process_index, None, self.args.world_size)

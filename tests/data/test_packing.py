@@ -1,6 +1,7 @@
 """Packed rows hold exactly the targets of one row per prefix, each behind its own prefix."""
 
 import numpy as np
+import pytest
 import torch
 from conftest import make_processor
 from hypothesis import given, settings
@@ -61,8 +62,10 @@ def test_packed_rows_hold_the_targets_of_one_row_per_prefix(users, targets, row_
     assert packed.num_targets == len(expected)
 
     tokens = (batch["block_ids"] >= 0).sum(-1)
-    assert tokens.tolist() == packed.lengths.tolist()
-    for length, row in zip(packed.lengths, packed.rows, strict=True):
+    assert tokens.tolist() == packed.tokens.tolist()
+    assert (batch["block_ids"] == 0).sum(-1).tolist() == packed.lengths.tolist()
+    assert packed.labels_per_row == pytest.approx((batch["labels"] >= 0).sum().item() / len(packed))
+    for length, row in zip(packed.tokens, packed.rows, strict=True):
         one_target = len(row) == 1 and packed.ends[row[0]] - packed.first_targets[row[0]] == 1
         assert length <= row_tokens or one_target
     assert len(packed) == len(PackedExamples(users, targets, 4, PROCESSOR.num_levels, row_tokens, seed))
@@ -71,7 +74,8 @@ def test_packed_rows_hold_the_targets_of_one_row_per_prefix(users, targets, row_
 def test_a_packed_row_by_hand():
     users = [np.array([3, 1]), np.array([7])]
     packed = PackedExamples(users, "all", 4, PROCESSOR.num_levels, row_tokens=11)
-    assert packed.lengths.tolist() == [11]
+    assert packed.tokens.tolist() == [11]
+    assert packed.lengths.tolist() == [2]
     batch = PackedCollator(PROCESSOR)([packed[0]])
     (a, b), (c, d), (e, f) = PROCESSOR.token_ids[[3, 1, 7]].tolist()
     answer = PROCESSOR.answer_token_id
@@ -85,4 +89,4 @@ def test_rows_are_filled():
     rng = np.random.default_rng(0)
     users = [rng.integers(0, 12, rng.integers(1, 6)) for _ in range(400)]
     packed = PackedExamples(users, "all", 8, PROCESSOR.num_levels, row_tokens=96)
-    assert packed.lengths.sum() / (len(packed) * 96) > 0.98
+    assert packed.tokens.sum() / (len(packed) * 96) > 0.98
