@@ -109,6 +109,12 @@ class CatalogueProcessor(ProcessorMixin):
         single = not histories or isinstance(histories[0], str) or not isinstance(histories[0], Sequence | np.ndarray)
         return ([histories] if single else [list(history) for history in histories]), single
 
+    def as_lists(self, rows: np.ndarray, scores: np.ndarray) -> tuple[list[list[str]], list[list[float]]]:
+        """Item ids and scores of recommended rows (B, k), best first; a list ends where a row is -1."""
+        found = (rows >= 0).sum(-1).tolist()
+        item_ids = [[self.item_ids[row] for row in line[:n]] for line, n in zip(rows.tolist(), found, strict=True)]
+        return item_ids, [line[:n] for line, n in zip(scores.tolist(), found, strict=True)]
+
     def prompts(self, histories: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """Inputs of histories given as catalogue rows, oldest first: `input_ids` and `attention_mask`, (B, S)."""
         raise NotImplementedError

@@ -78,9 +78,7 @@ class ItemRecommenderMixin(ProcessorCarrier):
         rows, scores = self.recommend_rows(
             [processor.rows(history, unknown) for history in batch], k, exclude_seen, allowed, batch_size
         )
-        found = (rows >= 0).sum(-1).tolist()
-        item_ids = [[processor.item_ids[row] for row in line[:n]] for line, n in zip(rows.tolist(), found, strict=True)]
-        score_lists = [line[:n] for line, n in zip(scores.tolist(), found, strict=True)]
+        item_ids, score_lists = processor.as_lists(rows, scores)
         return (item_ids[0], score_lists[0]) if single else (item_ids, score_lists)
 
     @torch.no_grad()

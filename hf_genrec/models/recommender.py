@@ -70,9 +70,7 @@ class GenerativeRecommenderMixin(ProcessorCarrier):
             normalize,
             user_cache,
         )
-        found = (rows >= 0).sum(-1).tolist()
-        item_ids = [[processor.item_ids[row] for row in line[:n]] for line, n in zip(rows.tolist(), found, strict=True)]
-        score_lists = [line[:n] for line, n in zip(scores.tolist(), found, strict=True)]
+        item_ids, score_lists = processor.as_lists(rows, scores)
         return (item_ids[0], score_lists[0]) if single else (item_ids, score_lists)
 
     def recommend_rows(
