@@ -50,7 +50,7 @@ def prepare(context: typer.Context, config: ConfigOption = None) -> None:
 
 @app.command(context_settings=PASS_ON)
 def tokenize(context: typer.Context, config: ConfigOption = None) -> None:
-    """Item text -> embeddings -> semantic IDs, with a health report and its picture."""
+    """Item text -> embeddings -> semantic IDs, with a health report and its picture. ReaRec needs none."""
     from hf_genrec.trainers.tokenize_items import main as program
 
     program(_configuration(config, context))
@@ -59,9 +59,12 @@ def tokenize(context: typer.Context, config: ConfigOption = None) -> None:
 @app.command(context_settings=PASS_ON)
 def train(context: typer.Context, config: ConfigOption = None) -> None:
     """Train on the prepared, tokenized data. --resume_from_checkpoint last goes on after an interruption."""
-    from hf_genrec.trainers.train_care import main as program
-
-    program(_configuration(config, context))
+    configuration = _configuration(config, context)
+    if configuration.model.method == "rearec":
+        from hf_genrec.trainers.train_rearec import main as program
+    else:
+        from hf_genrec.trainers.train_care import main as program
+    program(configuration)
 
 
 @app.command()
@@ -92,7 +95,7 @@ def recommend(
     """The next items for a user of the data or for a history, by title."""
     _quiet()
     from hf_genrec.data.prepared import PreparedData
-    from hf_genrec.hub import load_model, recommend_as_stranger
+    from hf_genrec.hub import auto_class, load_model, recommend_as_stranger
     from hf_genrec.training.config import RunFolder
 
     folder = RunFolder(Path(run))
@@ -120,10 +123,12 @@ def recommend(
         if other_ids != item_ids or max(abs(a - b) for a, b in zip(scores, other_scores, strict=True)) > 1e-4:
             raise ValueError(f"{folder.model} recommends other items when it is opened without hf_genrec")
         typer.echo(
-            "opened through AutoModelForCausalLM in a process that cannot import hf_genrec: the same items and scores"
+            f"opened through {auto_class(folder.model)} in a process that cannot import hf_genrec: the same items and "
+            f"scores"
         )
+    kind = "log-probability" if model.can_generate() else "score"
     for rank, (item_id, score) in enumerate(zip(item_ids, scores, strict=True), start=1):
-        typer.echo(f"{rank:3d}. {title(item_id)}  (item {item_id}, log-probability {score:.2f})")
+        typer.echo(f"{rank:3d}. {title(item_id)}  (item {item_id}, {kind} {score:.2f})")
 
 
 @app.command()

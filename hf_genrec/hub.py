@@ -1,5 +1,4 @@
-"""What leaves this machine: the exported folder, its model card, the check that a stranger can load it, and the "
-"push."""
+"""What leaves this machine: the exported folder, its model card, the check that a stranger can load it, the push."""
 
 import json
 import os
@@ -10,29 +9,30 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArguments
+import transformers
+from transformers import PreTrainedModel, TrainingArguments
 
 from hf_genrec.files import whole_file, write_json
+
+METHOD_NAMES = {"care": "CARE", "rearec": "ReaRec"}  # by model_type
 
 CARD = """---
 library_name: transformers
 license: apache-2.0
 tags:
 - recommendation
-- generative-recommendation
-- semantic-ids
+{tags}
 - {model_type}
 ---
 
 # {name}
 
-A generative recommender ({model_type_upper}) over {num_items:,} items: it reads a history as semantic IDs of {levels}
-codes and writes the codes of the next item, under a trie, so that every answer is an item of the catalogue.
+{about}
 
 ```python
-from transformers import AutoModelForCausalLM
+from transformers import {auto_class}
 
-model = AutoModelForCausalLM.from_pretrained("{name}", trust_remote_code=True)
+model = {auto_class}.from_pretrained("{name}", trust_remote_code=True)
 item_ids, scores = model.recommend({example}, k=10)
 [model.processor.title(item_id) for item_id in item_ids]
 ```
@@ -49,11 +49,25 @@ above say by how much.
 """
 
 
+def auto_class(folder: Path) -> str:
+    """
+    The Auto class that opens a saved model, by its config.json.
+
+    Raises:
+        ValueError: if the file names none.
+    """
+    path = Path(folder) / "config.json"
+    for name in json.loads(path.read_text(encoding="utf-8")).get("auto_map", {}):
+        if name.startswith("AutoModelFor"):
+            return name
+    raise ValueError(f"{path} names no class under auto_map: it is no model of this library")
+
+
 def load_model(folder: Path) -> Any:
     """A saved model of this library with its processor, by the library's own classes and not the code in the folder."""
     import hf_genrec.models  # noqa: F401  (registers the classes with the Auto classes)
 
-    return AutoModelForCausalLM.from_pretrained(folder)
+    return getattr(transformers, auto_class(folder)).from_pretrained(folder)
 
 
 def export_model(
@@ -86,12 +100,9 @@ def write_model_card(model_folder: Path, results_folder: Path) -> None:
     """`README.md` of an exported model, from its configuration and the figures measured so far."""
     config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
     item_ids = json.loads((model_folder / "catalogue.json").read_text(encoding="utf-8"))["item_ids"]
-    facts: dict[str, Any] = {
-        "layers, hidden size": f"{config['num_hidden_layers']}, {config['hidden_size']}",
-        "codes per level": config["codebook_sizes"],
-        "queries before each code": config["num_queries"],
-        "newest history items read": config["max_history"],
-    }
+    facts: dict[str, Any] = {"layers, hidden size": f"{config['num_hidden_layers']}, {config['hidden_size']}"}
+    about, tags, more_facts = _method_section(config, len(item_ids))
+    facts |= more_facts | {"newest history items read": config["max_history"]}
     training_file = results_folder / "training.json"
     if training_file.is_file():
         training = json.loads(training_file.read_text(encoding="utf-8"))
@@ -107,15 +118,38 @@ def write_model_card(model_folder: Path, results_folder: Path) -> None:
     text = CARD.format(
         name=model_folder.resolve().parent.name,
         model_type=config["model_type"],
-        model_type_upper=config["model_type"].upper(),
-        num_items=len(item_ids),
-        levels=len(config["codebook_sizes"]),
+        tags="\n".join(f"- {tag}" for tag in tags),
+        about=about,
+        auto_class=auto_class(model_folder),
         example=json.dumps(item_ids[:3]),
         results=_results_section(results_folder),
         facts="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
     )
     with whole_file(model_folder / "README.md") as path:
         path.write_text(text, encoding="utf-8")
+
+
+def _method_section(config: dict[str, Any], num_items: int) -> tuple[str, list[str], dict[str, Any]]:
+    """What the method does, its tags, and the settings that only it has."""
+    if config["model_type"] == "rearec":
+        steps = 0 if config["reasoning"] == "none" else config["num_reasoning_steps"]
+        about = (
+            f"A sequential recommender (ReaRec) over {num_items:,} items: it encodes a history, feeds its last state "
+            f"back {steps}\ntimes to reason before it answers, and scores every item of the catalogue."
+        )
+        facts = {
+            "backbone": config["backbone"],
+            "reasoning, steps": f"{config['reasoning']}, {steps}",
+            "temperature": config["temperature"],
+        }
+        return about, ["sequential-recommendation"], facts
+    about = (
+        f"A generative recommender (CARE) over {num_items:,} items: it reads a history as semantic IDs of "
+        f"{len(config['codebook_sizes'])}\ncodes and writes the codes of the next item, under a trie, so that every "
+        f"answer is an item of the catalogue."
+    )
+    facts = {"codes per level": config["codebook_sizes"], "queries before each code": config["num_queries"]}
+    return about, ["generative-recommendation", "semantic-ids"], facts
 
 
 def _results_section(results_folder: Path) -> str:
@@ -149,12 +183,10 @@ class Blocked:
             raise ModuleNotFoundError("hf_genrec is not to be used here")
 
 sys.meta_path.insert(0, Blocked())
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor
-folder, history, k = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
-AutoConfig.from_pretrained(folder, trust_remote_code=True)
-AutoModel.from_pretrained(folder, trust_remote_code=True)
-AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+import transformers
+folder, history, k, auto_class = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+for name in ("AutoConfig", "AutoModel", "AutoProcessor", auto_class):
+    model = getattr(transformers, name).from_pretrained(folder, trust_remote_code=True)
 print(json.dumps(model.recommend(history, k=k)))
 """
 
@@ -167,9 +199,10 @@ def recommend_as_stranger(folder: Path, history: list[str], k: int = 10) -> tupl
     Raises:
         RuntimeError: if the folder does not open there, with the last line of its error.
     """
+    program = [sys.executable, "-c", RELOAD_PROGRAM]
     with tempfile.TemporaryDirectory() as modules:
         finished = subprocess.run(
-            [sys.executable, "-c", RELOAD_PROGRAM, str(Path(folder).resolve()), json.dumps(history), str(k)],
+            [*program, str(Path(folder).resolve()), json.dumps(history), str(k), auto_class(folder)],
             capture_output=True,
             text=True,
             env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": modules},

@@ -1,4 +1,10 @@
+import json
 import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 # One thread here and in the processes that tests start: sums in another order differ in their last bits.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -6,7 +12,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from hf_genrec import cli
 from hf_genrec.models.modeling_care import CareConfig, CareForCausalLM
 from hf_genrec.models.processing_genrec import GenRecProcessor
 from hf_genrec.semantic_ids.tokens import code_tokenizer
@@ -106,3 +114,80 @@ use_cpu: true
 """
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def rearec_config(own_data) -> Path:
+    """The configuration of the same log with ReaRec's keys in the place of CARE's."""
+    data_keys = ("source", "item_path", "user_column", "item_column", "time_column", "title_column")
+    data = [line for line in (own_data / "mine.yaml").read_text().splitlines() if line.startswith(data_keys)]
+    path = own_data / "rearec.yaml"
+    path.write_text(
+        "\n".join(data)
+        + f"""
+method: rearec
+max_history: 4
+hidden_size: 16
+intermediate_size: 32
+hidden_dropout: 0.1
+attention_dropout: 0.1
+output_dir: {own_data}/rearec-run
+num_train_epochs: 6
+per_device_train_batch_size: 8
+train_sampling_strategy: random
+learning_rate: 0.003
+weight_decay: 0.0
+logging_steps: 1
+use_cpu: true
+"""
+    )
+    return path
+
+
+def run_command(monkeypatch, capsys, *arguments) -> str:
+    """What `hf-genrec` with these arguments prints; it must succeed."""
+    monkeypatch.setattr(sys, "argv", ["hf-genrec", *map(str, arguments)])
+    with pytest.raises(SystemExit) as finished:
+        cli.main()
+    captured = capsys.readouterr()
+    assert finished.value.code == 0, captured.err
+    return captured.out
+
+
+def check_a_killed_training(program: str, config: Path, whole: Path, killed: Path) -> None:
+    """
+    A training in the run folder `killed` is ended by SIGKILL behind its first checkpoint and resumed: its weights are
+    those of the run `whole`, which was let be.
+    """
+    killed.mkdir()
+    for part in ("data", "semantic_ids"):
+        if (whole / part).is_dir():
+            subprocess.run(["cp", "-r", whole / part, killed / part], check=True)
+    command = [
+        sys.executable, "-m", f"hf_genrec.trainers.{program}", "--config", str(config),
+        "--output_dir", str(killed), "--disable_tqdm", "true",
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((killed / "checkpoints").glob("checkpoint-*/trainer_state.json")):
+        assert process.poll() is None, "the training ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (killed / "model").exists()
+
+    options = ["--output_dir", str(killed), "--resume_from_checkpoint", "last"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["hf-genrec", "train", "--config", str(config), *options])
+        with pytest.raises(SystemExit) as finished:
+            cli.main()
+    assert finished.value.code == 0
+    record = json.loads((killed / "results/training.json").read_text())
+    assert record["resumed_from"] is not None
+    last = f"checkpoints/checkpoint-{record['steps']}/model.safetensors"
+    resumed, expected = load_file(killed / last), load_file(whole / last)
+    assert resumed.keys() == expected.keys()
+    for name in expected:
+        assert torch.equal(resumed[name], expected[name]), name

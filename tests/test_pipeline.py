@@ -1,29 +1,17 @@
 """From somebody's own CSV to a recommendation, by the commands; and a training that is killed."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import USERS
+from conftest import USERS, check_a_killed_training, run_command
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from hf_genrec import cli
-
-
-def run(monkeypatch, capsys, *arguments) -> str:
-    monkeypatch.setattr(sys, "argv", ["hf-genrec", *map(str, arguments)])
-    with pytest.raises(SystemExit) as finished:
-        cli.main()
-    captured = capsys.readouterr()
-    assert finished.value.code == 0, captured.err
-    return captured.out
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +53,7 @@ def test_the_best_checkpoint_is_the_model(trained):
 
 def test_evaluate_writes_figures_and_a_card(trained, monkeypatch, capsys, caplog):
     with caplog.at_level("INFO"):
-        run(monkeypatch, capsys, "evaluate", trained, "--split", "validation")
+        run_command(monkeypatch, capsys, "evaluate", trained, "--split", "validation")
     records = json.loads((trained / "results/validation.json").read_text())
     assert list(records) == ["CARE", "most popular", "item-kNN"]
     for record in records.values():
@@ -83,7 +71,7 @@ def test_evaluate_writes_figures_and_a_card(trained, monkeypatch, capsys, caplog
 
 
 def test_recommend_prints_titles(trained, monkeypatch, capsys):
-    out = run(monkeypatch, capsys, "recommend", trained, "--user", "u00", "-k", "5", "--stranger")
+    out = run_command(monkeypatch, capsys, "recommend", trained, "--user", "u00", "-k", "5", "--stranger")
     assert "history: 8 items" in out
     assert "cannot import hf_genrec: the same items and scores" in out
     assert out.count("Film number") == 3 + 5
@@ -121,41 +109,13 @@ def test_mistakes_are_one_line(trained, folder, monkeypatch, capsys, arguments, 
 
 def test_shipped_configurations_are_listed_and_copied(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert "care/ml-100k" in run(monkeypatch, capsys, "configs")
-    run(monkeypatch, capsys, "configs", "care/ml-100k")
+    assert "care/ml-100k" in run_command(monkeypatch, capsys, "configs")
+    run_command(monkeypatch, capsys, "configs", "care/ml-100k")
     assert (tmp_path / "ml-100k.yaml").read_text().startswith("# hf-genrec prepare --config care/ml-100k")
 
 
 def test_a_killed_training_ends_with_the_same_weights(trained, folder):
-    """SIGKILL within an epoch, behind a checkpoint; resumed, the weights are those of the run that was let be."""
-    run_folder = folder / "killed"
-    for part in ("data", "semantic_ids"):
-        subprocess.run(["cp", "-r", trained / part, run_folder / part], check=run_folder.mkdir(exist_ok=True) is None)
-    command = [
-        sys.executable, "-m", "hf_genrec.trainers.train_care", "--config", str(folder / "mine.yaml"),
-        "--output_dir", str(run_folder), "--disable_tqdm", "true",
-    ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list((run_folder / "checkpoints").glob("checkpoint-*/trainer_state.json")):
-        assert process.poll() is None, "the training ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not (run_folder / "model").exists()
-
-    finished = subprocess.run(
-        [*command, "--resume_from_checkpoint", "last"], env=environment, capture_output=True, text=True
-    )
-    assert finished.returncode == 0, finished.stderr[-2000:]
-    record = json.loads((run_folder / "results/training.json").read_text())
-    assert record["resumed_from"] is not None
-    last = f"checkpoints/checkpoint-{record['steps']}/model.safetensors"
-    resumed, whole = load_file(run_folder / last), load_file(trained / last)
-    for name in whole:
-        assert torch.equal(resumed[name], whole[name]), name
+    check_a_killed_training("train_care", folder / "mine.yaml", trained, folder / "killed")
 
 
 def test_every_run_writes_whole_files(trained):

@@ -1,7 +1,7 @@
 """Evaluate a run's model and the simple baselines on a split; JSON in the run folder's `results/`, and a table.
 
 hf-genrec evaluate runs/care-ml-100k
-hf-genrec evaluate runs/care-ml-100k --split validation
+hf-genrec evaluate runs/rearec-ml-100k --split validation
 """
 
 import json
@@ -15,7 +15,7 @@ from hf_genrec.evaluation.baselines import ItemKNN, MostPopular
 from hf_genrec.evaluation.evaluator import EvaluationResult, evaluate_recommender
 from hf_genrec.evaluation.report import render_table, result_record
 from hf_genrec.files import write_json
-from hf_genrec.hub import load_model, write_model_card
+from hf_genrec.hub import METHOD_NAMES, load_model, write_model_card
 from hf_genrec.training.config import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -33,12 +33,16 @@ def main(
     if model.processor.item_ids != prepared.item_ids:
         raise ValueError(f"{run.model} was trained on another catalogue than {run.data} holds: prepare and train again")
 
+    if num_beams is not None and not model.can_generate():
+        raise ValueError(f"--num-beams: {run.model} scores every item and searches no beams: leave it out")
+    search = {"num_beams": num_beams} if model.can_generate() else {}
+
     def recommend(histories: list[np.ndarray], k: int) -> np.ndarray:
-        return model.recommend_rows(histories, k, exclude_seen=exclude_seen, num_beams=num_beams)[0]
+        return model.recommend_rows(histories, k, exclude_seen=exclude_seen, **search)[0]
 
     popular, neighbours = MostPopular(train, num_items), ItemKNN(train, num_items)
     systems = {
-        model.config.model_type.upper(): recommend,
+        METHOD_NAMES[model.config.model_type]: recommend,
         "most popular": lambda histories, k: popular.recommend(histories, k, exclude_seen)[0],
         "item-kNN": lambda histories, k: neighbours.recommend(histories, k, exclude_seen)[0],
     }
@@ -48,7 +52,7 @@ def main(
             targets,
             num_items,
             popularity=prepared.item_popularity(),
-            codes=model.processor.codes,
+            codes=model.processor.codes if model.can_generate() else None,
             exclude_seen=exclude_seen,
         )
         for name, system in systems.items()

@@ -4,7 +4,7 @@
     hf-genrec tokenize --config care/ml-100k
 
 With `codes_path` published codes are imported instead. `collisions` settles only codes made here; published ones are
-kept.
+kept. With `method: rearec` there is nothing to do.
 """
 
 import logging
@@ -21,8 +21,14 @@ from hf_genrec.training.config import RunConfig, parse_command_line
 logger = logging.getLogger(__name__)
 
 
-def main(config: RunConfig) -> SemanticIds:
-    """Make or import the codes of the catalogue, and save them with their health report and its picture."""
+def main(config: RunConfig) -> SemanticIds | None:
+    """
+    Make or import the codes of the catalogue, and save them with their health report and its picture; `None` for a
+    method that has no codes.
+    """
+    if config.model.method == "rearec":
+        logger.info("method: rearec has no semantic IDs, so there is nothing to tokenize: go on with `hf-genrec train`")
+        return None
     folder = config.run.semantic_ids
     prepared = PreparedData.load(config.run.data)
     if config.data.codes_path is not None:

@@ -6,29 +6,25 @@ torchrun --standalone --nproc_per_node 2 -m hf_genrec.trainers.train_care --conf
 accelerate launch --config_file configs/accelerate/zero2.yaml -m hf_genrec.trainers.train_care --config care/ml-100k
 """
 
-import logging
-import resource
 import sys
-import time
 
-import torch.distributed
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import set_seed
 
 from hf_genrec.data.prepared import PreparedData
-from hf_genrec.files import write_json
-from hf_genrec.hub import export_model, write_model_card
 from hf_genrec.models.modeling_residual_kmeans import ResidualKMeansTokenizer
 from hf_genrec.semantic_ids.ids import SemanticIds
+from hf_genrec.trainers.train_and_save import train_and_save
+from hf_genrec.training.arguments import CareArguments
 from hf_genrec.training.build import build_care, build_examples, build_processor, start_from_centroids
 from hf_genrec.training.checkpoints import checkpoint_to_resume
 from hf_genrec.training.config import RunConfig, parse_command_line
 from hf_genrec.training.trainer import GenRecTrainer, subsample
 
-logger = logging.getLogger(__name__)
-
 
 def main(config: RunConfig) -> None:
     """Load, build, train, save."""
+    if not isinstance(config.model, CareArguments):
+        raise ValueError(f"train_care trains method: care, the configuration has method: {config.model.method}")
     run, arguments = config.run, config.training
     prepared, semantic_ids = PreparedData.load(run.data), SemanticIds.load(run.semantic_ids)
     resume = checkpoint_to_resume(run.checkpoints, arguments.resume_from_checkpoint)
@@ -41,45 +37,14 @@ def main(config: RunConfig) -> None:
         tokenizer = ResidualKMeansTokenizer.from_pretrained(run.semantic_ids / "item_tokenizer")
         start_from_centroids(model, processor, tokenizer.codebooks, arguments.seed)
     examples, collator = build_examples(arguments, prepared.train_sequences(), processor)
-    callbacks = []
-    if arguments.early_stopping_patience is not None:
-        callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
     trainer = GenRecTrainer(
         model,
         arguments,
         train_dataset=examples,
         eval_dataset=subsample(prepared.split("validation"), arguments.eval_users, arguments.seed),
         data_collator=collator,
-        callbacks=callbacks,
     )
-    logger.info("%s weights, %s training targets", f"{model.num_parameters():,}", f"{examples.num_targets:,}")
-
-    start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=resume)
-    if trainer.is_world_process_zero():
-        record = {
-            "seconds": time.perf_counter() - start,
-            "cpu_seconds": trainer.state.log_history[-1]["cpu_seconds"],
-            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "resumed_from": resume,
-            "num_weights": model.num_parameters(),
-            "num_targets": examples.num_targets,
-            "num_processes": arguments.world_size,
-            "steps": trainer.state.global_step,
-            "epochs": trainer.state.epoch,
-            "best_step": trainer.state.best_global_step,
-            "best_validation_ndcg@10": trainer.state.best_metric,
-            "log": trainer.state.log_history,
-        }
-        write_json(record, run.results / "training.json")
-        export_model(
-            trainer.accelerator.unwrap_model(trainer.model), run.model, arguments, run.semantic_ids / "item_tokenizer"
-        )
-        write_model_card(run.model, run.results)
-        logger.info("best validation NDCG@10 %.4f, saved to %s", trainer.state.best_metric or float("nan"), run.model)
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+    train_and_save(trainer, run, resume, run.semantic_ids / "item_tokenizer")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ class CareArguments:
         ValueError: for sizes that do not fit together, with what to write instead.
     """
 
+    method: Literal["care"] = field(default="care", metadata={"help": "what is trained: care or rearec"})
     base_model: str | None = field(
         default=None,
         metadata={"help": "pretrained Qwen2/Qwen2.5 folder or name; null builds the sizes below from scratch"},
@@ -94,9 +95,11 @@ class GenRecTrainingArguments(TrainingArguments):
     )
     packing: bool = field(
         default=True,
-        metadata={"help": "read a user's history once for all its targets, several users a row; or a row per target"},
+        metadata={
+            "help": "read a user's history once for all its targets (care: several users a row); or a row per target"
+        },
     )
-    packed_row_tokens: int = field(default=256, metadata={"help": "packing: the most tokens of a row"})
+    packed_row_tokens: int = field(default=256, metadata={"help": "care, packing: the most tokens of a row"})
     per_device_train_batch_size: int = field(
         default=16, metadata={"help": "rows per step and process: packed ones, or without packing one per target"}
     )

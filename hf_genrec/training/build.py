@@ -1,4 +1,4 @@
-"""Catalogue and arguments -> processor, model and training examples."""
+"""Catalogue and arguments -> CARE's processor, model and training examples."""
 
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -37,10 +37,14 @@ def build_processor(
         tokenizer = code_tokenizer(semantic_ids.codebook_sizes)
     else:
         tokenizer = add_code_tokens(AutoTokenizer.from_pretrained(base_model), semantic_ids.codebook_sizes)
-    titles = prepared.items["title"].to_pylist() if "title" in prepared.items.column_names else None
     return GenRecProcessor(tokenizer, semantic_ids.codebook_sizes, max_history).set_catalogue(
-        prepared.item_ids, semantic_ids.codes, titles, prepared.item_popularity()
+        prepared.item_ids, semantic_ids.codes, item_titles(prepared), prepared.item_popularity()
     )
+
+
+def item_titles(prepared: PreparedData) -> list[str] | None:
+    """Titles in catalogue order, where the items have any."""
+    return prepared.items["title"].to_pylist() if "title" in prepared.items.column_names else None
 
 
 def build_examples(

@@ -1,5 +1,6 @@
 """One flat YAML for prepare, tokenize, train and evaluate."""
 
+import argparse
 import difflib
 import logging
 from dataclasses import dataclass, fields
@@ -12,8 +13,12 @@ import yaml
 from hf_genrec.data.arguments import DataArguments
 from hf_genrec.semantic_ids.arguments import TokenizerArguments
 from hf_genrec.training.arguments import CareArguments, GenRecTrainingArguments
+from hf_genrec.training.rearec_arguments import ReaRecArguments
 
-ARGUMENT_CLASSES: tuple[Any, ...] = (DataArguments, TokenizerArguments, CareArguments, GenRecTrainingArguments)
+MODEL_ARGUMENTS: dict[str, Any] = {"care": CareArguments, "rearec": ReaRecArguments}
+# Of the shared argument classes, the keys that only items with semantic IDs have a use for.
+SEMANTIC_ID_KEYS = {field.name for field in fields(TokenizerArguments)} - {"text_model", "text_columns"}
+SEMANTIC_ID_KEYS |= {"codes_path", "packed_row_tokens"}
 
 
 @dataclass
@@ -22,7 +27,7 @@ class RunConfig:
 
     data: DataArguments
     tokenizer: TokenizerArguments
-    model: CareArguments
+    model: CareArguments | ReaRecArguments
     training: GenRecTrainingArguments
 
     @property
@@ -32,8 +37,10 @@ class RunConfig:
 
 @dataclass
 class RunFolder:
-    """A run: `data/`, `semantic_ids/`, `checkpoints/` (read only to resume), `model/` (what is loaded and pushed), "
-    "`results/`."""
+    """
+    A run: `data/`, `semantic_ids/` (CARE), `checkpoints/` (read only to resume), `model/` (what is loaded and pushed),
+    `results/`.
+    """
 
     path: Path
 
@@ -99,27 +106,28 @@ def find_config(name_or_path: str) -> Path:
 
 def parse_config(name_or_path: str | None, overrides: list[str] | None = None) -> RunConfig:
     """
-    Read a YAML file (or none) and `--key value` overrides into the argument classes.
+    Read a YAML file (or none) and `--key value` overrides into the argument classes, the model's by `method`.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: for a key no argument class has, or a value it refuses; names the file.
+        ValueError: for a key no argument class has, a key of another method, or a value they refuse; names the file.
     """
     from trl import TrlParser
 
     arguments = list(overrides or [])
-    place = "command line"
-    known = sorted({field.name for cls in ARGUMENT_CLASSES for field in fields(cls) if field.init})
+    place, content = "command line", {}
     if name_or_path is not None:
         path = find_config(name_or_path)
-        place = str(path)
-        _check_keys(path, known)
+        place, content = str(path), _read_yaml(path)
         arguments += ["--config", str(path)]
+    method = _method(place, content, overrides or [])
+    for key in content:
+        _check_key(place, f"key {key!r}", str(key), method)
     for argument in overrides or []:
-        key = argument.removeprefix("--").split("=")[0].replace("-", "_")
-        if argument.startswith("--") and key.removeprefix("no_") not in known:
-            raise ValueError(f"command line: unknown option {argument}{_suggestion(key, known)}")
-    parser = TrlParser(dataclass_types=list(ARGUMENT_CLASSES))
+        if argument.startswith("--"):
+            key = argument.removeprefix("--").split("=")[0].replace("-", "_").removeprefix("no_")
+            _check_key("command line", f"option {argument}", key, method)
+    parser = TrlParser(_argument_classes(method))
     parser.error = _raise_value_error  # type: ignore[method-assign]  # argparse would print two hundred options and exit
     try:
         return RunConfig(*parser.parse_args_and_config(arguments))
@@ -131,21 +139,44 @@ def _raise_value_error(message: str):
     raise ValueError(message)
 
 
-def _check_keys(path: Path, known: list[str]) -> None:
+def _read_yaml(path: Path) -> dict:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must be a mapping of keys to values")
-    for key in content:
-        if key not in known:
-            raise ValueError(f"{path}: unknown key {key!r}{_suggestion(str(key), known)}")
+    return content
 
 
-def _suggestion(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
+def _method(place: str, content: dict, overrides: list[str]) -> str:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--method", default=content.get("method", "care"))
+    parser.error = _raise_value_error  # type: ignore[method-assign]
+    method = parser.parse_known_args(overrides)[0].method
+    if method not in MODEL_ARGUMENTS:
+        raise ValueError(f"{place}: method: {method!r} is not one of {', '.join(MODEL_ARGUMENTS)}")
+    return method
+
+
+def _argument_classes(method: str) -> list[Any]:
+    return [DataArguments, TokenizerArguments, MODEL_ARGUMENTS[method], GenRecTrainingArguments]
+
+
+def _keys(method: str) -> set[str]:
+    keys = {field.name for cls in _argument_classes(method) for field in fields(cls) if field.init}
+    return keys if method == "care" else keys - SEMANTIC_ID_KEYS
+
+
+def _check_key(place: str, shown: str, key: str, method: str) -> None:
+    known = _keys(method)
+    if key in known:
+        return
+    for other in MODEL_ARGUMENTS:
+        if key in _keys(other):
+            raise ValueError(f"{place}: {shown} belongs to method: {other}, and this is method: {method}")
+    close = difflib.get_close_matches(key, sorted(known), n=1)
+    raise ValueError(f"{place}: unknown {shown}" + (f", did you mean {close[0]!r}?" if close else ""))
 
 
 def parse_command_line(arguments: list[str]) -> RunConfig:

@@ -1,7 +1,9 @@
 import pytest
 
+from hf_genrec.training.arguments import CareArguments
 from hf_genrec.training.checkpoints import checkpoint_to_resume
 from hf_genrec.training.config import find_config, parse_config, shipped_configs
+from hf_genrec.training.rearec_arguments import ReaRecArguments
 
 
 def write(path, text):
@@ -24,6 +26,15 @@ def test_options_override_the_file(tmp_path):
     assert (config.model.hidden_size, config.model.num_queries, config.training.seed) == (48, [1, 2, 3], 7)
 
 
+def test_the_method_chooses_the_arguments_of_the_model(tmp_path):
+    path = write(tmp_path / "c.yaml", "output_dir: x\nhidden_size: 32\ntext_columns: [title]\n")
+    assert parse_config(path).model == CareArguments(hidden_size=32)
+    for options in (["--method", "rearec"], ["--method=rearec", "--backbone", "unisrec"]):
+        config = parse_config(path, options)
+        assert config.model == ReaRecArguments(hidden_size=32, backbone=config.model.backbone)
+        assert config.tokenizer.text_columns == ["title"]
+
+
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
@@ -38,6 +49,15 @@ def test_options_override_the_file(tmp_path):
         ("output_dir: x\npacked_row_tokens: 0\n", [], "packed_row_tokens must be at least 1"),
         ("output_dir: x\ncode_embeddings: some\n", [], "not one of random, centroids"),
         ("output_dir: x\ncode_embeddings: centroids\nbase_model: y\n", [], "leave base_model out"),
+        ("method: tiger\noutput_dir: x\n", [], "c.yaml: method: 'tiger' is not one of care, rearec"),
+        ("method: rearec\noutput_dir: x\nnum_queries: [1]\n", [], "'num_queries' belongs to method: care"),
+        ("method: rearec\noutput_dir: x\n", ["--codebook_sizes", "4"], "--codebook_sizes belongs to method: care"),
+        ("output_dir: x\nbackbone: sasrec\n", [], "c.yaml: key 'backbone' belongs to method: rearec, and this is"),
+        ("method: rearec\noutput_dir: x\nbakbone: sasrec\n", [], "unknown key 'bakbone', did you mean 'backbone'"),
+        ("method: rearec\noutput_dir: x\nbackbone: gru\n", [], "c.yaml: backbone='gru': use one of sasrec"),
+        ("method: rearec\noutput_dir: x\ntext_dim: 8\n", [], "text_dim=8 with backbone='sasrec'"),
+        ("method: rearec\noutput_dir: x\nhidden_size: 9\n", [], "c.yaml: hidden_size=9"),
+        ("method: rearec\noutput_dir: x\nnoise_start_epoch: -1\n", [], "noise_start_epoch must be 0 or more"),
         ("- 1\n", [], "must be a mapping"),
         ("a: [1\n", [], "is not YAML"),
     ],

@@ -10,19 +10,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-PROGRAM = ["-m", "hf_genrec.trainers.train_care"]
 ZERO2 = Path(__file__).parents[2] / "configs/accelerate/zero2.yaml"
 
 
-def train(launcher, own_data, name, *options):
-    run = own_data / name
+def train(launcher, config, name, *options, program="train_care"):
+    run = config.parent / name
     command = [sys.executable, "-m", "hf_genrec.cli"]
-    options = ["--config", str(own_data / "mine.yaml"), "--output_dir", str(run), *options]
+    options = ["--config", str(config), "--output_dir", str(run), *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for step in ("prepare", "tokenize"):
         subprocess.run([*command, step, *options], check=True, capture_output=True, env=environment)
     finished = subprocess.run(
-        [sys.executable, *launcher, *PROGRAM, *options], capture_output=True, text=True, env=environment
+        [sys.executable, *launcher, "-m", f"hf_genrec.trainers.{program}", *options],
+        capture_output=True,
+        text=True,
+        env=environment,
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
     record = json.loads((run / "results/training.json").read_text())
@@ -32,9 +34,9 @@ def train(launcher, own_data, name, *options):
 @pytest.mark.slow  # three programs, each loading torch
 def test_two_processes_train_what_one_trains(own_data):
     same = ["--attention_dropout", "0", "--num_train_epochs", "1"]
-    alone, weights = train([], own_data, "alone", *same, "--per_device_train_batch_size", "16")
+    alone, weights = train([], own_data / "mine.yaml", "alone", *same, "--per_device_train_batch_size", "16")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    two, shared = train(launcher, own_data, "ddp", *same, "--per_device_train_batch_size", "8")
+    two, shared = train(launcher, own_data / "mine.yaml", "ddp", *same, "--per_device_train_batch_size", "8")
     assert (alone["num_processes"], two["num_processes"]) == (1, 2)
     assert two["steps"] == alone["steps"]
     for name in weights:
@@ -44,10 +46,28 @@ def test_two_processes_train_what_one_trains(own_data):
             assert theirs["eval_recall@10"] == pytest.approx(ours["eval_recall@10"])
 
 
+@pytest.mark.slow  # three programs, each loading torch
+def test_two_processes_train_what_one_trains_of_rearec(rearec_config):
+    same = ["--num_train_epochs", "2", "--reasoning", "erl", "--hidden_dropout", "0", "--attention_dropout", "0"]
+    same += ["--embedding_dropout", "0"]
+    alone, weights = train([], rearec_config, "rearec-alone", *same, program="train_rearec")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    half = ["--per_device_train_batch_size", "4"]
+    two, shared = train(launcher, rearec_config, "rearec-ddp", *same, *half, program="train_rearec")
+    assert (alone["num_processes"], two["num_processes"]) == (1, 2)
+    assert two["steps"] == alone["steps"]
+    for name in weights:
+        torch.testing.assert_close(shared[name], weights[name], atol=1e-4, rtol=1e-3)
+    for ours, theirs in zip(alone["log"], two["log"], strict=True):
+        for name in ("loss", "loss_ce", "loss_kl"):
+            if name in ours:
+                assert theirs[name] == pytest.approx(ours[name], rel=1e-3)
+
+
 @pytest.mark.slow  # builds DeepSpeed's CPU operators on first use
 def test_zero2_configuration_launches_two_processes(own_data):
     pytest.importorskip("deepspeed", reason="the extra `deepspeed` is not installed")
     launcher = ["-m", "accelerate.commands.launch", "--config_file", str(ZERO2)]
-    record, weights = train(launcher, own_data, "zero2", "--num_train_epochs", "1")
+    record, weights = train(launcher, own_data / "mine.yaml", "zero2", "--num_train_epochs", "1")
     assert record["num_processes"] == 2
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
