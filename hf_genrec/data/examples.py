@@ -27,6 +27,28 @@ def target_positions(sequences: Sequence[np.ndarray], targets: Targets) -> tuple
     return np.repeat(np.arange(len(sizes)), sizes), np.arange(sizes.sum()) - np.repeat(sizes.cumsum() - sizes, sizes)
 
 
+def shared_and_own(users: np.ndarray, positions: np.ndarray, max_history: int) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Runs of a user's items in which every item from a first target on is predicted from the items before it.
+
+    The targets of a user whose whole prefix has at most `max_history` items share one run. Each later one has its own,
+    since its oldest history items are cut off: within a shared run the items it keeps would still have read them.
+
+    Args:
+        users, positions: targets, as `target_positions` gives them.
+
+    Returns:
+        the shared runs and those of one target, (4, n) each: user, first item, first target, end.
+    """
+    shared = positions <= max_history
+    last_of_user = np.append(users[1:] != users[:-1], True)
+    opens = shared & np.append(True, last_of_user[:-1])
+    closes = shared & (last_of_user | ~np.append(shared[1:], True))
+    starts = np.maximum(positions - max_history, 0)  # 0 where a run is shared
+    runs = np.stack([users[opens], starts[opens], positions[opens], positions[closes] + 1])
+    return runs, np.stack([users, starts, positions, positions + 1])[:, ~shared]
+
+
 class NextItemExamples(Dataset):
     """
     One example per target: the items before it, at most the newest `max_history`, and the target itself.

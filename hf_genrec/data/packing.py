@@ -6,17 +6,15 @@ from collections.abc import Sequence
 import numpy as np
 from torch.utils.data import Dataset
 
-from .examples import Targets, target_positions
+from .examples import Targets, shared_and_own, target_positions
 
 
 class PackedExamples(Dataset):
     """
     The targets of `NextItemExamples`, each with the same prefix, in rows of about `row_tokens` tokens.
 
-    A *segment* is a run of a user's items with the place of its first target: every item from there on is a target
-    after the items before it. The targets whose whole prefix has at most `max_history` items share one segment, or as
-    few as fit into rows; each later one has a segment of its own, since its oldest history items are cut off, and
-    within a shared row they would still have been read by the items it keeps.
+    Rows are filled with *segments*, the runs of `shared_and_own`; a shared one that does not fit into a row is cut into
+    as few as do.
 
     Which segments share a row depends on `seed` alone; rows never see each other, whatever their order.
 
@@ -49,14 +47,8 @@ class PackedExamples(Dataset):
         self.sequences = sequences
         self.num_targets = len(users)
 
-        # Segments as columns: user, first item, first target, end.
-        shared = positions <= max_history
-        last_of_user = np.append(users[1:] != users[:-1], True)
-        opens = shared & np.append(True, last_of_user[:-1])
-        closes = shared & (last_of_user | ~np.append(shared[1:], True))
-        late = np.stack([users, positions - max_history, positions, positions + 1])[:, ~shared]
-        whole = np.stack([users[opens], np.zeros(opens.sum(), dtype=np.int64), positions[opens], positions[closes] + 1])
-        segments = np.concatenate([_cut(whole, num_levels, row_tokens), late], axis=1)
+        shared, own = shared_and_own(users, positions, max_history)
+        segments = np.concatenate([_cut(shared, num_levels, row_tokens), own], axis=1)
         self.users, self.starts, self.first_targets, self.ends = segments
         tokens = _tokens(segments, num_levels)
         history = (self.ends - self.starts - 1) * num_levels

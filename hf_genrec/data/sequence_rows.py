@@ -6,17 +6,14 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .examples import Targets, target_positions
+from .examples import Targets, shared_and_own, target_positions
 
 
 class PackedSequences(Dataset):
     """
     Rows of a history and its targets. A target needs at least one item before it, so a user's first item is none.
 
-    A row is a run of a user's items with the place of its first target: every item from there on is predicted from the
-    items before it. The targets whose whole prefix has at most `max_history` items share one row; each later one has a
-    row of its own, since its oldest history items are cut off, and within a shared row they would still have been read
-    by the items it keeps.
+    A row is one of the runs of `shared_and_own`, or holds a single target.
 
     Args:
         sequences: per user the training items as catalogue rows, oldest first.
@@ -50,17 +47,11 @@ class PackedSequences(Dataset):
         self.sequences = sequences
         self.num_targets = len(users)
 
-        shared = (positions <= max_history) & packing
-        # A user's shared targets stand one behind another: the first opens their row, the last closes it.
-        first_of_user = np.append(True, users[1:] != users[:-1])
-        opens = shared & first_of_user
-        closes = shared & np.append(first_of_user[1:] | ~shared[1:], True)
-        own = ~shared
-        self.users = np.concatenate([users[opens], users[own]])
-        self.first_targets = np.concatenate([positions[opens], positions[own]])
-        self.ends = np.concatenate([positions[closes], positions[own]]) + 1
-        starts = np.maximum(positions[own] - max_history, 0)
-        self.starts = np.concatenate([np.zeros(opens.sum(), dtype=np.int64), starts])
+        if packing:
+            runs = np.concatenate(shared_and_own(users, positions, max_history), axis=1)
+        else:
+            runs = np.stack([users, np.maximum(positions - max_history, 0), positions, positions + 1])
+        self.users, self.starts, self.first_targets, self.ends = runs
         self.lengths = self.ends - self.starts - 1
         self.labels_per_row = self.num_targets / len(self.users)
 

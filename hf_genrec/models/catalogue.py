@@ -141,6 +141,32 @@ class CatalogueProcessor(ProcessorMixin):
 
     # ---- files ----
 
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+        """Settings, catalogue and what else the class keeps; with `push_to_hub=True` uploaded as well."""
+        self._require_catalogue()
+        files = super().save_pretrained(save_directory)
+        self._save_catalogue(save_directory)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **kwargs)
+        return files
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """
+        Raises:
+            OSError: if a file of the catalogue is missing.
+            ValueError: if one is damaged.
+        """
+        processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        processor._load_catalogue(pretrained_model_name_or_path, **hub_place(kwargs))
+        return processor
+
+    def _save_catalogue(self, save_directory):
+        self._save_items(save_directory)
+
+    def _load_catalogue(self, pretrained_model_name_or_path, **place):
+        self._load_items(pretrained_model_name_or_path, **place)
+
     def _save_items(self, save_directory, **arrays: np.ndarray):
         """Ids and titles as JSON; popularity and the arrays of a subclass, a row per item, as safetensors."""
         with open(os.path.join(save_directory, CATALOGUE_FILE), "w", encoding="utf-8") as file:

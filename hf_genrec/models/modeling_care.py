@@ -17,11 +17,13 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
 
+from .beam_decoder import additive_mask
 from .care_beams import CareBeamDecoder
 from .care_layers import CareDecoderLayer, take_slots
 from .care_layout import QUERY, CareLayout, attention_allowed, care_layout, split_blocks
 from .care_packing import PackedMask, pack_layout, packed_mask
 from .configuration_care import CareConfig
+from .published import require_same_weights
 from .recommender import GenerativeRecommenderMixin
 
 
@@ -143,17 +145,18 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
             mask = self.attention_mask(allowed, embeddings.dtype)
         rows = reading_slot - past_slots
         read_slots, kept = _rows_to_read(rows, logits_to_keep)
+        # The states of all layers, if they are asked for, are those of all slots.
+        last_layer_slots = None if _wants_all_states(config, kwargs) else read_slots
         outputs = super().forward(
             inputs_embeds=embeddings,
             attention_mask={"full_attention": mask},
             position_ids=layout.position[:, new],
             past_key_values=past_key_values,
             use_cache=use_cache,
-            # The states of all layers, if they are asked for, are those of all slots.
-            read_slots=None if _wants_all_states(config, kwargs) else read_slots,
+            read_slots=last_layer_slots,
             **kwargs,
         )
-        if read_slots is None or _wants_all_states(config, kwargs):
+        if last_layer_slots is None:
             wanted = rows if read_slots is None else read_slots
             outputs.last_hidden_state = take_slots(outputs.last_hidden_state, wanted)
         if kept is not None:
@@ -164,10 +167,8 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
 
     def attention_mask(self, allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """(B, rows, columns) boolean, True = attended, as the layers take it: one mask for all heads."""
-        allowed = allowed.unsqueeze(1)
-        if self.config._attn_implementation == "eager":
-            return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
-        return allowed
+        eager = self.config._attn_implementation == "eager"
+        return additive_mask(allowed, dtype) if eager else allowed.unsqueeze(1)
 
 
 def _rows_to_read(
@@ -400,16 +401,7 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
         }
         if config.tie_word_embeddings:
             renamed.setdefault("lm_head.weight", renamed.get("model.embed_tokens.weight"))
-        expected = model.state_dict()
-        wrong = sorted(
-            name
-            for name in expected.keys() | renamed.keys()
-            if name not in expected or renamed.get(name) is None or renamed[name].shape != expected[name].shape
-        )
-        if wrong:
-            raise ValueError(
-                f"The weights do not fit the configuration (missing, left over or of another shape): {wrong}."
-            )
+        require_same_weights(model.state_dict(), renamed)
         model.load_state_dict(renamed)
         return model
 

@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_rearec import ReaRecConfig
 from .item_recommender import ItemRecommenderMixin
+from .published import require_same_weights
 from .rearec_layers import (
     MASKED,
     AdaptorLinear,
@@ -325,17 +326,9 @@ class ReaRecForNextItem(ItemRecommenderMixin, ReaRecPreTrainedModel):
             ValueError: if a weight is missing, left over, or of another shape than `config` says.
         """
         model = cls(config)
-        expected = {published_name(name): (name, tensor) for name, tensor in model.state_dict().items()}
-        wrong = sorted(
-            name
-            for name in expected.keys() | state_dict.keys()
-            if name not in expected or name not in state_dict or state_dict[name].shape != expected[name][1].shape
-        )
-        if wrong:
-            raise ValueError(
-                f"The weights do not fit the configuration (missing, left over or of another shape): {wrong}."
-            )
-        model.load_state_dict({name: state_dict[published] for published, (name, _) in expected.items()})
+        own = model.state_dict()
+        require_same_weights({published_name(name): tensor for name, tensor in own.items()}, state_dict)
+        model.load_state_dict({name: state_dict[published_name(name)] for name in own})
         return model
 
 

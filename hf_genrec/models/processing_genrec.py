@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import cached_file, logging
 
 from .beam_search import constrained_beam_search
-from .catalogue import CatalogueProcessor, hub_place, load_tensors
+from .catalogue import CatalogueProcessor, load_tensors
 from .item_trie import ItemTrie, TrieLogitsProcessor
 
 logger = logging.get_logger(__name__)
@@ -214,32 +214,17 @@ class GenRecProcessor(CatalogueProcessor):
 
     # ---- files ----
 
-    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
-        """Tokenizer, settings, catalogue and trie; with `push_to_hub=True` uploaded as well."""
-        self._require_catalogue()
-        files = super().save_pretrained(save_directory)
+    def _save_catalogue(self, save_directory):
         self._save_items(save_directory, codes=self.codes)
         save_file(
             {name: tensor.contiguous() for name, tensor in self.trie.state_dict().items()},
             os.path.join(save_directory, TRIE_FILE),
         )
-        if push_to_hub:
-            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **kwargs)
-        return files
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """
-        Raises:
-            OSError: if a file of the catalogue is missing.
-            ValueError: if one is damaged.
-        """
-        processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        place = hub_place(kwargs)
-        processor._attach_codes(processor._load_items(pretrained_model_name_or_path, **place)["codes"])
+    def _load_catalogue(self, pretrained_model_name_or_path, **place):
+        self._attach_codes(self._load_items(pretrained_model_name_or_path, **place)["codes"])
         trie_path = cached_file(pretrained_model_name_or_path, TRIE_FILE, **place)
-        processor.trie = ItemTrie.from_state_dict(load_tensors(trie_path))
-        return processor
+        self.trie = ItemTrie.from_state_dict(load_tensors(trie_path))
 
 
 GenRecProcessor.register_for_auto_class("AutoProcessor")

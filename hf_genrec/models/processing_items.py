@@ -1,12 +1,11 @@
 """Item ids <-> catalogue rows: the processor of recommenders that score every item, with its catalogue."""
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from .catalogue import CatalogueProcessor, hub_place, logger
+from .catalogue import CatalogueProcessor, logger
 
 
 class ItemProcessor(CatalogueProcessor):
@@ -69,26 +68,6 @@ class ItemProcessor(CatalogueProcessor):
             input_ids[line, width - len(newest) :] = newest
             attention_mask[line, width - len(newest) :] = 1
         return {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(attention_mask)}
-
-    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
-        """Settings and catalogue; with `push_to_hub=True` uploaded as well."""
-        self._require_catalogue()
-        files = super().save_pretrained(save_directory)
-        self._save_items(save_directory)
-        if push_to_hub:
-            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **kwargs)
-        return files
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """
-        Raises:
-            OSError: if a file of the catalogue is missing.
-            ValueError: if one is damaged.
-        """
-        processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        processor._load_items(pretrained_model_name_or_path, **hub_place(kwargs))
-        return processor
 
 
 ItemProcessor.register_for_auto_class("AutoProcessor")

@@ -77,8 +77,9 @@ class UserCache:
             ids[row, past - n : past], ids[row, begin:-1] = history[:n], history[n:]
             mask[row, past - n : past], mask[row, begin:-1] = 1, 1
             if n:
-                entry = self._entries[key := history[:n].cpu().numpy().tobytes()]
-                self._entries.move_to_end(key)
+                known_key = keys[row][: n * history.element_size()]
+                entry = self._entries[known_key]
+                self._entries.move_to_end(known_key)
                 if prefix is None:
                     layers, _, heads, _, head_dim = entry.shape
                     prefix = entry.new_zeros(layers, 2, len(ids), heads, past, head_dim)
