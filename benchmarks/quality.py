@@ -21,21 +21,18 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from transformers import set_seed
 
 from benchmarks.measure import RESULTS, environment
-from hf_genrec.data.prepared import PreparedData
 from hf_genrec.files import write_json
-from hf_genrec.semantic_ids.ids import SemanticIds
-from hf_genrec.trainers import evaluate_run, prepare_data, tokenize_items, train_care
-from hf_genrec.training.build import build_care, build_examples, build_processor
+from hf_genrec.trainers import evaluate_run, prepare_data, tokenize_items, train_care, train_rearec
 from hf_genrec.training.config import RunConfig, find_config, parse_config
-from hf_genrec.training.trainer import EpochSampler, subsample
 
 logger = logging.getLogger(__name__)
 
-BASES = {"amazon2014_beauty": "care/beauty"}
+DATA_SETS = {"amazon2014_beauty": "beauty", "amazon2014_toys": "toys", "yelp2019": "yelp"}  # what configs/ calls them
+PROGRAMS = {"care": train_care, "rearec": train_rearec}
 EVALUATIONS, EVAL_USERS = 8, 2000  # during a training
+# A method begins with the folder of its configurations.
 METHODS: dict[str, dict[str, Any]] = {
     "care": {},
     "care-no-queries": {"num_queries": [0]},
@@ -53,12 +50,18 @@ METHODS: dict[str, dict[str, Any]] = {
     "care-hidden-256": {"hidden_size": 256, "intermediate_size": 512},
     "care-4-layers": {"num_hidden_layers": 4},
     "care-history-20": {"max_history": 20},
+    "care-bf16": {"bf16": True},
+    "rearec-none": {"reasoning": "none"},
+    "rearec-naive": {"reasoning": "naive"},
+    "rearec-rpe": {"reasoning": "rpe"},
+    "rearec-erl": {"reasoning": "erl"},
+    "rearec-prl": {"reasoning": "prl"},
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help=f"folder of a data set, one of {', '.join(BASES)}")
+    parser.add_argument("--data", type=Path, help=f"folder of a data set, one of {', '.join(DATA_SETS)}")
     parser.add_argument("--methods", nargs="+", default=["care"], choices=METHODS, metavar="METHOD")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
     parser.add_argument("--minutes", type=float, default=30, help="CPU minutes of training")
@@ -70,8 +73,8 @@ def main() -> None:
     if options.table:
         print(table())
         return
-    if options.data is None or options.data.name not in BASES:
-        parser.error(f"--data: name a folder called {' or '.join(BASES)}")
+    if options.data is None or options.data.name not in DATA_SETS:
+        parser.error(f"--data: name a folder called {' or '.join(DATA_SETS)}")
     for seed in options.seeds:
         for method in options.methods:
             config_file = plan_cell(method, options.data, seed, options.minutes, options.work)
@@ -85,7 +88,8 @@ def plan_cell(method: str, data: Path, seed: int, minutes: float, work: Path) ->
     config_file = folder / "config.yaml"
     if not config_file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        fields = yaml.safe_load(find_config(BASES[data.name]).read_text(encoding="utf-8")) | METHODS[method]
+        base = find_config(f"{method.split('-')[0]}/{DATA_SETS[data.name]}")
+        fields = yaml.safe_load(base.read_text(encoding="utf-8")) | METHODS[method]
         fields |= {"source_path": str(data), "output_dir": str(folder), "seed": seed, "disable_tqdm": True}
         fields |= {"eval_strategy": "steps", "save_strategy": "steps", "report_to": "none"}
         fields |= {"eval_steps": 1 / EVALUATIONS, "save_steps": 1 / EVALUATIONS, "eval_users": EVAL_USERS}
@@ -109,7 +113,7 @@ def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: floa
     config = parse_config(str(config_file), ["--resume_from_checkpoint", "last"])
     run = config.run
     if not (run.model / "config.json").is_file():
-        train_care.main(config)
+        PROGRAMS[config.model.method].main(config)
     training = json.loads((run.results / "training.json").read_text(encoding="utf-8"))
     record: dict[str, Any] = {"cell": cell, "method": method, "data_set": data, "seed": seed, "minutes": minutes}
     record |= {
@@ -139,25 +143,20 @@ def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: floa
 
 def plan_epochs(config: RunConfig, minutes: float) -> float:
     """Epochs that fit the budget, from the CPU time of some steps and of some recommendations."""
-    prepared, arguments = PreparedData.load(config.run.data), config.training
-    semantic_ids = SemanticIds.load(config.run.semantic_ids)
-    set_seed(arguments.seed)
-    processor = build_processor(prepared, semantic_ids, config.data.max_history)
-    model = build_care(config.model, processor)
-    examples, collator = build_examples(arguments, prepared.train_sequences(), processor)
-    validation = subsample(prepared.split("validation"), arguments.eval_users, arguments.seed)
-
-    rows = arguments.per_device_train_batch_size
-    order = list(EpochSampler(len(examples), arguments.seed, examples.lengths.tolist(), rows))
-    batches = [order[start : start + rows] for start in range(0, len(order), rows)]
+    trainer = PROGRAMS[config.model.method].build_trainer(config)
+    model, rows, collator = trainer.model, trainer.train_dataset, trainer.data_collator
+    validation, size = trainer.eval_dataset, trainer.args.train_batch_size
+    order = list(trainer._get_train_sampler())
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
     sample = [batches[int(place)] for place in np.random.default_rng(0).choice(len(batches) - 1, 40, replace=False)]
-    optimizer = torch.optim.AdamW(model.parameters())
+    optimizer = trainer.create_optimizer()
+    trainer.state.epoch = 10.0  # past PRL's epochs without noise
     model.train()
     steps, evaluations = [], []
     for _ in range(3):  # the quickest of three: what else the machine does only adds
         start = time.process_time()
         for batch in sample:
-            model(**collator([examples[int(row)] for row in batch])).loss.backward()
+            trainer.compute_loss(model, collator([rows[int(row)] for row in batch])).backward()
             optimizer.step()
             optimizer.zero_grad()
         steps.append((time.process_time() - start) / len(sample))

@@ -23,11 +23,17 @@ from hf_genrec.training.trainer import GenRecTrainer, subsample
 
 def main(config: RunConfig) -> None:
     """Load, build, train, save."""
+    run = config.run
+    resume = checkpoint_to_resume(run.checkpoints, config.training.resume_from_checkpoint)
+    train_and_save(build_trainer(config), run, resume, run.semantic_ids / "item_tokenizer")
+
+
+def build_trainer(config: RunConfig) -> GenRecTrainer:
+    """The trainer of a run whose data are prepared and tokenized, with its model and examples."""
     if not isinstance(config.model, CareArguments):
         raise ValueError(f"train_care trains method: care, the configuration has method: {config.model.method}")
     run, arguments = config.run, config.training
     prepared, semantic_ids = PreparedData.load(run.data), SemanticIds.load(run.semantic_ids)
-    resume = checkpoint_to_resume(run.checkpoints, arguments.resume_from_checkpoint)
     arguments.output_dir, arguments.run_name = str(run.checkpoints), arguments.run_name or run.path.name
 
     set_seed(arguments.seed)
@@ -37,14 +43,13 @@ def main(config: RunConfig) -> None:
         tokenizer = ResidualKMeansTokenizer.from_pretrained(run.semantic_ids / "item_tokenizer")
         start_from_centroids(model, processor, tokenizer.codebooks, arguments.seed)
     examples, collator = build_examples(arguments, prepared.train_sequences(), processor)
-    trainer = GenRecTrainer(
+    return GenRecTrainer(
         model,
         arguments,
         train_dataset=examples,
         eval_dataset=subsample(prepared.split("validation"), arguments.eval_users, arguments.seed),
         data_collator=collator,
     )
-    train_and_save(trainer, run, resume, run.semantic_ids / "item_tokenizer")
 
 
 if __name__ == "__main__":

@@ -21,11 +21,17 @@ from hf_genrec.training.trainer import subsample
 
 def main(config: RunConfig) -> None:
     """Load, build, train, save."""
+    run = config.run
+    resume = checkpoint_to_resume(run.checkpoints, config.training.resume_from_checkpoint)
+    train_and_save(build_trainer(config), run, resume)
+
+
+def build_trainer(config: RunConfig) -> ReaRecTrainer:
+    """The trainer of a run whose data are prepared, with its model and rows."""
     if not isinstance(config.model, ReaRecArguments):
         raise ValueError(f"train_rearec trains method: rearec, the configuration has method: {config.model.method}")
     run, arguments = config.run, config.training
     prepared = PreparedData.load(run.data)
-    resume = checkpoint_to_resume(run.checkpoints, arguments.resume_from_checkpoint)
     arguments.output_dir, arguments.run_name = str(run.checkpoints), arguments.run_name or run.path.name
 
     # Before the seed is set: embedding texts may draw from the generator, reading them from the cache does not.
@@ -33,7 +39,7 @@ def main(config: RunConfig) -> None:
     set_seed(arguments.seed)
     model = build_rearec(config.model, build_item_processor(prepared, config.data.max_history), vectors)
     rows, collator = build_rows(arguments, prepared.train_sequences(), model.config)
-    trainer = ReaRecTrainer(
+    return ReaRecTrainer(
         model,
         arguments,
         train_dataset=rows,
@@ -41,7 +47,6 @@ def main(config: RunConfig) -> None:
         data_collator=collator,
         noise_start_epoch=config.model.noise_start_epoch,
     )
-    train_and_save(trainer, run, resume)
 
 
 if __name__ == "__main__":

@@ -104,19 +104,18 @@ def packed_attention(
         (B, heads, E, D)
     """
     size, num_history = len(mask.block), mask.history.shape[-1]
-    lowest = torch.finfo(query.dtype).min  # finite: the softmax of a padded slot, which nobody reads, is a number too
     query = query * scaling
     history_keys, history_values = key[:, :, :num_history].transpose(-1, -2), value[:, :, :num_history]
     closed = ~mask.history[:, None]
 
-    of_history = (query[:, :, :num_history] @ history_keys).masked_fill_(closed[:, :, :num_history], lowest)
+    of_history = _masked(query[:, :, :num_history] @ history_keys, closed[:, :, :num_history])
     of_history = _weights(of_history, dropout) @ history_values
 
     query_blocks, key_blocks, value_blocks = (  # (B, heads, blocks, S, D)
         states[:, :, num_history:].unflatten(2, (-1, size)) for states in (query, key, value)
     )
-    outside = (query[:, :, num_history:] @ history_keys).masked_fill_(closed[:, :, num_history:], lowest)
-    inside = (query_blocks @ key_blocks.transpose(-1, -2)).masked_fill_(~mask.block, lowest)
+    outside = _masked(query[:, :, num_history:] @ history_keys, closed[:, :, num_history:])
+    inside = _masked(query_blocks @ key_blocks.transpose(-1, -2), ~mask.block)
     weights = _weights(torch.cat([outside, inside.flatten(2, 3)], dim=-1), dropout)  # (B, heads, blocks * S, H + S)
     of_blocks = weights[..., num_history:].unflatten(2, (-1, size)) @ value_blocks
     of_blocks = weights[..., :num_history] @ history_values + of_blocks.flatten(2, 3)
@@ -143,10 +142,9 @@ def packed_reading(
         (B, heads, R, D)
     """
     size, num_history = len(mask.block), mask.history.shape[-1]
-    lowest = torch.finfo(query.dtype).min
     query = query * scaling
     closed = ~torch.take_along_dim(mask.history, slots[..., None], dim=1)[:, None]
-    outside = (query @ key[:, :, :num_history].transpose(-1, -2)).masked_fill_(closed, lowest)
+    outside = _masked(query @ key[:, :, :num_history].transpose(-1, -2), closed)
 
     place = (slots - num_history).clamp(min=0)
     own_block = mask.block[place % size] & (slots >= num_history)[..., None]  # (B, R, S)
@@ -156,10 +154,15 @@ def packed_reading(
         for states in (key, value)
     )
     inside = (query.transpose(1, 2).unsqueeze(3) @ key_blocks.transpose(-1, -2)).squeeze(3).transpose(1, 2)
-    inside = inside.masked_fill(~own_block[:, None], lowest)
+    inside = _masked(inside, ~own_block[:, None])
     weights = _weights(torch.cat([outside, inside], dim=-1), dropout)
     read_inside = (weights[..., num_history:].transpose(1, 2).unsqueeze(3) @ value_blocks).squeeze(3).transpose(1, 2)
     return weights[..., :num_history] @ value[:, :, :num_history] + read_inside
+
+
+def _masked(scores: torch.Tensor, closed: torch.Tensor) -> torch.Tensor:
+    """In place. Finite: the softmax of a padded slot, which nobody reads, is a number too."""
+    return scores.masked_fill_(closed, torch.finfo(scores.dtype).min)  # under autocast not the type of the queries
 
 
 def _weights(scores: torch.Tensor, dropout: float) -> torch.Tensor:

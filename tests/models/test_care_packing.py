@@ -64,3 +64,16 @@ def test_half_a_block_is_refused(processor, model):
     cut = {name: tensor[:1, :3] for name, tensor in batch.items()}
     with pytest.raises(ValueError, match="whole blocks"):
         model(**cut)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_mixed_precision(processor, model, attention):
+    """Under bfloat16 autocast, `bf16: true`, the loss is that of float32 but for the rounding."""
+    model.set_attn_implementation(attention)
+    batch = packed_batch(processor)
+    expected, _ = loss_and_gradients(model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(**batch)
+    found.loss.backward()
+    assert found.loss.item() == pytest.approx(expected.loss.item(), rel=5e-3)
+    assert found.loss.item() != expected.loss.item()
