@@ -24,8 +24,9 @@ from hf_genrec.training.trainer import GenRecTrainer, subsample
 def main(config: RunConfig) -> None:
     """Load, build, train, save."""
     run = config.run
+    trainer = build_trainer(config)
     resume = checkpoint_to_resume(run.checkpoints, config.training.resume_from_checkpoint)
-    train_and_save(build_trainer(config), run, resume, run.semantic_ids / "item_tokenizer")
+    train_and_save(trainer, run, resume, run.semantic_ids / "item_tokenizer")
 
 
 def build_trainer(config: RunConfig) -> GenRecTrainer:

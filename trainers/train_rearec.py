@@ -22,8 +22,9 @@ from hf_genrec.training.trainer import subsample
 def main(config: RunConfig) -> None:
     """Load, build, train, save."""
     run = config.run
+    trainer = build_trainer(config)
     resume = checkpoint_to_resume(run.checkpoints, config.training.resume_from_checkpoint)
-    train_and_save(build_trainer(config), run, resume)
+    train_and_save(trainer, run, resume)
 
 
 def build_trainer(config: RunConfig) -> ReaRecTrainer:
