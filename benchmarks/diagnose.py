@@ -99,8 +99,8 @@ def by_code(model, split: EvaluationSplit, batch_size: int = 100) -> dict[str, l
         own = log_probs.gather(2, codes[..., None])
         losses.append(-own[..., 0])
         for level in range(levels):
-            tokens, _, legal = processor.trie.allowed(processor.trie.walk(codes[:, :level]), level)
-            scores = log_probs[:, level].gather(1, tokens.long()).masked_fill(~legal, -torch.inf)
+            tokens, _, mask = processor.trie.allowed(processor.trie.walk(codes[:, :level]), level)
+            scores = processor.trie.gather(log_probs[:, level], tokens, level) + mask
             ranks.append((scores > own[:, level]).sum(-1))
     rank = torch.cat([torch.stack(ranks[i : i + levels], 1) for i in range(0, len(ranks), levels)])
     return {

@@ -74,11 +74,13 @@ class Catalogue:
         self.published, self.dicts = None, None
         nodes = sum(len(tokens) for tokens in self.trie.tokens)
         estimates = {name: int(each * nodes) for name, each in dict_bytes_per_node.items()}
+        tables = [array for table in self.trie._tables if table is not None for array in table[1:]]
+        arrays = [*self.trie.state_dict().values(), *tables]
         self.memory: dict[str, Any] = {
             "items": items,
             "vocabulary": vocabulary,
             "nodes": nodes,
-            "item_trie_bytes": sum(tensor.nbytes for tensor in self.trie.state_dict().values()),
+            "item_trie_bytes": sum(tensor.nbytes for tensor in arrays),
             "static_bytes": self.static.num_bytes,
             "static_published_bytes": 5 * vocabulary**2 + self.static.edges.nbytes + self.static.row_starts.nbytes,
             "dict_bytes_estimated": estimates["kept"],
@@ -119,10 +121,8 @@ def dict_bytes_per_node(items: int, vocabulary: int) -> dict[str, float]:
 
 def recommend_masking(trie: ItemTrie, nodes: torch.Tensor, level: int, logits: torch.Tensor):
     """As `beam_search`: tokens, their masked logits and the children, (B, W, K)."""
-    tokens, first, legal = trie.allowed(nodes, level)
-    children = first[..., None] + torch.arange(tokens.shape[2], dtype=torch.int32)
-    chosen = logits.flatten(0, 1).gather(1, tokens.flatten(0, 1).long()).view(tokens.shape)
-    return tokens, torch.where(legal, chosen, -torch.inf), children
+    tokens, children, mask = trie.allowed(nodes, level)
+    return tokens, trie.gather(logits, tokens, level) + mask, children
 
 
 def masking_ways(
@@ -199,10 +199,9 @@ def decoding_steps(model, catalogue: Catalogue, users: int, beams: int, rng: np.
 
         def step(level=level, decoder=decoder, nodes=nodes, codes=codes, parents=parents):
             states = branch(decoder).extend(codes, parents)
-            tokens, first, legal = trie.allowed(nodes, level)
-            children = first[..., None] + torch.arange(tokens.shape[2], dtype=torch.int32)
-            log_probs = _log_probs(model, states, tokens.long(), trie, level, "vocabulary")
-            candidates = torch.where(legal, scores[..., None] + log_probs, -torch.inf).flatten(1)
+            tokens, children, mask = trie.allowed(nodes, level)
+            log_probs = _log_probs(model, states, tokens, trie, level, "vocabulary")
+            candidates = (scores[..., None] + log_probs + mask).flatten(1)
             chosen = _best(candidates, children.flatten(1), beams)
             return candidates.gather(1, chosen), children.flatten(1).gather(1, chosen)
 

@@ -1,13 +1,52 @@
 """The catalogue as a trie of token ids, in flat integer arrays: a step costs what the legal children cost."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from transformers import LogitsProcessor
 
-MAX_TABLE_WIDTH = 1024  # a table of (width + 1) x width bytes
 LIMIT = 2**31  # all arrays are int32: they are what a catalogue of millions costs in memory and on disk
+MAX_TABLE = 2**18  # entries of a level's table, 8 bytes each
+
+
+class _Table(NamedTuple):
+    """
+    The children of a level's nodes by token, where most nodes go on with most tokens.
+
+    Attributes:
+        span (`slice`): from the first to the last token with which some node goes on; K in number.
+        tokens: (K,) int32, the same.
+        children: (nodes + 1, K) int32, 0 where there is no such child; the first line is that of the dead state -1.
+        mask: (nodes + 1, K) float32, 0 where there is a child and -inf elsewhere.
+    """
+
+    span: slice
+    tokens: torch.Tensor
+    children: torch.Tensor
+    mask: torch.Tensor
+
+    @classmethod
+    def of(cls, tokens: torch.Tensor, child_starts: torch.Tensor) -> "_Table | None":
+        """The table of a level, or None where it would be large or less than half full."""
+        if len(tokens) > MAX_TABLE:
+            return None
+        first, last = (int(token) for token in tokens.aminmax())
+        width = last - first + 1
+        if (len(child_starts) - 1) * width > min(MAX_TABLE, 2 * len(tokens)):
+            return None
+        parents = torch.repeat_interleave(child_starts.diff())
+        places = (parents + 1, tokens - first)
+        children = torch.zeros(len(child_starts), width, dtype=torch.int32)
+        children[places] = torch.arange(len(tokens), dtype=torch.int32)
+        mask = torch.full(children.shape, -torch.inf)
+        mask[places] = 0.0
+        span = torch.arange(width, dtype=torch.int32) + first
+        return cls(slice(first, last + 1), span, children, mask)
+
+    def to(self, device) -> "_Table":
+        return _Table(self.span, *(array.to(device) for array in self[1:]))
 
 
 class ItemTrie:
@@ -33,6 +72,7 @@ class ItemTrie:
         child_starts: Sequence[torch.Tensor],
         items: torch.Tensor,
         max_children: Sequence[int] | None = None,
+        tables: Sequence[_Table | None] | None = None,
     ):
         self.child_starts = list(child_starts)
         self.items = items
@@ -47,8 +87,18 @@ class ItemTrie:
             for array, count, width in zip(tokens, counts, self.max_children, strict=False)
         ]
         self.tokens = [array[:count] for array, count in zip(self._padded, counts, strict=True)]
+        if tables is None:
+            tables = [_Table.of(*level) for level in zip(self.tokens, self.child_starts, strict=False)]
+        self._tables = list(tables)
+        # Overlapping windows: one copy of neighbours per node instead of single reads.
+        self._windows = [
+            array.unfold(0, width, 1) for array, width in zip(self._padded, self.max_children, strict=False)
+        ]
+        self._places = [torch.arange(width, dtype=torch.int32, device=items.device) for width in self.max_children[:-1]]
+        self._masks = [_first_of(width, items.device) for width in self.max_children[:-1]]
+        # Tensors: numbers of Python cost the CPU three times as much to add.
+        self._widths = [torch.tensor(width, dtype=torch.int32, device=items.device) for width in self.max_children[:-1]]
         self._level_tokens: dict[int, torch.Tensor] = {}
-        self._tables: dict[int, torch.Tensor] = {}
 
     @classmethod
     def from_token_ids(cls, ids, rows=None, popularity=None) -> "ItemTrie":
@@ -102,6 +152,7 @@ class ItemTrie:
             [starts.to(device) for starts in self.child_starts],
             self.items.to(device),
             self.max_children,
+            [None if table is None else table.to(device) for table in self._tables],
         )
 
     # ---- walking ----
@@ -110,31 +161,39 @@ class ItemTrie:
         """
         The legal next tokens after the prefixes that end in nodes of one level.
 
-        Each node gets the same number of candidates, K = `max_children[level]`: its children are neighbours at `level +
-        1` and are read in one piece, with what follows them. Shapes do not depend on the data and nothing waits for
-        the device, so that this can be part of a CUDA graph.
+        Each node gets the same number of candidates, K. Where most nodes go on with most of a level's tokens, they are
+        all from the first of these tokens to the last. Elsewhere K is `max_children[level]`: a node's children are
+        neighbours at `level + 1` and are read in one piece, with what follows them. Shapes do not depend on the data
+        and nothing waits for the device, so that this can be part of a CUDA graph.
 
         Args:
             nodes: (...,) int64 node numbers at `level` (0..L-1); -1, a dead state, has no legal candidate.
 
         Returns:
-            tokens (..., K) int32, rising where legal; the node (...,) int32 at `level + 1` that the first candidate
-            leads to, the others following it; and which candidates are legal, (..., K) boolean, the first of them.
+            tokens (..., K) int32, rising where legal; children (..., K) int32, the nodes at `level + 1` that they lead
+            to; and a mask (..., K) float32 to add to their scores, 0 where legal and -inf elsewhere (on the CPU adding
+            is ten times faster than choosing by a boolean). Tokens and children that are not legal mean nothing.
         """
-        starts, width = self.child_starts[level], self.max_children[level]
-        first, end = _take(starts, nodes.clamp(min=0)), _take(starts, nodes + 1)  # a dead state: from 0 to 0
-        # Overlapping windows: one copy of K neighbours per node instead of K single reads.
-        tokens = self._padded[level].unfold(0, width, 1).index_select(0, first.flatten())
-        return tokens.view(*nodes.shape, width), first, self._below(end - first, width)
+        rows, table = nodes.flatten(), self._tables[level]
+        if table is not None:
+            shape = (*nodes.shape, len(table.tokens))
+            children, mask = (lines.index_select(0, rows + 1).view(shape) for lines in (table.children, table.mask))
+            return table.tokens.expand(shape), children, mask
+        starts, shape = self.child_starts[level], (*nodes.shape, self.max_children[level])
+        first, end = starts.index_select(0, rows.clamp(min=0)), starts.index_select(0, rows + 1)  # dead: from 0 to 0
+        tokens = self._windows[level].index_select(0, first).view(shape)
+        children = (first[:, None] + self._places[level]).view(shape)
+        return tokens, children, self._masks[level].index_select(0, first - end + self._widths[level]).view(shape)
 
-    def _below(self, counts: torch.Tensor, width: int) -> torch.Tensor:
-        """Whether each place 0..width-1 is below a count, (..., width) boolean."""
-        if width > MAX_TABLE_WIDTH:
-            return torch.arange(width, device=counts.device) < counts[..., None]
-        if width not in self._tables:  # on the CPU reading the answer is several times faster than comparing
-            table = torch.ones(width + 1, width, dtype=torch.bool, device=counts.device).tril(-1)
-            self._tables[width] = table
-        return self._tables[width].index_select(0, counts.flatten()).view(*counts.shape, width)
+    def gather(self, scores: torch.Tensor, tokens: torch.Tensor, level: int) -> torch.Tensor:
+        """
+        The scores (..., K) of the candidates among those of the whole vocabulary (..., V).
+
+        Args:
+            tokens: (..., K), those that [`allowed`] returned for this level.
+        """
+        table = self._tables[level]
+        return gather_last(scores, tokens) if table is None else scores[..., table.span]
 
     def step(self, nodes: torch.Tensor, tokens: torch.Tensor, level: int) -> torch.Tensor:
         """
@@ -456,6 +515,19 @@ def _most_children(starts: torch.Tensor) -> int:
     return int(np.diff(starts.numpy()).max())
 
 
+def _first_of(width: int, device: torch.device) -> torch.Tensor:
+    """Masks (width + 1, width) that overlap in memory: line `width - n` is 0 at its first n places, then -inf."""
+    mask = torch.zeros(2 * width, device=device)
+    mask[width:] = -torch.inf
+    return mask.unfold(0, width, 1)
+
+
+def gather_last(scores: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Of scores (..., V) those at `index` (..., K), any integers."""
+    # From two dimensions, which takes the CPU three quarters of the time it needs for three.
+    return scores.flatten(0, -2).gather(1, index.flatten(0, -2).long()).view(index.shape)
+
+
 class TrieLogitsProcessor(LogitsProcessor):
     """
     Lets `model.generate` (greedy, beam search, sampling) write items of the catalogue only.
@@ -501,11 +573,14 @@ class TrieLogitsProcessor(LogitsProcessor):
         if level >= self.trie.num_levels:
             return scores
         nodes = self.trie.walk(input_ids[:, input_ids.shape[1] - level :])
-        tokens, _, legal = self.trie.allowed(nodes if level > 0 else nodes[:1], level)  # all rows share the root
-        # What is not legal repeats the first legal token, so that every score is written with one and the same value.
-        tokens = torch.where(legal, tokens, tokens[:, :1]).long().expand(len(scores), -1)
-        masked = torch.full_like(scores, -torch.inf)
-        masked.scatter_(1, tokens, scores.gather(1, tokens))
+        tokens, _, mask = self.trie.allowed(nodes if level > 0 else nodes[:1], level)  # all rows share the root
+        masked, illegal, table = torch.full_like(scores, -torch.inf), mask.bool(), self.trie._tables[level]
+        if table is not None:
+            masked[:, table.span] = scores[:, table.span].masked_fill(illegal, -torch.inf)
+        else:
+            # What is not legal repeats the first legal token, so that every score is written with the same value.
+            tokens = torch.where(illegal, tokens[:, :1], tokens).long().expand(len(scores), -1)
+            masked.scatter_(1, tokens, scores.gather(1, tokens))
         # A row that left the catalogue (a beam that was never alive) keeps its scores: all -inf is not a distribution.
         dead = nodes < 0
         if dead.any():

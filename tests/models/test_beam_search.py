@@ -15,6 +15,7 @@ from transformers import (
     TemperatureLogitsWarper,
 )
 
+from hf_genrec.models import item_trie
 from hf_genrec.models.beam_search import beam_search, constrained_beam_search
 from hf_genrec.models.care_beams import CareBeamDecoder
 from hf_genrec.models.item_trie import ItemTrie
@@ -87,6 +88,24 @@ def test_ties_are_listed_in_the_order_of_the_trie(processor, histories, num_beam
     leaves, scores = beam_search(model, make_inputs(processor, histories), processor.trie, num_beams)
     assert torch.equal(leaves, torch.arange(num_beams).expand(len(histories), -1))
     assert scores.unique().numel() == 1
+
+
+@pytest.mark.parametrize("normalize", ["vocabulary", "level"])
+@pytest.mark.parametrize("with_seen", [False, True])
+@pytest.mark.parametrize("num_beams", [3, 40])
+def test_tables_of_nearly_full_levels_change_nothing(
+    model, processor, histories, monkeypatch, num_beams, with_seen, normalize
+):
+    monkeypatch.setattr(item_trie, "MAX_TABLE", 0)
+    bare = ItemTrie.from_token_ids(processor.token_ids, popularity=processor.popularity)
+    assert any(processor.trie._tables)
+    assert not any(bare._tables)
+    seen = torch.tensor([3, 40, 41]) if with_seen else None
+    inputs = make_inputs(processor, histories)
+    found, expected = (
+        beam_search(model, inputs, trie, num_beams, seen, normalize=normalize) for trie in (processor.trie, bare)
+    )
+    assert all(map(torch.equal, found, expected))
 
 
 class NoWaiting(TorchDispatchMode):

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from hf_genrec.models import item_trie
 from hf_genrec.models.item_trie import ItemTrie, TrieLogitsProcessor
 
 ANSWER = 99
@@ -32,13 +33,22 @@ def order_of(ids, popularity):
     return sorted(range(len(ids)), key=lambda row: (tuple(ids[row]), -popularity[row], row))
 
 
+def has_table(ids, level):
+    """Whether at least half of all pairs of a node and a token, from the first of the level to the last, are legal."""
+    pairs, column = prefixes_of(ids, level + 1), [row[level] for row in ids]
+    return len(prefixes_of(ids, level)) * (max(column) - min(column) + 1) <= 2 * len(pairs)
+
+
 def assert_equal(trie, other):
-    """Array by array, with their types."""
+    """Array by array, with their types, and in what follows from them."""
     mine, others = trie.state_dict(), other.state_dict()
     assert mine.keys() == others.keys()
     for name, tensor in mine.items():
         assert tensor.dtype == others[name].dtype, name
         assert tensor.tolist() == others[name].tolist(), name
+    for level in range(trie.num_levels):
+        nodes = torch.arange(-1, len(trie.child_starts[level]) - 1)
+        assert all(map(torch.equal, trie.allowed(nodes, level), other.allowed(nodes, level)))
 
 
 @settings(max_examples=60, deadline=None)
@@ -56,18 +66,23 @@ def test_every_answer_equals_a_dictionary_of_prefixes(ids, data):
             assert order[low:high] == [row for row in order if tuple(ids[row][:level]) == prefix]
         if level == levels:
             continue
-        tokens, first, legal = trie.allowed(torch.stack([nodes, torch.full_like(nodes, -1)]), level)
-        assert tokens.shape == legal.shape == (2, len(nodes), trie.max_children[level])
-        assert not legal[1].any()
+        tokens, children, mask = trie.allowed(torch.stack([nodes, torch.full_like(nodes, -1)]), level)
+        assert tokens.shape == children.shape == mask.shape
+        column = [row[level] for row in ids]
+        width = max(column) - min(column) + 1 if has_table(ids, level) else trie.max_children[level]
+        assert tokens.shape == (2, len(nodes), width)
+        assert ((mask == 0) | (mask == -torch.inf)).all()
+        assert (mask[1] == -torch.inf).all()
+        scores = torch.arange(2.0 * len(nodes) * 10).view(2, len(nodes), 10)
+        assert torch.equal(trie.gather(scores, tokens, level), scores.gather(2, tokens.long()))
         below = {prefix: node for node, prefix in enumerate(prefixes_of(ids, level + 1))}
         most = 0
-        for prefix, token, begin, is_legal in zip(prefixes, tokens[0], first[0], legal[0], strict=True):
+        for prefix, token, child, is_legal in zip(prefixes, tokens[0], children[0], mask[0] == 0, strict=True):
             expected = next_tokens(ids, prefix)
             assert token[is_legal].tolist() == expected
-            children = begin + torch.arange(len(token))
-            assert children[is_legal].tolist() == [below[*prefix, code] for code in expected]
+            assert child[is_legal].tolist() == [below[*prefix, code] for code in expected]
             most = max(most, len(expected))
-        assert trie.max_children[level] == most  # no node is given more candidates than some node has
+        assert trie.max_children[level] == most
 
 
 @settings(max_examples=60, deadline=None)
@@ -88,11 +103,16 @@ def test_steps_take_any_integers(ids, data):
     assert torch.equal(trie.step(torch.zeros_like(grid), grid, 0), trie.walk(first)[:, None].expand(-1, 3))
 
 
-def test_steps_do_not_wait_for_the_device():
+@pytest.mark.parametrize("last", [2, 20])
+def test_steps_do_not_wait_for_the_device(last):
     """The meta device has no values: whatever needed one to go on, or to know a shape, would be an error."""
-    trie = ItemTrie.from_token_ids([[1, 2], [1, 3], [4, 2]]).to("meta")
+    ids = [[1, 2], [1, 3], [4, last]]
+    assert has_table(ids, 1) == (last == 2)
+    trie = ItemTrie.from_token_ids(ids).to("meta")
     nodes = torch.zeros(5, 3, dtype=torch.long, device="meta")
-    assert [tensor.shape for tensor in trie.allowed(nodes, 1)] == [(5, 3, 2), (5, 3), (5, 3, 2)]
+    allowed = trie.allowed(nodes, 1)
+    assert [tensor.shape for tensor in allowed] == [(5, 3, 2)] * 3
+    assert trie.gather(torch.zeros(5, 3, 30, device="meta"), allowed[0], 1).shape == (5, 3, 2)
     assert trie.step(nodes, nodes, 1).shape == (5, 3)
     assert trie.walk(nodes[:, :2]).shape == (5,)
 
@@ -166,9 +186,26 @@ def test_codes_that_need_more_than_one_sorting_key(dtype):
     assert torch.equal(trie.walk(torch.from_numpy(ids.astype(np.int64))).unique(), torch.arange(len(trie.tokens[-1])))
 
 
+def test_tables_are_half_full_and_small(monkeypatch):
+    """Two nodes and the tokens 3 to 6: eight pairs, of which four are legal, or three."""
+    ids = np.array([[0, 3], [0, 6], [1, 3], [1, 6]])
+
+    def candidates(trie):
+        return trie.allowed(torch.tensor([0]), 1)[0].tolist()
+
+    whole = ItemTrie.from_token_ids(ids)
+    assert candidates(whole) == [[3, 4, 5, 6]]
+    assert candidates(whole.remove([2])) == candidates(ItemTrie.from_token_ids(ids[:3])) == [[3, 6]]
+    assert candidates(whole.remove([2]).insert(ids[2:3], [2])) == [[3, 4, 5, 6]]
+    monkeypatch.setattr(item_trie, "MAX_TABLE", 7)
+    assert candidates(ItemTrie.from_token_ids(ids)) == [[3, 6]]
+
+
 def test_large_tokens():
     trie = ItemTrie.from_token_ids([[2**31 - 1, 0], [0, 2**31 - 1], [2**31 - 1, 2**31 - 1]])
     assert trie.token_ids().tolist() == [[0, 2**31 - 1], [2**31 - 1, 0], [2**31 - 1, 2**31 - 1]]
+    tokens, children, mask = ItemTrie.from_token_ids([[2**31 - 1]]).allowed(torch.zeros(1, dtype=torch.long), 0)
+    assert (tokens.tolist(), children.tolist(), mask.tolist()) == ([[2**31 - 1]], [[0]], [[0.0]])
 
 
 @pytest.mark.parametrize("codebook", [256, 38_000])
@@ -187,8 +224,6 @@ def test_bytes_per_item_and_a_mapped_file(tmp_path, codebook):
     assert_equal(mapped, trie)
     queries = torch.from_numpy(ids[:1000])
     assert torch.equal(mapped.walk(queries), trie.walk(queries))
-    for mine, other in zip(mapped.allowed(queries[:, 0], 3), trie.allowed(queries[:, 0], 3), strict=True):
-        assert torch.equal(mine, other)
     new = rng.integers(0, codebook, (1000, 4)) + codebook * np.arange(4)
     rows = np.arange(len(ids), len(ids) + 1000)
     grown = mapped.insert(new, rows)

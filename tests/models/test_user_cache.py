@@ -16,7 +16,7 @@ HISTORY = ["item-3", "item-9", "item-1", "item-3"]
 def assert_same(found, expected):
     assert found[0] == expected[0]
     for ours, theirs in zip(found[1], expected[1], strict=True):
-        assert ours == pytest.approx(theirs, abs=1e-5)
+        assert ours == pytest.approx(theirs, abs=5e-5)  # float32 sums of logarithms, added in another order
 
 
 PROCESSOR = make_processor()
