@@ -62,9 +62,21 @@ def train(context: typer.Context, config: ConfigOption = None) -> None:
     configuration = _configuration(config, context)
     if configuration.model.method == "rearec":
         from hf_genrec.trainers.train_rearec import main as program
+    elif configuration.model.method == "reg4rec":
+        from hf_genrec.trainers.train_reg4rec import main as program
     else:
         from hf_genrec.trainers.train_care import main as program
     program(configuration)
+
+
+@app.command(context_settings=PASS_ON)
+def grpo(context: typer.Context, config: ConfigOption = None) -> None:
+    """Post-train a run's model by reinforcement learning, into a run folder of its own. CARE and REG4Rec."""
+    _quiet()
+    from hf_genrec.trainers.train_grpo import main as program
+    from hf_genrec.training.config import parse_grpo_config
+
+    program(parse_grpo_config(config, context.args))
 
 
 @app.command()
@@ -79,6 +91,46 @@ def evaluate(
     from hf_genrec.trainers.evaluate_run import main as program
 
     program(run, split, exclude_seen, num_beams)
+
+
+@app.command()
+def analyze(
+    run: RunArgument,
+    split: Annotated[str, typer.Option(help="test or validation.")] = "test",
+) -> None:
+    """ReaRec: what each reasoning step does to the ranking, to whom, and what it costs; tables, JSON and pictures."""
+    _quiet()
+    from hf_genrec.trainers.analyze_run import main as program
+
+    program(run, split)
+
+
+@app.command()
+def calibrate_depth(
+    run: RunArgument,
+    rule: Annotated[
+        str, typer.Option(help="Rule to write into the model: kl, halting, confidence, fixed; all writes none.")
+    ] = "all",
+) -> None:
+    """ReaRec: compare rules that decide per user how many steps to take, fitted on the validation split."""
+    _quiet()
+    from hf_genrec.trainers.calibrate_depth import main as program
+
+    program(run, rule)
+
+
+@app.command(context_settings=PASS_ON)
+def sweep(
+    context: typer.Context,
+    key: Annotated[str, typer.Option(help="Setting to vary, for instance temperature.")],
+    values: Annotated[str, typer.Option(help="Its values, separated by commas.")],
+    config: ConfigOption = None,
+) -> None:
+    """ReaRec: train a run per value of one setting and compare them on the validation split; finished ones are kept."""
+    _quiet()
+    from hf_genrec.trainers.sweep import main as program
+
+    program(config, key, [value.strip() for value in values.split(",")], context.args)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from hf_genrec.files import whole_file, write_json
 
-METHOD_NAMES = {"care": "CARE", "rearec": "ReaRec"}  # by model_type
+METHOD_NAMES = {"care": "CARE", "rearec": "ReaRec", "reg4rec": "REG4Rec"}  # by model_type
 
 CARD = """---
 library_name: transformers
@@ -143,6 +143,20 @@ def _method_section(config: dict[str, Any], num_items: int) -> tuple[str, list[s
             "temperature": config["temperature"],
         }
         return about, ["sequential-recommendation"], facts
+    if config["model_type"] == "reg4rec":
+        about = (
+            f"A generative recommender (REG4Rec) over {num_items:,} items: it reads a history as sets of "
+            f"{len(config['codebook_sizes'])} codes\nand writes the codes of the next item in the order in which it is "
+            f"sure of them. Every answer is an item of the catalogue."
+        )
+        theta = config["reflection_threshold"]
+        facts = {
+            "encoder layers": config["num_encoder_layers"],
+            "codes per codebook": config["codebook_sizes"],
+            "item categories": config["num_categories"],
+            "reflection (CORP)": "off" if theta is None else f"theta {theta}",
+        }
+        return about, ["generative-recommendation", "semantic-ids"], facts
     about = (
         f"A generative recommender (CARE) over {num_items:,} items: it reads a history as semantic IDs of "
         f"{len(config['codebook_sizes'])}\ncodes and writes the codes of the next item, under a trie, so that every "

@@ -7,6 +7,7 @@ hf-genrec evaluate runs/rearec-ml-100k --split validation
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,10 +36,15 @@ def main(
 
     if num_beams is not None and not model.can_generate():
         raise ValueError(f"--num-beams: {run.model} scores every item and searches no beams: leave it out")
-    search = {"num_beams": num_beams} if model.can_generate() else {}
+    search: dict[str, Any] = {"num_beams": num_beams} if model.can_generate() else {}
+    if getattr(model.config, "reflection_threshold", None) is not None:
+        search["return_rollbacks"] = True
+    rollbacks: list[np.ndarray] = []
 
     def recommend(histories: list[np.ndarray], k: int) -> np.ndarray:
-        return model.recommend_rows(histories, k, exclude_seen=exclude_seen, **search)[0]
+        rows, _, *rest = model.recommend_rows(histories, k, exclude_seen=exclude_seen, **search)
+        rollbacks.extend(rest)
+        return rows
 
     popular, neighbours = MostPopular(train, num_items), ItemKNN(train, num_items)
     systems = {
@@ -70,6 +76,9 @@ def main(
         )
         for name, result in results.items()
     }
+    if rollbacks:  # codes that REG4Rec's reflection took back, on all paths of a user
+        name = METHOD_NAMES[model.config.model_type]
+        records[name]["mean_rollbacks"] = float(np.concatenate(rollbacks).mean())
     suffix = "" if not exclude_seen else "-unseen"
     write_json(records, run.results / f"{split}{suffix}.json")
     write_model_card(run.model, run.results)

@@ -3,57 +3,50 @@
     python -m hf_genrec.trainers.tokenize_items --config care/ml-100k
     hf-genrec tokenize --config care/ml-100k
 
-With `codes_path` published codes are imported instead. `collisions` settles only codes made here; published ones are
-kept. With `method: rearec` there is nothing to do.
+`item_tokenizer: rq_vae` or `mpq` is trained by `train_item_tokenizer`. With `codes_path` published codes are imported
+instead. `collisions` settles only codes made here; published ones are kept. With `method: rearec` there is nothing to
+do.
 """
 
 import logging
 import sys
 
 from hf_genrec.data.prepared import PreparedData
-from hf_genrec.files import write_json
-from hf_genrec.semantic_ids.build import build_semantic_ids
-from hf_genrec.semantic_ids.health import draw_health, health_report
-from hf_genrec.semantic_ids.ids import SemanticIds
+from hf_genrec.semantic_ids.build import assign_semantic_ids, item_parts, save_semantic_ids
+from hf_genrec.semantic_ids.health import health_report
 from hf_genrec.semantic_ids.published import load_published_codes
+from hf_genrec.semantic_ids.residual_kmeans import fit_residual_kmeans
+from hf_genrec.trainers import train_item_tokenizer
 from hf_genrec.training.config import RunConfig, parse_command_line
 
 logger = logging.getLogger(__name__)
 
 
-def main(config: RunConfig) -> SemanticIds | None:
-    """
-    Make or import the codes of the catalogue, and save them with their health report and its picture; `None` for a
-    method that has no codes.
-    """
+def main(config: RunConfig) -> None:
+    """Make or import the codes of the catalogue, and save them with their health report and its picture."""
     if config.model.method == "rearec":
         logger.info("method: rearec has no semantic IDs, so there is nothing to tokenize: go on with `hf-genrec train`")
-        return None
-    folder = config.run.semantic_ids
-    prepared = PreparedData.load(config.run.data)
+        return
+    folder, arguments = config.run.semantic_ids, config.tokenizer
     if config.data.codes_path is not None:
-        semantic_ids = load_published_codes(config.data.codes_path, prepared.item_ids)
-        health = health_report(semantic_ids)
+        semantic_ids = load_published_codes(config.data.codes_path, PreparedData.load(config.run.data).item_ids)
+        save_semantic_ids(folder, semantic_ids, health_report(semantic_ids))
+    elif arguments.item_tokenizer != "residual_kmeans":
+        train_item_tokenizer.main(config)
     else:
-        semantic_ids, tokenizer, health = build_semantic_ids(
-            prepared.items, prepared.train_sequences(), config.tokenizer
+        prepared = PreparedData.load(config.run.data)
+        parts = item_parts(prepared.items, prepared.train_sequences(), arguments)
+        tokenizer = fit_residual_kmeans(
+            parts,
+            arguments.codebook_sizes,
+            weights=arguments.part_weights,
+            seed=arguments.tokenizer_seed,
+            projection_dim=arguments.projection_dim,
+            text_model=arguments.text_model if "text" in parts else None,
+            text_columns=arguments.text_columns,
         )
-        tokenizer.save_pretrained(folder / "item_tokenizer")
-    semantic_ids.save(folder)
-    write_json(health, folder / "health.json")
-    draw_health(semantic_ids, health, folder / "health.png")
-
-    collisions = health["collisions"]
-    logger.info(
-        "%s: %d items, codebooks %s, used %s, items with shared codes %d (before: %d)",
-        folder,
-        len(semantic_ids.item_ids),
-        semantic_ids.codebook_sizes,
-        [level["used"] for level in health["levels"]],
-        collisions["after"]["items"],
-        collisions["before"]["items"],
-    )
-    return semantic_ids
+        semantic_ids, health = assign_semantic_ids(prepared.items, parts, tokenizer, arguments)
+        save_semantic_ids(folder, semantic_ids, health, tokenizer)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """Configuration of ReaRec (arXiv 2503.22675): sequential recommenders that reason in latent steps before they rank."""
 
+import math
+
 from transformers import PreTrainedConfig
 
 BACKBONES = ("sasrec", "bert4rec", "unisrec", "morec")
 REASONING = ("none", "naive", "rpe", "erl", "prl")
 LOSSES = ("softmax", "sampled_softmax", "bce")
 SAMPLING = ("uniform", "popularity")
+DEPTH_RULES = ("kl", "halting", "confidence")
 
 
 class ReaRecConfig(PreTrainedConfig):
@@ -75,6 +78,15 @@ class ReaRecConfig(PreTrainedConfig):
         noise_scale (`float`, defaults to 0.01):
             PRL: gamma, standard deviation of RCL's noise (the published code's reading; the paper prints a variance).
 
+    > Adaptive depth, for [`recommend`] and its like; chosen on validation users by `hf-genrec calibrate-depth`
+
+    Args:
+        depth_rule (`str`, *optional*):
+            How many steps a user gets: `"kl"`, `"halting"` or `"confidence"`, see `adaptive_depth.py`; `None` gives
+            everybody K.
+        depth_threshold (`float`, defaults to 0.0):
+            A user whose number by the rule is below it takes no further step.
+
     > Loss
 
     Args:
@@ -125,6 +137,8 @@ class ReaRecConfig(PreTrainedConfig):
     progressive_weight: float = 1.0
     contrastive_weight: float = 1.0
     noise_scale: float = 0.01
+    depth_rule: str | None = None
+    depth_threshold: float = 0.0
     temperature: float = 0.07
     loss_type: str = "softmax"
     num_negatives: int = 1
@@ -179,6 +193,21 @@ class ReaRecConfig(PreTrainedConfig):
                 f"num_negatives={self.num_negatives}, but items and PAD are {self.num_items + 1} classes: "
                 f"set loss_type='softmax'."
             )
+        self.check_depth()
+
+    def check_depth(self):
+        """
+        Raises:
+            ValueError: for a rule of adaptive depth that is not known or has no steps to decide on.
+        """
+        if self.depth_rule is None:
+            return
+        if self.depth_rule not in DEPTH_RULES:
+            raise ValueError(f"depth_rule={self.depth_rule!r}: use one of {', '.join(DEPTH_RULES)}, or None.")
+        if self.reasoning == "none":
+            raise ValueError(f"depth_rule={self.depth_rule!r} with reasoning='none': there are no steps to stop at.")
+        if math.isnan(self.depth_threshold):
+            raise ValueError("depth_threshold is NaN: give a number, 0 to stop nobody by 'kl'.")
 
     @property
     def reads_text(self) -> bool:

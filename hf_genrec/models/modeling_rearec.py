@@ -1,5 +1,6 @@
 """ReaRec (arXiv 2503.22675): a sequential recommender that feeds its last state back K times before it ranks."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from .adaptive_depth import ConfidenceRule, HaltingRule, adaptive_predictions, build_depth_rule
 from .configuration_rearec import ReaRecConfig
 from .item_recommender import ItemRecommenderMixin
 from .published import require_same_weights
@@ -21,9 +23,13 @@ from .rearec_layers import (
     ReaRecLayer,
     TextItems,
     Whitening,
+    dropout,
     labelled_positions,
+    last_items,
     noise_of_readings,
     real_items,
+    rows_alike,
+    used_columns,
 )
 from .rearec_losses import draw_negatives, prediction_state, rearec_loss
 
@@ -46,6 +52,9 @@ class ReaRecPreTrainedModel(PreTrainedModel):
             init.constant_(module.vectors, float("nan"))  # marks that none are set
         elif isinstance(module, Whitening):
             init.zeros_(module.mean)
+        elif isinstance(module, HaltingRule | ConfidenceRule):
+            for buffer in module.buffers():
+                init.zeros_(buffer)
 
     def set_item_vectors(self, vectors: np.ndarray | torch.Tensor) -> None:
         """
@@ -78,7 +87,7 @@ class ReaRecModelOutput(ModelOutput):
     Args:
         reasoning_states: (B, K + 1, d), r_0..r_K; with `positions` (B, M, K + 1, d).
         noised_states: the same with noise, its r_0 the clean one; `None` without noise.
-        caches: keys and values of each layer, items and steps apart.
+        caches: keys and values of each layer, items and steps apart; with noise, the noised steps after the others.
     """
 
     reasoning_states: torch.FloatTensor | None = None
@@ -91,6 +100,8 @@ class ReaRecModel(ReaRecPreTrainedModel):
     The encoder and its reasoning steps. A history is encoded once; each step adds one position to the keys and values
     of every layer, and gradients flow through all of them.
     """
+
+    _keys_to_ignore_on_load_unexpected = [r"^depth\."]  # noqa: RUF012  (the rule of adaptive depth, which is the head's)
 
     def __init__(self, config: ReaRecConfig):
         super().__init__(config)
@@ -109,7 +120,7 @@ class ReaRecModel(ReaRecPreTrainedModel):
 
     def enter(self, states: torch.Tensor) -> torch.Tensor:
         """What enters the first layer: layer norm and dropout, the same for items and for reasoning steps."""
-        return nn.functional.dropout(self.layer_norm(states), self.config.embedding_dropout, self.training)
+        return dropout(self.layer_norm(states), self.config.embedding_dropout, self.training)
 
     def forward(
         self,
@@ -143,24 +154,63 @@ class ReaRecModel(ReaRecPreTrainedModel):
         """
         config = self.config
         num_steps = config.steps if num_steps is None else num_steps
-        length = input_ids.shape[1]
-        if length > config.max_history:
-            raise ValueError(f"Histories of {length} items: cut them to the newest max_history={config.max_history}.")
         if not 0 <= num_steps <= config.steps:
             raise ValueError(f"num_steps={num_steps}: this model takes 0 to {config.steps} reasoning steps.")
         real = real_items(input_ids, attention_mask, config.num_items)
-        columns = torch.arange(length, device=input_ids.device)
-        readings: torch.Tensor = (real * columns).argmax(-1, keepdim=True) if positions is None else positions  # (B, M)
-        expected = (num_steps, *(readings.shape if positions is not None else readings.shape[:1]), config.hidden_size)
+        rows = input_ids.shape[:1]
+        expected = (num_steps, *(rows if positions is None else positions.shape), config.hidden_size)
         if noise is not None and noise.shape != expected:
             raise ValueError(f"noise has shape {tuple(noise.shape)}, expected {expected}: one vector per step and row.")
-        noises = None if noise is None else config.noise_scale * noise.reshape(num_steps, *readings.shape, -1)
+        noises = None
+        if noise is not None:
+            noises = config.noise_scale * (noise.unsqueeze(2) if positions is None else noise)  # (K, B, M, d)
 
         table = self.item_table() if item_table is None else item_table
-        place = torch.where(real, real.cumsum(-1) - 1, config.max_history)
-        hidden = self.enter(nn.functional.embedding(input_ids, table) + self.position_embeddings(place))
+        hidden, caches, mask = self.encode(input_ids, real, table, positions)
+        states, noised, count = [hidden], [hidden], hidden.shape[1]
+        if noises is not None:
+            mask = torch.cat([mask, mask], 1)  # the steps with noise are those of M more readings
+        for step in range(num_steps):
+            fed = self.fed(states[-1], step)
+            if noises is not None:
+                fed = torch.cat([fed, fed + noises[step]], 1)
+            state, caches = self.reason(fed, caches, mask)
+            states.append(state[:, :count])
+            noised.append(state[:, count:])
+        results = [torch.stack(states, 2), torch.stack(noised, 2) if noise is not None else None]
+        if positions is None:
+            results = [result.squeeze(1) if result is not None else None for result in results]
+        return ReaRecModelOutput(results[0], results[1], tuple(caches))
+
+    def encode(
+        self,
+        input_ids: torch.Tensor,
+        real: torch.Tensor,
+        item_table: torch.Tensor,
+        positions: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, list[LayerCache], torch.Tensor]:
+        """
+        The histories before any reasoning.
+
+        Args:
+            input_ids, item_table, positions: see [`forward`].
+            real: (B, T) boolean, which of `input_ids` are items.
+
+        Returns:
+            r_0 (B, M, d), the caches, and what each reading attends to (B, M, T): 0, or `MASKED`.
+
+        Raises:
+            ValueError: for histories longer than `max_history`.
+        """
+        length, limit = input_ids.shape[1], self.config.max_history
+        if length > limit:
+            raise ValueError(f"Histories of {length} items: cut them to the newest max_history={limit}.")
+        columns = torch.arange(length, device=input_ids.device)
+        readings: torch.Tensor = last_items(real) if positions is None else positions  # (B, M)
+        place = torch.where(real, real.cumsum(-1) - 1, limit)
+        hidden = self.enter(nn.functional.embedding(input_ids, item_table) + self.position_embeddings(place))
         # Every position attends to itself: so a row without items reads PAD.
-        causal = columns >= 0 if config.backbone == "bert4rec" else columns <= columns.unsqueeze(-1)
+        causal = columns >= 0 if self.config.backbone == "bert4rec" else columns <= columns.unsqueeze(-1)
         allowed = (real.unsqueeze(1) & causal) | torch.eye(length, dtype=torch.bool, device=real.device)  # (B, T, T)
         of_readings = torch.take_along_dim(allowed, readings.unsqueeze(-1), dim=1)  # (B, M, T)
         caches = []
@@ -170,24 +220,14 @@ class ReaRecModel(ReaRecPreTrainedModel):
         # Nobody asks for the last layer's states but the readings'.
         hidden, cache = self.layers[-1].encode(hidden, of_readings, readings)
         caches.append(cache)
-
         mask = torch.zeros_like(of_readings, dtype=hidden.dtype).masked_fill(~of_readings, MASKED)
-        states, noised, noised_caches = [hidden], [hidden], caches
-        for step in range(num_steps):
-            fed = states[-1]
-            if self.reasoning_embeddings is not None:
-                fed = fed + self.reasoning_embeddings.weight[step]
-            state, caches = self._reason(fed, caches, mask)
-            states.append(state)
-            if noises is not None:
-                state, noised_caches = self._reason(fed + noises[step], noised_caches, mask)
-                noised.append(state)
-        results = [torch.stack(states, 2), torch.stack(noised, 2) if noise is not None else None]
-        if positions is None:
-            results = [result.squeeze(1) if result is not None else None for result in results]
-        return ReaRecModelOutput(results[0], results[1], tuple(caches))
+        return hidden, caches, mask
 
-    def _reason(self, fed: torch.Tensor, caches: list[LayerCache], mask: torch.Tensor):
+    def fed(self, state: torch.Tensor, step: int) -> torch.Tensor:
+        """What reasoning step `step` (from 0) reads of the state before it, (B, M, d)."""
+        return state if self.reasoning_embeddings is None else state + self.reasoning_embeddings.weight[step]
+
+    def reason(self, fed: torch.Tensor, caches: list[LayerCache], mask: torch.Tensor):
         """One step: the state (B, M, d) and the caches with the step."""
         hidden, extended = self.enter(fed), []
         for layer, cache in zip(self.layers, caches, strict=True):
@@ -203,7 +243,7 @@ class ReaRecOutput(ModelOutput):
         loss: weighted sum of `losses`.
         losses: the unweighted terms by name: `ce`, and `kl` (ERL), `progressive` and `contrastive` (PRL).
         logits: (B, N), scores of the prediction state divided by the temperature; packed rows: (targets, N). `None` in
-            training with a sampled loss, which is spared the product with all items.
+            training with labels: the loss makes do without an array of all of them.
         reasoning_states: (B, K + 1, d), r_0..r_K; packed rows: (targets, K + 1, d).
     """
 
@@ -218,7 +258,9 @@ class ReaRecForNextItem(ItemRecommenderMixin, ReaRecPreTrainedModel):
     ReaRec with the score of every catalogue row as one class each.
 
     Attributes:
-        num_steps (`int`, *optional*): reasoning steps to take where a call does not say, instead of K.
+        num_steps (`int`, *optional*): reasoning steps to take where a call does not say, instead of K or of what
+            `depth_rule` decides.
+        depth (*optional*): the rule of [`adaptive_depth`] that `depth_rule` names.
 
     Example:
 
@@ -233,6 +275,7 @@ class ReaRecForNextItem(ItemRecommenderMixin, ReaRecPreTrainedModel):
     def __init__(self, config: ReaRecConfig):
         super().__init__(config)
         self.model = ReaRecModel(config)
+        self.depth = build_depth_rule(config)
         self.post_init()
 
     def forward(
@@ -248,7 +291,8 @@ class ReaRecForNextItem(ItemRecommenderMixin, ReaRecPreTrainedModel):
     ) -> ReaRecOutput:
         r"""
         Args:
-            input_ids, attention_mask, num_steps: see [`ReaRecModel.forward`].
+            input_ids, attention_mask, num_steps: see [`ReaRecModel.forward`]. All users take as many steps; a depth is
+                chosen by [`recommend`], [`score_items`] and [`user_vectors`] alone.
             labels (`torch.LongTensor` of shape `(B,)`, *optional*):
                 Catalogue rows of the targets.
             noise (`torch.FloatTensor` of shape `(K, B, d)`, *optional*):
@@ -265,45 +309,59 @@ class ReaRecForNextItem(ItemRecommenderMixin, ReaRecPreTrainedModel):
         """
         if noise is not None and self.config.reasoning != "prl":
             raise ValueError(f"noise is for reasoning='prl', this model has {self.config.reasoning!r}: leave it out.")
-        positions: torch.Tensor | None = None
-        is_target: torch.Tensor | None = None
-        if sequence_labels is not None:
+        num_steps = self.num_steps if num_steps is None else num_steps
+        table = self.model.item_table()
+        if labels is None and sequence_labels is None:
+            outputs = self.model(input_ids, attention_mask, noise=noise, num_steps=num_steps, item_table=table)
+            states = outputs.reasoning_states
+            return ReaRecOutput(logits=self._user_vectors(states) @ table[:-1].T, reasoning_states=states)
+        real = real_items(input_ids, attention_mask, self.config.num_items)
+        if sequence_labels is None:
+            positions = last_items(real)
+            is_target = torch.ones_like(positions, dtype=torch.bool)
+        else:
             if labels is not None:
                 raise ValueError(
                     "Give labels (a target per row) or sequence_labels (targets of packed rows), not both."
                 )
             if self.config.backbone == "bert4rec":
                 raise ValueError("bert4rec's items see later ones: give it a row per target (labels), not packed rows.")
-            real = real_items(input_ids, attention_mask, self.config.num_items)
             positions, is_target = labelled_positions(real, sequence_labels)
-            noise = None if noise is None else noise_of_readings(noise, is_target)
             labels = sequence_labels[sequence_labels != -100]
-        table = self.model.item_table()
-        outputs = self.model(
-            input_ids,
-            attention_mask,
-            noise=noise,
-            num_steps=self.num_steps if num_steps is None else num_steps,
-            positions=positions,
-            item_table=table,
-        )
-        states, noised = outputs.reasoning_states, outputs.noised_states
-        if is_target is not None:
-            states, noised = states[is_target], noised[is_target] if noised is not None else None
-
-        if labels is None:
-            logits = self._user_vectors(states) @ table[:-1].T
-            return ReaRecOutput(logits=logits, reasoning_states=states)
+        states, noised = self._states_of_targets(input_ids, real, positions, is_target, noise, num_steps, table)
         popularity = None if self.processor is None else torch.from_numpy(self.processor.popularity)
         negatives = draw_negatives(self.config, labels, popularity)
         total = len(labels) if num_items_in_batch is None else num_items_in_batch
         result = rearec_loss(states, noised, table, labels, self.config, negatives, total)
-        logits = None
-        if negatives is None:
-            logits = result.logits[:, :-1]
-        elif not self.training:
-            logits = self._user_vectors(states) @ table[:-1].T
+        logits = None if self.training else self._user_vectors(states) @ table[:-1].T
         return ReaRecOutput(loss=result.loss, losses=result.terms, logits=logits, reasoning_states=states)
+
+    def _states_of_targets(self, input_ids, real, positions, is_target, noise, num_steps, item_table):
+        """
+        r_0..r_K of the targets, and the same with noise or `None`, (n, K + 1, d) each. `positions` and `is_target` are
+        (B, M), `noise` is (K, n, d).
+        """
+        noise = None if noise is None else noise_of_readings(noise, is_target)  # (K, B, M, d)
+        numbers = is_target.flatten().cumsum(0).view_as(is_target) - 1
+        # A GPU takes longer to start more operations than to read some padding.
+        together = rows_alike(real, is_target) if real.device.type == "cpu" else [slice(None)]
+        states, noised, order = [], [], []
+        for rows in together:
+            width, most = used_columns(real[rows]), used_columns(is_target[rows])
+            chosen = is_target[rows, :most]
+            outputs = self.model(
+                input_ids[rows, :width],
+                real[rows, :width],
+                noise=None if noise is None else noise[:, rows, :most],
+                num_steps=num_steps,
+                positions=positions[rows, :most],
+                item_table=item_table,
+            )
+            states.append(outputs.reasoning_states[chosen])
+            noised.append(outputs.noised_states[chosen] if noise is not None else states[-1])
+            order.append(numbers[rows, :most][chosen])
+        back = torch.cat(order).argsort()
+        return torch.cat(states)[back], torch.cat(noised)[back] if noise is not None else None
 
     def _user_vectors(self, states: torch.Tensor) -> torch.Tensor:
         return prediction_state(states, self.config.reasoning) / self.config.temperature
@@ -313,14 +371,46 @@ class ReaRecForNextItem(ItemRecommenderMixin, ReaRecPreTrainedModel):
         return self.model.item_table()
 
     def user_vectors(self, input_ids, attention_mask, item_vectors: torch.Tensor) -> torch.Tensor:
-        """(B, d), prediction states divided by the temperature."""
+        """(B, d), prediction states divided by the temperature; of the depth that `depth_rule` decides, if any."""
+        if self.depth is not None and self.num_steps is None:
+            return self.adaptive_vectors(input_ids, attention_mask, item_vectors)[0]
         outputs = self.model(input_ids, attention_mask, num_steps=self.num_steps, item_table=item_vectors)
         return self._user_vectors(outputs.reasoning_states)
+
+    def adaptive_vectors(
+        self, input_ids, attention_mask, item_vectors: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """[`user_vectors`] (B, d) with the number of steps (B,) that each user has taken by `depth_rule`."""
+        predictions, depths = adaptive_predictions(self.model, self.depth, input_ids, attention_mask, item_vectors)
+        return predictions / self.config.temperature, depths
+
+    def set_depth_rule(self, rule: str | None, threshold: float = 0.0, **weights: torch.Tensor) -> None:
+        """
+        Decide the depth by another rule; it is saved with the model.
+
+        Args:
+            rule: one of `DEPTH_RULES`, or `None` for K steps always.
+            threshold: `depth_threshold`.
+            weights: all buffers of the rule's class in [`adaptive_depth`], by name.
+
+        Raises:
+            ValueError: for a rule that is not known, a model without reasoning, or weights that do not fit.
+        """
+        config = copy.deepcopy(self.config)
+        config.depth_rule, config.depth_threshold = rule, threshold
+        config.check_depth()
+        depth = build_depth_rule(config)
+        require_same_weights({} if depth is None else depth.state_dict(), weights)
+        if depth is not None:
+            depth.load_state_dict(weights)
+            depth.to(self.device)
+        self.depth = depth
+        self.config.depth_rule, self.config.depth_threshold = rule, threshold
 
     @classmethod
     def from_published(cls, state_dict: dict[str, torch.Tensor], config: ReaRecConfig) -> "ReaRecForNextItem":
         """
-        A model with the weights of the published ReaRec code.
+        A model with the weights of the published ReaRec code, in evaluation mode as `from_pretrained`'s.
 
         Raises:
             ValueError: if a weight is missing, left over, or of another shape than `config` says.
@@ -329,7 +419,7 @@ class ReaRecForNextItem(ItemRecommenderMixin, ReaRecPreTrainedModel):
         own = model.state_dict()
         require_same_weights({published_name(name): tensor for name, tensor in own.items()}, state_dict)
         model.load_state_dict({name: state_dict[published_name(name)] for name in own})
-        return model
+        return model.eval()
 
 
 def published_name(name: str) -> str:

@@ -6,25 +6,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from transformers import PreTrainedTokenizerFast
-from transformers.utils import cached_file, logging
+from transformers.utils import cached_file
 
 from .beam_search import constrained_beam_search
-from .catalogue import CatalogueProcessor, load_tensors
+from .catalogue import load_tensors
 from .item_trie import ItemTrie, TrieLogitsProcessor
+from .processing_codes import CodeProcessor
 
-logger = logging.get_logger(__name__)
-
-ANSWER_TOKEN = "|start_of_answer|"
 TRIE_FILE = "item_trie.safetensors"
 
 
-def code_token(level: int, code: int) -> str:
-    """The token of code `code` of level `level` (from 0): `<a_12>`, `<b_7>`, ..."""
-    return f"<{chr(ord('a') + level)}_{code}>"
-
-
-class GenRecProcessor(CatalogueProcessor):
+class GenRecProcessor(CodeProcessor):
     """
     Turns histories of item ids into prompts of codes, and generated codes back into items.
 
@@ -42,34 +34,6 @@ class GenRecProcessor(CatalogueProcessor):
     >>> inputs = processor(histories=[["50", "172", "181"]], return_tensors="pt")
     ```
     """
-
-    def __init__(self, tokenizer, codebook_sizes: Sequence[int] = (), max_history: int = 50):
-        super().__init__(tokenizer)
-        self.codebook_sizes = list(codebook_sizes)
-        self.max_history = max_history
-        vocabulary = tokenizer.get_vocab()
-        try:
-            self.answer_token_id = vocabulary[ANSWER_TOKEN]
-            # Looked up, not computed: published checkpoints keep their own order of tokens.
-            self.code_token_ids = [
-                np.array([vocabulary[code_token(level, code)] for code in range(size)])
-                for level, size in enumerate(self.codebook_sizes)
-            ]
-        except KeyError as error:
-            raise ValueError(
-                f"The tokenizer has no token {error}: build it for codebook_sizes={self.codebook_sizes}."
-            ) from error
-
-    @classmethod
-    def _load_tokenizer_from_pretrained(cls, sub_processor_type, pretrained_model_name_or_path, subfolder="", **kwargs):
-        # tokenizer.json says it all; AutoTokenizer would ask for trust in the model's code before it reads it.
-        kwargs.pop("trust_remote_code", None)
-        return PreTrainedTokenizerFast.from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
-
-    @property
-    def num_levels(self) -> int:
-        """L, the number of codes of an item."""
-        return len(self.codebook_sizes)
 
     # ---- catalogue ----
 
@@ -97,29 +61,6 @@ class GenRecProcessor(CatalogueProcessor):
         self.trie = ItemTrie.from_token_ids(self.token_ids, popularity=self.popularity)
         return self
 
-    def _check_and_attach(self, item_ids: Sequence[str], codes, titles: Sequence[str] | None, popularity):
-        popularity = self._checked_popularity(item_ids, titles, popularity)
-        codes = np.asarray(codes, dtype=np.int64)
-        if codes.shape != (len(item_ids), self.num_levels):
-            raise ValueError(
-                f"codes have shape {codes.shape}, expected ({len(item_ids)}, {self.num_levels}): one row of codes per "
-                f"item."
-            )
-        bad_rows, bad_levels = np.nonzero((codes < 0) | (codes >= np.array(self.codebook_sizes)))
-        if len(bad_rows):
-            row, level = bad_rows[0], bad_levels[0]
-            raise ValueError(
-                f"Item {item_ids[row]!r}: code {codes[row, level]} of level {level} is outside its codebook of "
-                f"{self.codebook_sizes[level]} ({len(bad_rows)} such codes)."
-            )
-        self._attach_items(item_ids, titles, popularity)
-        self._attach_codes(codes)
-
-    def _attach_codes(self, codes: np.ndarray):
-        self.codes = codes
-        # (items, L) token ids of the catalogue
-        self.token_ids = np.stack([table[codes[:, level]] for level, table in enumerate(self.code_token_ids)], axis=1)
-
     def add_items(self, item_ids: Sequence[str], codes, titles: Sequence[str] | None = None) -> "GenRecProcessor":
         """
         New items, with codes from the item tokenizer, enter the catalogue and can be recommended without training.
@@ -127,17 +68,7 @@ class GenRecProcessor(CatalogueProcessor):
         Raises:
             ValueError: as [`set_catalogue`].
         """
-        self._require_catalogue()
-        all_titles = None
-        if self.titles is not None or titles is not None:
-            all_titles = [*(self.titles or self.item_ids), *(titles or item_ids)]
-        before = len(self.item_ids)
-        self._check_and_attach(
-            [*self.item_ids, *item_ids],
-            np.concatenate([self.codes, np.asarray(codes, dtype=np.int64).reshape(-1, self.num_levels)]),
-            all_titles,
-            np.concatenate([self.popularity, np.zeros(len(item_ids), dtype=np.int64)]),
-        )
+        before = self._with_new_items(item_ids, codes, titles)
         # Popularity 0 and the largest rows: last in their leaves, where `insert` puts them.
         self.trie = self.trie.insert(self.token_ids[before:], np.arange(before, len(self.item_ids)))
         return self
@@ -152,12 +83,7 @@ class GenRecProcessor(CatalogueProcessor):
         Returns:
             `input_ids` and `attention_mask`, (B, S) int64, padded on the left by whole items.
         """
-        longest = max((len(history) for history in histories), default=0)
-        if longest > self.max_history:
-            logger.warning_once(
-                f"Histories longer than {self.max_history} items are cut to their newest {self.max_history}."
-            )
-        histories = [np.asarray(history, dtype=np.int64)[-self.max_history :] for history in histories]
+        histories = self._newest(histories)
         width = max((len(history) for history in histories), default=0) * self.num_levels + 1
         pad = self.tokenizer.pad_token_id
         input_ids = np.full((len(histories), width), 0 if pad is None else pad, dtype=np.int64)

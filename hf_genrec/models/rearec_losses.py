@@ -9,6 +9,8 @@ from torch import nn
 from .configuration_rearec import ReaRecConfig
 
 IMPOSSIBLE = -1e10  # logit of a class that does not count; finite, so that its share in a divergence is 0 and not NaN
+# Logits of all classes that are held at once: on a processor 8 MB, which its cache holds.
+LOGITS_AT_ONCE, LOGITS_AT_ONCE_ON_GPU = 2**21, 2**26
 
 
 def prediction_state(states: torch.Tensor, reasoning: str) -> torch.Tensor:
@@ -62,31 +64,26 @@ def draw_negatives(
 
 
 def class_logits(
-    states: torch.Tensor, table: torch.Tensor, labels: torch.Tensor, negatives: Negatives | None
+    states: torch.Tensor, table: torch.Tensor, labels: torch.Tensor, negatives: Negatives
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Logits of the classes that the loss compares.
+    Logits of the classes that a sampled loss compares: the target is class 0, and a negative that is the target itself
+    does not count.
 
     Args:
         states: (n, S, d), divided by their temperatures.
         table: (N + 1, d), PAD last.
         labels: (n,)
-        negatives (*optional*): without them all rows of the table are classes; with them the target is class 0, and a
-            negative that is the target itself does not count.
 
     Returns:
-        logits (n, S, classes), at least float32, and the targets (n,) among the classes.
+        logits (n, S, 1 + C), at least float32, and the targets (n,) among the classes.
     """
-    if negatives is None:
-        logits, targets = states @ table.T, labels
-    else:
-        of_target = (states * table[labels].unsqueeze(1)).sum(-1, keepdim=True)
-        drawn = table[negatives.rows]  # (C, d) or (n, C, d)
-        of_drawn = states @ drawn.transpose(-1, -2) - negatives.log_counts.to(states.dtype)
-        is_target = (negatives.rows == labels.unsqueeze(-1)).unsqueeze(1)  # (n, 1, C)
-        logits = torch.cat([of_target, of_drawn.masked_fill(is_target, IMPOSSIBLE)], -1)
-        targets = torch.zeros_like(labels)
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)), targets
+    of_target = (states * table[labels].unsqueeze(1)).sum(-1, keepdim=True)
+    drawn = table[negatives.rows]  # (C, d) or (n, C, d)
+    of_drawn = states @ drawn.transpose(-1, -2) - negatives.log_counts.to(states.dtype)
+    is_target = (negatives.rows == labels.unsqueeze(-1)).unsqueeze(1)  # (n, 1, C)
+    logits = torch.cat([of_target, of_drawn.masked_fill(is_target, IMPOSSIBLE)], -1)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)), torch.zeros_like(labels)
 
 
 def next_item_losses(logits: torch.Tensor, targets: torch.Tensor, loss_type: str) -> torch.Tensor:
@@ -110,26 +107,55 @@ def next_item_losses(logits: torch.Tensor, targets: torch.Tensor, loss_type: str
     )
 
 
-class _Divergence(torch.autograd.Function):
-    """
-    Mean over ordered pairs of states i != j of KL(y_j || y_i), y_i taken as a constant.
+def _softmax_(logits: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """Write the softmax of logits (..., classes) to `out`; the logarithm of the sum of their exponentials, (..., 1)."""
+    largest = logits.amax(-1, keepdim=True)
+    torch.softmax(logits, -1, out=out)
+    # No probability is further from 0, and its logarithm more exact, than that of the largest logit.
+    return largest - out.amax(-1, keepdim=True).log()
 
-    With log p summed over the S states first, no array over pairs is needed:
-    sum over i of KL(y_j || y_i) = sum over classes of p_j * e_j, where e_j = S log p_j - sum over i of log p_i.
-    Its gradient by the logits of y_j is p_j * (e_j - sum of p_j * e_j): the logarithms' own part is the gradient of the
-    sum of p_j, so 0. The forward pass has all that it takes, so it leaves one array behind instead of five.
-    """
 
+def _cross_entropies_(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each state (n, S). The logits (n, S, classes) are replaced by the gradient of its sum."""
+    index = targets[:, None, None].expand(-1, logits.shape[1], 1)
+    of_targets = logits.gather(-1, index)
+    losses = _softmax_(logits, out=logits) - of_targets
+    logits.scatter_add_(-1, index, torch.full_like(of_targets, -1.0))
+    return losses.squeeze(-1)
+
+
+def _divergences_(logits: torch.Tensor, mean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Minus the mean over ordered pairs of states i != j of KL(y_j || y_i), y_i taken as a constant.
+
+    No array over pairs is needed. With m the mean of the S states' logits x_j, and c_j the logarithm of the sum of
+    exponentials of x_j less its mean over the states, the mean over all i of log p_j - log p_i is x_j - m - c_j, and
+    that of KL(y_j || y_i) is <p_j, x_j - m> - c_j. Its gradient by x_j is p_j * e_j, where e_j = x_j - m - <p_j, x_j -
+    m>: the logarithms' own part is the gradient of the sum of p_j, so 0. A state with itself adds nothing and is no
+    pair, so a sum over the states of such means is divided by S - 1.
+
+    Args:
+        logits: (n, S, classes), replaced by e.
+        mean: (n, 1, classes), m.
+
+    Returns:
+        the term (n,), and p; its gradient is - p * e / (S - 1).
+    """
+    p = torch.empty_like(logits)
+    log_sums = _softmax_(logits, out=p)
+    excess = logits.sub_(mean)
+    of_states = torch.einsum("nsc,nsc->ns", p, excess).unsqueeze(-1)
+    excess.sub_(of_states)
+    return (log_sums - log_sums.mean(1, keepdim=True) - of_states).sum((1, 2)) / (logits.shape[1] - 1), p
+
+
+class _Divergences(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits: torch.Tensor) -> torch.Tensor:
-        num_states = logits.shape[1]
-        num_pairs = num_states * (num_states - 1)
-        log_p = logits.log_softmax(-1)
-        p = log_p.exp()
-        excess = log_p.sub_(log_p.mean(1, keepdim=True)).mul_(num_states)  # (n, S, classes)
-        of_states = torch.einsum("nsc,nsc->ns", p, excess)
-        ctx.save_for_backward(p.mul_(excess.sub_(of_states.unsqueeze(-1))).div_(num_pairs))
-        return of_states.sum(1) / num_pairs
+        excess = logits.clone()
+        values, p = _divergences_(excess, logits.mean(1, keepdim=True))
+        ctx.save_for_backward(p.mul_(excess).div_(1 - logits.shape[1]))
+        return values
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -148,10 +174,105 @@ def divergences(logits: torch.Tensor) -> torch.Tensor:
     Returns:
         (n,)
     """
-    return -_Divergence.apply(logits)
+    return _Divergences.apply(logits)
 
 
-def contrasts(clean: torch.Tensor, noised: torch.Tensor, temperature: float) -> torch.Tensor:
+def _ensemble_(logits: torch.Tensor, targets: torch.Tensor, kl_weight: float) -> torch.Tensor:
+    """
+    ERL's cross-entropy of the mean state and divergences, (n, 2). The logits (n, S, classes) are replaced by the
+    gradient of the sum of the former and `kl_weight` times the latter.
+    """
+    mean, num_states = logits.mean(1, keepdim=True), logits.shape[1]
+    kl, p = _divergences_(logits, mean)
+    # Scores are linear in the state: those of the mean state are the mean of the states' scores.
+    losses = _cross_entropies_(mean, targets)
+    torch.addcmul(mean.div_(num_states), p, logits, value=kl_weight / (1 - num_states), out=logits)
+    return torch.cat([losses, kl.unsqueeze(-1)], -1)
+
+
+class _OverAllClasses(torch.autograd.Function):
+    """
+    Losses over all rows of a table: their sum over targets and states, which can be differentiated, and their values.
+
+    The logits of a few targets at a time are made, replaced by the gradient of the sum, and multiplied into the
+    gradients by states and table, all in the cache. No array (n, S, classes) waits for the backward pass, which only
+    scales these two.
+    """
+
+    @staticmethod
+    def forward(ctx, states, table, targets, kl_weight: float | None, with_gradients: bool):
+        dtype = torch.promote_types(states.dtype, torch.float32)
+        ctx.dtypes = states.dtype, table.dtype
+        states, table = states.to(dtype), table.to(dtype)
+        (num_targets, num_states, _), classes = states.shape, len(table)
+        # Where rows of logits begin at multiples of 64 bytes, the product writes them twice as fast.
+        width = -(-classes // 16) * 16
+        limit = LOGITS_AT_ONCE if states.device.type == "cpu" else LOGITS_AT_ONCE_ON_GPU
+        at_once = max(1, min(limit // (num_states * width), num_targets))
+        scratch = states.new_empty(at_once, num_states, width)
+        of_states, of_table = states.new_empty(states.shape), torch.zeros_like(table)
+        values = states.new_empty(num_targets, num_states if kl_weight is None else 2)
+        for start in range(0, num_targets, at_once):
+            chunk = slice(start, start + at_once)
+            rows, chosen = states[chunk].flatten(0, 1), targets[chunk]
+            logits = scratch[: len(chosen)]
+            of_classes = logits.flatten(0, 1)[:, :classes]
+            torch.mm(rows, table.T, out=of_classes)
+            logits[..., classes:] = IMPOSSIBLE
+            values[chunk] = (
+                _cross_entropies_(logits, chosen) if kl_weight is None else _ensemble_(logits, chosen, kl_weight)
+            )
+            if with_gradients:
+                torch.mm(of_classes, table, out=of_states[chunk].flatten(0, 1))
+                of_table.addmm_(of_classes.T, rows)
+        ctx.save_for_backward(of_states, of_table)
+        ctx.mark_non_differentiable(values)
+        return values.sum() if kl_weight is None else (values[:, 0] + kl_weight * values[:, 1]).sum(), values
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: torch.Tensor, _):
+        both = [(gradient * saved).to(dtype) for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)]
+        return *both, None, None, None
+
+
+def over_all_classes(
+    states: torch.Tensor, table: torch.Tensor, targets: torch.Tensor, kl_weight: float | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Cross-entropy over all rows of a table, in memory that does not grow with the targets but for the gradients.
+
+    Args:
+        states: (n, S, d), divided by their temperatures.
+        table: (C, d)
+        targets: (n,) rows of the table.
+        kl_weight (*optional*): ERL: the loss is the cross-entropy of the mean state, and this times the divergence.
+
+    Returns:
+        the sum of the losses, and their values without gradients: cross-entropies (n, S), or for ERL cross-entropy and
+        divergence (n, 2). Both are at least float32.
+    """
+    return _OverAllClasses.apply(states, table, targets, kl_weight, torch.is_grad_enabled())
+
+
+def over_negatives(
+    states: torch.Tensor,
+    table: torch.Tensor,
+    targets: torch.Tensor,
+    negatives: Negatives,
+    loss_type: str,
+    kl_weight: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """[`over_all_classes`] with the loss of the targets among their negatives."""
+    logits, classes = class_logits(states, table, targets, negatives)
+    if kl_weight is None:
+        losses = next_item_losses(logits, classes, loss_type)
+        return losses.sum(), losses.detach()
+    losses, kl = next_item_losses(logits.mean(1, keepdim=True), classes, loss_type), divergences(logits)
+    return losses.sum() + kl_weight * kl.sum(), torch.cat([losses, kl.unsqueeze(-1)], -1).detach()
+
+
+def contrasts(clean: torch.Tensor, noised: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """
     RCL: each noised state (anchor) has to find its own clean state among those of all targets at the same step, by dot
     product.
@@ -160,13 +281,14 @@ def contrasts(clean: torch.Tensor, noised: torch.Tensor, temperature: float) -> 
         clean, noised: (n, S, d), r_0..r_K; r_0 has no noise and does not take part.
 
     Returns:
-        (n,) mean over the steps
+        the sum over targets of the mean over the steps, and these means (n,) without gradients.
     """
-    clean, noised = (states[:, 1:].transpose(0, 1) for states in (clean, noised))  # (K, n, d)
-    logits = noised @ clean.transpose(-1, -2) / temperature  # (K, n, n)
-    own = torch.arange(logits.shape[-1], device=logits.device)
-    losses = nn.functional.cross_entropy(logits.flatten(0, 1), own.repeat(len(logits)), reduction="none")
-    return losses.view(len(logits), -1).mean(0)
+    own = torch.arange(len(clean), device=clean.device)
+    steps = [
+        over_all_classes(noised[:, step, None] / temperature, clean[:, step], own) for step in range(1, clean.shape[1])
+    ]
+    sums, values = zip(*steps, strict=True)
+    return torch.stack(sums).mean(), torch.cat(values, 1).mean(1)
 
 
 @dataclass
@@ -174,15 +296,13 @@ class ReaRecLoss:
     """
     Attributes:
         loss: scalar.
-        terms: unweighted terms by name; `loss` is the sum of `ce`, `kl_weight * kl`, `progressive_weight * progressive`
-            and `contrastive_weight * contrastive`, of those that are there. `ce` is the loss of the prediction, also
-            where that is a binary cross-entropy.
-        logits: (n, classes) of the prediction, for the full softmax PAD included.
+        terms: unweighted terms by name, without gradients; `loss` is the sum of `ce`, `kl_weight * kl`,
+            `progressive_weight * progressive` and `contrastive_weight * contrastive`, of those that are there. `ce` is
+            the loss of the prediction, also where that is a binary cross-entropy.
     """
 
     loss: torch.Tensor
     terms: dict[str, torch.Tensor]
-    logits: torch.Tensor
 
 
 def rearec_loss(
@@ -202,28 +322,28 @@ def rearec_loss(
         noised (*optional*): the same with noise, for RCL.
         table: (N + 1, d), the item table, PAD last.
         labels: (n,), rows of the targets.
+        negatives: of a sampled loss; `None` for the full softmax.
         num_targets: what sums over targets are divided by.
     """
-    taus = temperatures(config, states.shape[1] - 1)
-    used, taus = (states, taus) if config.reasoning in ("erl", "prl") else (states[:, -1:], taus[-1:])
-    scaled = used / torch.tensor(taus, dtype=used.dtype, device=used.device).unsqueeze(-1)
-    logits, targets = class_logits(scaled, table, labels, negatives)
+    taus = torch.tensor(temperatures(config, states.shape[1] - 1), dtype=states.dtype, device=states.device)
+    scaled = states / taus.unsqueeze(-1)
 
-    terms, weights = {}, {"ce": 1.0}
-    # Scores are linear in the state: those of ERL's mean state are the mean of the states' scores.
-    predicted = logits.mean(1) if config.reasoning == "erl" else logits[:, -1]
-    if config.reasoning == "prl":
-        losses = next_item_losses(logits, targets, config.loss_type)
-        terms["ce"] = losses[:, -1]
-        if losses.shape[1] > 1:
-            terms["progressive"], weights["progressive"] = losses[:, :-1].mean(1), config.progressive_weight
+    def losses(of_states: torch.Tensor, kl_weight: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        if negatives is None:
+            return over_all_classes(of_states, table, labels, kl_weight)
+        return over_negatives(of_states, table, labels, negatives, config.loss_type, kl_weight)
+
+    if config.reasoning == "erl" and states.shape[1] > 1:
+        loss, values = losses(scaled, config.kl_weight)
+        terms = {"ce": values[:, 0], "kl": values[:, 1]}
     else:
-        terms["ce"] = next_item_losses(predicted.unsqueeze(1), targets, config.loss_type)[:, 0]
-    if config.reasoning == "erl" and logits.shape[1] > 1:
-        terms["kl"], weights["kl"] = divergences(logits), config.kl_weight
+        loss, values = losses(scaled[:, -1:])
+        terms = {"ce": values[:, 0]}
+    if config.reasoning == "prl" and states.shape[1] > 1:
+        more, values = losses(scaled[:, :-1])
+        loss = loss + config.progressive_weight / values.shape[1] * more
+        terms["progressive"] = values.mean(1)
     if noised is not None:
-        terms["contrastive"] = contrasts(states, noised, config.temperature)
-        weights["contrastive"] = config.contrastive_weight
-    means = {name: values.sum() / num_targets for name, values in terms.items()}
-    loss = torch.stack([weights[name] * value for name, value in means.items()]).sum()
-    return ReaRecLoss(loss, means, predicted)
+        more, terms["contrastive"] = contrasts(states, noised, config.temperature)
+        loss = loss + config.contrastive_weight * more
+    return ReaRecLoss(loss / num_targets, {name: term.sum() / num_targets for name, term in terms.items()})

@@ -5,6 +5,10 @@ from typing import Literal, get_args
 
 Vectors = Literal["text", "collaborative", "both"]
 CollisionPolicy = Literal["resolve", "extra_code", "keep"]
+ItemTokenizerName = Literal["residual_kmeans", "rq_vae", "mpq"]
+
+CODEBOOK_SIZES = {"residual_kmeans": [256] * 3, "rq_vae": [256] * 4, "mpq": [300] * 8}
+PROJECTION_DIM = 64
 
 
 @dataclass
@@ -25,13 +29,31 @@ class TokenizerArguments:
         default=None,
         metadata={"help": "Item columns that make the text; by default title, categories, description, where present."},
     )
+    item_tokenizer: ItemTokenizerName = field(
+        default="residual_kmeans",
+        metadata={
+            "help": "What makes the codes: residual_kmeans, or, trained by gradient descent, rq_vae (TIGER) or mpq "
+            "(REG4Rec, codes without an order)."
+        },
+    )
     codebook_sizes: list[int] = field(
-        default_factory=lambda: [256, 256, 256], metadata={"help": "Number of codes of each level, first level first."}
+        default=None,  # type: ignore[arg-type]  # by item_tokenizer, in __post_init__
+        metadata={
+            "help": "Number of codes of each codebook, first level first; null is three times 256 for residual_kmeans, "
+            "four times 256 for rq_vae, eight times 300 for mpq."
+        },
     )
     projection_dim: int | None = field(
-        default=64,
-        metadata={"help": "Principal components of the vectors that are quantized; null quantizes them whole."},
+        default=PROJECTION_DIM,
+        metadata={
+            "help": "residual_kmeans: principal components of the vectors that are quantized; null quantizes them "
+            "whole, as rq_vae and mpq always do."
+        },
     )
+    latent_dim: int = field(default=64, metadata={"help": "rq_vae, mpq: length of the codewords."})
+    tokenizer_epochs: int = field(default=60, metadata={"help": "rq_vae, mpq: passes over the items in training."})
+    tokenizer_learning_rate: float = field(default=3e-3, metadata={"help": "rq_vae, mpq: peak learning rate."})
+    tokenizer_batch_size: int = field(default=256, metadata={"help": "rq_vae, mpq: items per training step."})
     collisions: CollisionPolicy = field(
         default="resolve",
         metadata={
@@ -46,21 +68,50 @@ class TokenizerArguments:
     collaborative_weight: float = field(
         default=1.0, metadata={"help": "Weight of the collaborative vector beside the text's weight of 1."}
     )
-    tokenizer_seed: int = field(default=0, metadata={"help": "Seed of the k-means and of the collaborative vectors."})
+    tokenizer_seed: int = field(
+        default=0, metadata={"help": "Seed of the item tokenizer and of the collaborative vectors."}
+    )
 
     def __post_init__(self) -> None:
-        for name, choices in (("vectors", get_args(Vectors)), ("collisions", get_args(CollisionPolicy))):
+        for name, choices in (
+            ("vectors", get_args(Vectors)),
+            ("collisions", get_args(CollisionPolicy)),
+            ("item_tokenizer", get_args(ItemTokenizerName)),
+        ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
+        if self.codebook_sizes is None:
+            self.codebook_sizes = list(CODEBOOK_SIZES[self.item_tokenizer])
+        if self.item_tokenizer != "residual_kmeans":
+            if self.projection_dim not in (None, PROJECTION_DIM):
+                raise ValueError(
+                    f"projection_dim {self.projection_dim} is for residual_kmeans; leave it out: {self.item_tokenizer} "
+                    "learns what to keep of the vectors"
+                )
+            self.projection_dim = None
         if not self.codebook_sizes or min(self.codebook_sizes) < 1:
-            raise ValueError(f"codebook_sizes must be one positive number per level, not {self.codebook_sizes}")
+            raise ValueError(f"codebook_sizes must be one positive number per codebook, not {self.codebook_sizes}")
         if self.text_columns is not None and not self.text_columns:
             raise ValueError("text_columns is empty; name the columns, or leave it out for the default ones")
-        for name in ("collaborative_dim", "collaborative_window", "projection_dim"):
+        for name in (
+            "collaborative_dim",
+            "collaborative_window",
+            "projection_dim",
+            "latent_dim",
+            "tokenizer_epochs",
+            "tokenizer_batch_size",
+        ):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.tokenizer_learning_rate <= 0:
+            raise ValueError(f"tokenizer_learning_rate must be positive, not {self.tokenizer_learning_rate}")
         if self.collaborative_weight <= 0:
             raise ValueError(
                 f"collaborative_weight must be positive, not {self.collaborative_weight}; "
                 "vectors: text leaves the collaborative vectors out"
             )
+
+    @property
+    def part_weights(self) -> dict[str, float]:
+        """How much each part of an item's vector counts."""
+        return {"text": 1.0, "collaborative": self.collaborative_weight}

@@ -1,35 +1,36 @@
 """The path of an item from its text to its semantic ID."""
 
 import logging
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from hf_genrec.models.modeling_residual_kmeans import ResidualKMeansTokenizer
+from hf_genrec.files import write_json
+from hf_genrec.models.item_tokenizer import ItemTokenizer
 
 from .arguments import TokenizerArguments
 from .collaborative import collaborative_vectors
 from .collisions import place_new_items, settle_collisions
 from .embedding import embed_texts
-from .health import health_report
+from .health import draw_health, health_report
 from .ids import SemanticIds
-from .residual_kmeans import fit_residual_kmeans
 from .text import item_texts
 
 logger = logging.getLogger(__name__)
 
 
-def build_semantic_ids(
+def item_parts(
     items: pa.Table,
     train_sequences: list[np.ndarray],
     arguments: TokenizerArguments,
     embedding_cache: str | Path | None = None,
-) -> tuple[SemanticIds, ResidualKMeansTokenizer, dict[str, Any]]:
-    """Semantic IDs for a catalogue, the tokenizer that made them, and their health report.
-
-    With `collisions: extra_code` the ids have one level more than the tokenizer.
+) -> dict[str, np.ndarray]:
+    """What an item tokenizer is fitted on: by name, the parts (N, D_part) of the items' vectors.
 
     Args:
         items: one row per item, column item_id and text columns.
@@ -37,7 +38,7 @@ def build_semantic_ids(
         embedding_cache: folder of the text embeddings already made; None for the default of `embed_texts`.
 
     Raises:
-        ValueError: an empty catalogue, a missing column, or fewer different items than codes.
+        ValueError: an empty catalogue, or a missing column.
     """
     if not items.num_rows:
         raise ValueError("the catalogue is empty; check the filters (min_rating, user_core, item_core)")
@@ -56,27 +57,68 @@ def build_semantic_ids(
         unseen = int((parts["collaborative"] == 0).all(axis=1).sum())
         if unseen:
             logger.warning("%d of %d items have no collaborative vector: the mean stands in", unseen, items.num_rows)
+    return parts
 
-    tokenizer = fit_residual_kmeans(
-        parts,
-        arguments.codebook_sizes,
-        weights={"text": 1.0, "collaborative": arguments.collaborative_weight},
-        seed=arguments.tokenizer_seed,
-        projection_dim=arguments.projection_dim,
-        text_model=arguments.text_model if "text" in parts else None,
-        text_columns=arguments.text_columns,
-    )
-    vectors = tokenizer.join(**parts)
+
+def assign_semantic_ids(
+    items: pa.Table, parts: dict[str, np.ndarray], tokenizer: ItemTokenizer, arguments: TokenizerArguments
+) -> tuple[SemanticIds, dict[str, Any]]:
+    """Semantic IDs by a fitted tokenizer, collisions settled, and their health report.
+
+    With `collisions: extra_code` the ids have one code more than the tokenizer.
+
+    Args:
+        items: one row per item, column item_id.
+        parts: what `item_parts` made of them.
+
+    Raises:
+        ValueError: an item finds no free codes.
+    """
+    vectors = tokenizer.join(**parts).cpu().numpy()
     codes, sizes, collisions = settle_collisions(
-        tokenizer.encode(vectors).numpy(), vectors.numpy(), tokenizer, arguments.collisions
+        tokenizer.encode(vectors).cpu().numpy(), vectors, tokenizer, arguments.collisions
     )
-    report = {"vectors": arguments.vectors, "tokenizer_seed": arguments.tokenizer_seed, "collisions": collisions}
+    report = {
+        "item_tokenizer": tokenizer.config.model_type,
+        "ordered": tokenizer.ordered,
+        "vectors": arguments.vectors,
+        "tokenizer_seed": arguments.tokenizer_seed,
+        "collisions": collisions,
+    }
     semantic_ids = SemanticIds([str(item_id) for item_id in items.column("item_id").to_pylist()], codes, sizes, report)
-    return semantic_ids, tokenizer, health_report(semantic_ids, tokenizer, vectors.numpy())
+    return semantic_ids, health_report(semantic_ids, tokenizer, vectors)
+
+
+def save_semantic_ids(
+    folder: Path, semantic_ids: SemanticIds, health: dict[str, Any], tokenizer: ItemTokenizer | None = None
+) -> None:
+    """Write the codes, their health as JSON and PNG and, if one made them, the tokenizer (`item_tokenizer/`)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer_folder = folder / "item_tokenizer"
+    with tempfile.TemporaryDirectory(prefix=".item_tokenizer.", dir=folder) as temporary:
+        if tokenizer is not None:
+            tokenizer.save_pretrained(Path(temporary) / "new")
+        if tokenizer_folder.exists():  # perhaps of another kind, with other files
+            shutil.rmtree(tokenizer_folder)
+        if tokenizer is not None:
+            os.replace(Path(temporary) / "new", tokenizer_folder)
+    semantic_ids.save(folder)
+    write_json(health, folder / "health.json")
+    draw_health(semantic_ids, health, folder / "health.png")
+    collisions = health["collisions"]
+    logger.info(
+        "%s: %d items, codebooks %s, used %s, items with shared codes %d (before: %d)",
+        folder,
+        len(semantic_ids.item_ids),
+        semantic_ids.codebook_sizes,
+        [level["used"] for level in health["levels"]],
+        collisions["after"]["items"],
+        collisions["before"]["items"],
+    )
 
 
 def encode_new_items(
-    tokenizer: ResidualKMeansTokenizer,
+    tokenizer: ItemTokenizer,
     semantic_ids: SemanticIds,
     items: pa.Table,
     text_model: str | None = None,

@@ -1,13 +1,13 @@
 """Items that share their codes: counting them, and telling them apart."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from hf_genrec.models.modeling_residual_kmeans import ResidualKMeansTokenizer
+from hf_genrec.models.item_tokenizer import ItemTokenizer
 
 from .ids import SemanticIds
+from .room import room_for
 
 
 def count_collisions(codes: np.ndarray) -> dict[str, int]:
@@ -26,7 +26,7 @@ def count_collisions(codes: np.ndarray) -> dict[str, int]:
 
 
 def settle_collisions(
-    codes: np.ndarray, vectors: np.ndarray, tokenizer: ResidualKMeansTokenizer, policy: str
+    codes: np.ndarray, vectors: np.ndarray, tokenizer: ItemTokenizer, policy: str
 ) -> tuple[np.ndarray, list[int], dict[str, Any]]:
     """Apply a collision policy (resolve, extra_code or keep) to the codes of a whole catalogue.
 
@@ -43,7 +43,10 @@ def settle_collisions(
     if policy == "resolve":
         settled = resolve(codes, vectors, tokenizer)
         report["moved"] = int((settled != codes).any(axis=1).sum())
-        report["moved_above_last_level"] = int((settled[:, :-1] != codes[:, :-1]).any(axis=1).sum())
+        if tokenizer.ordered:
+            report["moved_above_last_level"] = int((settled[:, :-1] != codes[:, :-1]).any(axis=1).sum())
+        else:
+            report["most_codes_changed"] = int((settled != codes).sum(axis=1).max(initial=0))
     elif policy == "extra_code":
         settled = extra_code(codes)
         sizes.append(report["before"]["largest_group"])
@@ -55,12 +58,15 @@ def settle_collisions(
     return settled, sizes, report
 
 
-def resolve(codes: np.ndarray, vectors: np.ndarray, tokenizer: ResidualKMeansTokenizer) -> np.ndarray:
+def resolve(codes: np.ndarray, vectors: np.ndarray, tokenizer: ItemTokenizer) -> np.ndarray:
     """Give every item codes of its own.
 
-    Of each colliding group the item closest to its centroid stays. The others, in the order of the rows, move to the
-    free last-level code that is nearest to their residual; those whose prefix has none left then take the nearest other
-    code of the level above below which one is free.
+    Of each colliding group the item that is closest to its codewords stays. The others, in the order of the rows, move:
+
+    - ordered codes: to the free last-level code that is nearest to their residual; those whose prefix has none left
+      then take the nearest other code of the level above below which one is free.
+    - unordered codes: to the free set that differs in the fewest codebooks and, among these, adds the least to the
+      summed squared distance to the codewords.
 
     Returns:
         (N, L) int64, unique rows
@@ -68,15 +74,27 @@ def resolve(codes: np.ndarray, vectors: np.ndarray, tokenizer: ResidualKMeansTok
     Raises:
         ValueError: an item finds no free code in this way.
     """
-    _, group = np.unique(codes, axis=0, return_inverse=True)
-    error = np.square(vectors - tokenizer.decode(codes).cpu().numpy()).sum(axis=1)
-    order = np.lexsort((np.arange(len(codes)), error, group))
-    stays = np.zeros(len(codes), dtype=bool)
-    stays[order[np.unique(group[order], return_index=True)[1]]] = True
+    _, group, size = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
+    shared = np.flatnonzero(size[group] > 1)
+    latents, group = tokenizer.latents(vectors[shared]), group[shared]
+    order = np.lexsort((shared, _quantization_error(codes[shared], latents, tokenizer), group))
+    moves = np.ones(len(shared), dtype=bool)
+    moves[order[np.unique(group[order], return_index=True)[1]]] = False
 
-    room = Room(tokenizer, capacity=1)
-    room.occupy(codes[stays])
-    return _place(codes, vectors, np.flatnonzero(~stays), room)
+    movers = shared[moves]
+    room = room_for(tokenizer, capacity=1)
+    room.occupy(np.delete(codes, movers, axis=0))
+    settled = codes.copy()
+    settled[movers] = room.place(codes[movers], latents[moves], movers)
+    return settled
+
+
+def _quantization_error(codes: np.ndarray, latents: np.ndarray, tokenizer: ItemTokenizer) -> np.ndarray:
+    """(N,) squared distance of what was quantized to its codewords."""
+    codewords = [codebook.cpu().numpy()[column] for codebook, column in zip(tokenizer.codebooks, codes.T, strict=True)]
+    if tokenizer.ordered:
+        return np.square(latents - sum(codewords)).sum(axis=1)
+    return np.square(latents - np.stack(codewords, axis=1)).sum(axis=(1, 2))
 
 
 def extra_code(codes: np.ndarray) -> np.ndarray:
@@ -94,7 +112,7 @@ def extra_code(codes: np.ndarray) -> np.ndarray:
 
 
 def place_new_items(
-    codes: np.ndarray, vectors: np.ndarray, tokenizer: ResidualKMeansTokenizer, catalogue: SemanticIds
+    codes: np.ndarray, vectors: np.ndarray, tokenizer: ItemTokenizer, catalogue: SemanticIds
 ) -> np.ndarray:
     """Codes for new items of a catalogue whose codes stay as they are.
 
@@ -123,9 +141,9 @@ def place_new_items(
     if policy == "keep":
         return codes
     capacity = catalogue.codebook_sizes[-1] if policy == "extra_code" else 1
-    room = Room(tokenizer, capacity)
+    room = room_for(tokenizer, capacity)
     room.occupy(catalogue.codes[:, :levels])
-    placed = _place(codes, vectors, np.arange(len(codes)), room)
+    placed = room.place(codes, tokenizer.latents(vectors), np.arange(len(codes)))
     if policy == "resolve":
         return placed
     taken = {tuple(row) for row in catalogue.codes.tolist()}
@@ -135,69 +153,3 @@ def place_new_items(
         taken.add(row)
         rows.append(row)
     return np.array(rows, dtype=np.int64).reshape(-1, levels + 1)
-
-
-class Room:
-    """Which full codes can take one more item, of at most `capacity` each."""
-
-    def __init__(self, tokenizer: ResidualKMeansTokenizer, capacity: int):
-        self.codebooks = [codebook.cpu().numpy() for codebook in tokenizer.codebooks]
-        self.capacity = capacity
-        self.counts: dict[tuple[int, ...], np.ndarray] = {}  # prefix -> items per last-level code
-
-    def occupy(self, codes: np.ndarray) -> None:
-        for *prefix, last in codes.tolist():
-            self._count(tuple(prefix))[last] += 1
-
-    def nearest(self, prefix: tuple[int, ...], residual: np.ndarray) -> tuple[int, ...] | None:
-        """The code below `prefix` with room whose centroid is nearest to `residual`, None when all are full."""
-        free = np.flatnonzero(self._count(prefix) < self.capacity)
-        if not len(free):
-            return None
-        return (*prefix, int(free[_squared_distances(self.codebooks[-1][free], residual).argmin()]))
-
-    def nearest_above(self, prefix: tuple[int, ...], residual: np.ndarray) -> tuple[int, ...] | None:
-        """As `nearest`, below the nearest other code of the level above; `residual` is the one below `prefix`."""
-        if not prefix:
-            return None
-        residual = residual + self.codebooks[-2][prefix[-1]]
-        for code in _squared_distances(self.codebooks[-2], residual).argsort(kind="stable").tolist():
-            found = self.nearest((*prefix[:-1], code), residual - self.codebooks[-2][code])
-            if found is not None:
-                return found
-        return None
-
-    def _count(self, prefix: tuple[int, ...]) -> np.ndarray:
-        return self.counts.setdefault(prefix, np.zeros(len(self.codebooks[-1]), dtype=np.int64))
-
-
-def _place(codes: np.ndarray, vectors: np.ndarray, movers: Iterable[int], room: Room) -> np.ndarray:
-    """`codes` with those of the rows `movers` replaced by the nearest ones with room, which they then occupy.
-
-    Prefixes first serve their own items: who must leave its prefix is placed after everyone who need not.
-    """
-    placed = codes.copy()
-    leaving = []
-    for row in movers:
-        prefix = tuple(codes[row, :-1].tolist())
-        residual = vectors[row] - sum((room.codebooks[level][code] for level, code in enumerate(prefix)), np.float32(0))
-        found = room.nearest(prefix, residual)
-        if found is None:
-            leaving.append((row, prefix, residual))
-        else:
-            placed[row] = found
-            room.occupy(placed[row : row + 1])
-    for row, prefix, residual in leaving:
-        found = room.nearest_above(prefix, residual)
-        if found is None:
-            raise ValueError(
-                f"item row {row} with codes {codes[row].tolist()} finds no free code near it; "
-                "set collisions: extra_code, or enlarge codebook_sizes"
-            )
-        placed[row] = found
-        room.occupy(placed[row : row + 1])
-    return placed
-
-
-def _squared_distances(centroids: np.ndarray, residual: np.ndarray) -> np.ndarray:
-    return np.square(centroids - residual, dtype=np.float64).sum(axis=1)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from hf_genrec.files import whole_file
-from hf_genrec.models.modeling_residual_kmeans import ResidualKMeansTokenizer
+from hf_genrec.models.item_tokenizer import ItemTokenizer
 
 from .collisions import count_collisions
 from .ids import SemanticIds
@@ -14,15 +14,15 @@ from .ids import SemanticIds
 
 def health_report(
     semantic_ids: SemanticIds,
-    tokenizer: ResidualKMeansTokenizer | None = None,
+    tokenizer: ItemTokenizer | None = None,
     vectors: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Usage per level, collisions and, where the quantized vectors (N, D) are at hand, the reconstruction error.
 
     Per level: `size`, `used` codes, `usage` = used / size, `entropy` of the code frequencies in nats and
-    `perplexity` = exp(entropy), the number of equally frequent codes with that entropy. `reconstruction_error` after
-    level l is the mean squared distance to the sum of the centroids of levels 0..l, divided by the vectors' variance;
-    a level that `extra_code` added has none.
+    `perplexity` = exp(entropy), the number of equally frequent codes with that entropy. `reconstruction_error` is the
+    mean squared distance to what the codes decode to, divided by the vectors' variance: of ordered codes the error
+    after each level, of unordered ones that of the whole set; a level that `extra_code` added has none.
 
     Example: codes [0, 0, 1, 1] in a codebook of 4 -> usage 0.5, entropy log 2, perplexity 2.
     """
@@ -43,42 +43,57 @@ def health_report(
         "levels": levels,
     }
     if tokenizer is not None and vectors is not None:
-        variance = float(np.square(vectors - vectors.mean(axis=0)).sum(axis=1).mean())
-        for level in range(len(tokenizer.config.codebook_sizes)):
-            coarse = tokenizer.decode(codes[:, : level + 1]).cpu().numpy()
-            levels[level]["reconstruction_error"] = float(np.square(vectors - coarse).sum(axis=1).mean()) / variance
+        made = len(tokenizer.config.codebook_sizes)
+        if tokenizer.ordered:
+            for level in range(made):
+                levels[level]["reconstruction_error"] = _reconstruction_error(tokenizer, codes[:, : level + 1], vectors)
+        else:
+            health["reconstruction_error"] = _reconstruction_error(tokenizer, codes[:, :made], vectors)
     return health
 
 
+def _reconstruction_error(tokenizer: ItemTokenizer, codes: np.ndarray, vectors: np.ndarray) -> float:
+    left = np.square(vectors - tokenizer.decode(codes).cpu().numpy()).sum(axis=1).mean()
+    return float(left / np.square(vectors - vectors.mean(axis=0)).sum(axis=1).mean())
+
+
 def draw_health(semantic_ids: SemanticIds, health: dict[str, Any], path: str | Path) -> None:
-    """A PNG: the items of each code, most used first, per level, and the reconstruction error by level."""
+    """A PNG: the items of each code, most used first, per codebook, and the reconstruction error."""
     from matplotlib.figure import Figure  # a Figure of one's own draws with Agg and touches no global state
 
     levels = health["levels"]
     errors = [level["reconstruction_error"] for level in levels if "reconstruction_error" in level]
     panels = len(levels) + bool(errors)
-    columns = 2 if panels == 4 else min(panels, 3)
+    small = panels > 6
+    columns = 4 if small else 2 if panels == 4 else min(panels, 3)
     rows = -(-panels // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.2 * rows + 0.6), layout="constrained")
+    width, height = (3.3, 2.5) if small else (4.2, 3.2)
+    figure = Figure(figsize=(width * columns, height * rows + 0.6), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     after = health["collisions"]["after"]
-    figure.suptitle(
+    title = (
         f"{health['items']:,} items, {health['unique_ids']:,} different semantic IDs, "
-        f"{after['items']:,} items share theirs",
-        fontsize=13,
+        f"{after['items']:,} items share theirs"
     )
+    if "reconstruction_error" in health:
+        title += f"; reconstruction error {health['reconstruction_error']:.2f}"
+    figure.suptitle(title, fontsize=13)
     for number, (axis, level) in enumerate(zip(axes, levels, strict=False)):
         counts = np.sort(np.bincount(semantic_ids.codes[:, number], minlength=level["size"]))[::-1]
         axis.fill_between(np.arange(len(counts) + 1), np.append(counts, 0), step="post", color="tab:blue", alpha=0.8)
         even = health["items"] / level["size"]
         axis.axhline(even, color="black", linewidth=1, linestyle="--", label=f"even use: {even:,.0f}")
-        axis.set(xlim=(0, len(counts)), ylim=(0, None), xlabel="code, most used first", ylabel="items")
+        axis.set(xlim=(0, len(counts)), ylim=(0, None))
+        if not small or number >= panels - columns:
+            axis.set_xlabel("code, most used first")
+        if not small or number % columns == 0:
+            axis.set_ylabel("items")
         axis.set_title(
-            f"level {number}: {level['used']} of {level['size']} codes used ({level['usage']:.0%})\n"
+            f"codebook {number}: {level['used']} of {level['size']} codes used ({level['usage']:.0%})\n"
             f"perplexity {level['perplexity']:.3g}",
-            fontsize=11,
+            fontsize=9 if small else 11,
         )
-        axis.legend(frameon=False, fontsize=9)
+        axis.legend(frameon=False, fontsize=8 if small else 9)
     if errors:
         axis = axes[len(levels)]
         bars = axis.bar(
@@ -88,9 +103,9 @@ def draw_health(semantic_ids: SemanticIds, health: dict[str, Any], path: str | P
             color="tab:orange",
             width=0.6,
         )
-        axis.bar_label(bars, fmt="{:.2f}", padding=2)
-        axis.set(ylim=(0, 1.1 * max(1.0, *errors)), xlabel="after level", ylabel="share of variance left")
-        axis.set_title("reconstruction error\n(lower is better)", fontsize=11)
+        axis.bar_label(bars, fmt="{:.2f}", padding=2, fontsize=8 if small else 10)
+        axis.set(ylim=(0, 1.1 * max(1.0, *errors)), xlabel="after codebook", ylabel="share of variance left")
+        axis.set_title("reconstruction error\n(lower is better)", fontsize=9 if small else 11)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[panels:]:

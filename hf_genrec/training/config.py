@@ -3,10 +3,11 @@
 import argparse
 import difflib
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -14,11 +15,17 @@ from hf_genrec.data.arguments import DataArguments
 from hf_genrec.semantic_ids.arguments import TokenizerArguments
 from hf_genrec.training.arguments import CareArguments, GenRecTrainingArguments
 from hf_genrec.training.rearec_arguments import ReaRecArguments
+from hf_genrec.training.reg4rec_arguments import Reg4RecArguments
 
-MODEL_ARGUMENTS: dict[str, Any] = {"care": CareArguments, "rearec": ReaRecArguments}
+if TYPE_CHECKING:
+    from hf_genrec.training.grpo_arguments import GRPOArguments
+
+MODEL_ARGUMENTS: dict[str, Any] = {"care": CareArguments, "rearec": ReaRecArguments, "reg4rec": Reg4RecArguments}
 # Of the shared argument classes, the keys that only items with semantic IDs have a use for.
 SEMANTIC_ID_KEYS = {field.name for field in fields(TokenizerArguments)} - {"text_model", "text_columns"}
 SEMANTIC_ID_KEYS |= {"codes_path", "packed_row_tokens"}
+# Keys of shared argument classes that a method has no use for.
+UNUSED_KEYS = {"rearec": SEMANTIC_ID_KEYS, "reg4rec": {"packing", "packed_row_tokens"}}
 
 
 @dataclass
@@ -27,7 +34,7 @@ class RunConfig:
 
     data: DataArguments
     tokenizer: TokenizerArguments
-    model: CareArguments | ReaRecArguments
+    model: CareArguments | ReaRecArguments | Reg4RecArguments
     training: GenRecTrainingArguments
 
     @property
@@ -38,8 +45,8 @@ class RunConfig:
 @dataclass
 class RunFolder:
     """
-    A run: `data/`, `semantic_ids/` (CARE), `checkpoints/` (read only to resume), `model/` (what is loaded and pushed),
-    `results/`.
+    A run: `data/`, `semantic_ids/` (not ReaRec), `checkpoints/` (read only to resume), `model/` (what is loaded and
+    pushed), `results/`.
     """
 
     path: Path
@@ -76,13 +83,13 @@ class RunFolder:
         return self.model
 
 
-def shipped_configs() -> dict[str, Path]:
-    """The configurations that come with the package by name, e.g. `care/ml-100k`."""
+def shipped_configs(post_training: bool = False) -> dict[str, Path]:
+    """The configurations that come with the package by name: `care/ml-100k`; or of post-training, `grpo/ml-100k`."""
     root = Path(str(files("hf_genrec.configs")))
     return {
         path.relative_to(root).with_suffix("").as_posix(): path
         for path in sorted(root.glob("*/*.yaml"))
-        if path.parent.name != "accelerate"
+        if path.parent.name != "accelerate" and (path.parent.name == "grpo") == post_training
     }
 
 
@@ -96,7 +103,7 @@ def find_config(name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.is_file():
         return path
-    shipped = shipped_configs()
+    shipped = shipped_configs() | shipped_configs(post_training=True)
     if name_or_path in shipped:
         return shipped[name_or_path]
     raise FileNotFoundError(
@@ -112,6 +119,19 @@ def parse_config(name_or_path: str | None, overrides: list[str] | None = None) -
         FileNotFoundError: if the file does not exist.
         ValueError: for a key no argument class has, a key of another method, or a value they refuse; names the file.
     """
+    return RunConfig(*_parse(name_or_path, overrides, list(MODEL_ARGUMENTS)))
+
+
+def parse_grpo_config(name_or_path: str | None, overrides: list[str] | None = None) -> "GRPOArguments":
+    """
+    [`parse_config`] for post-training, which takes its data and the sizes of its model from the run it starts from.
+    """
+    (arguments,) = _parse(name_or_path, overrides, ["grpo"])
+    return arguments
+
+
+def _parse(name_or_path: str | None, overrides: list[str] | None, methods: Sequence[str]) -> tuple[Any, ...]:
+    """The arguments of one of `methods`, the first one where none is named: an object per class."""
     from trl import TrlParser
 
     arguments = list(overrides or [])
@@ -120,7 +140,7 @@ def parse_config(name_or_path: str | None, overrides: list[str] | None = None) -
         path = find_config(name_or_path)
         place, content = str(path), _read_yaml(path)
         arguments += ["--config", str(path)]
-    method = _method(place, content, overrides or [])
+    method = _method(place, content, overrides or [], methods)
     for key in content:
         _check_key(place, f"key {key!r}", str(key), method)
     for argument in overrides or []:
@@ -130,7 +150,7 @@ def parse_config(name_or_path: str | None, overrides: list[str] | None = None) -
     parser = TrlParser(_argument_classes(method))
     parser.error = _raise_value_error  # type: ignore[method-assign]  # argparse would print two hundred options and exit
     try:
-        return RunConfig(*parser.parse_args_and_config(arguments))
+        return parser.parse_args_and_config(arguments)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{place}: {str(error).splitlines()[0]}") from error
 
@@ -149,23 +169,27 @@ def _read_yaml(path: Path) -> dict:
     return content
 
 
-def _method(place: str, content: dict, overrides: list[str]) -> str:
+def _method(place: str, content: dict, overrides: list[str], methods: Sequence[str]) -> str:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--method", default=content.get("method", "care"))
+    parser.add_argument("--method", default=content.get("method", methods[0]))
     parser.error = _raise_value_error  # type: ignore[method-assign]
     method = parser.parse_known_args(overrides)[0].method
-    if method not in MODEL_ARGUMENTS:
-        raise ValueError(f"{place}: method: {method!r} is not one of {', '.join(MODEL_ARGUMENTS)}")
+    if method not in methods:
+        raise ValueError(f"{place}: method: {method!r} is not one of {', '.join(methods)}")
     return method
 
 
 def _argument_classes(method: str) -> list[Any]:
+    if method == "grpo":
+        from hf_genrec.training.grpo_arguments import GRPOArguments  # imports the whole of TRL's trainer
+
+        return [GRPOArguments]
     return [DataArguments, TokenizerArguments, MODEL_ARGUMENTS[method], GenRecTrainingArguments]
 
 
 def _keys(method: str) -> set[str]:
     keys = {field.name for cls in _argument_classes(method) for field in fields(cls) if field.init}
-    return keys if method == "care" else keys - SEMANTIC_ID_KEYS
+    return keys - UNUSED_KEYS.get(method, set())
 
 
 def _check_key(place: str, shown: str, key: str, method: str) -> None:
@@ -179,9 +203,9 @@ def _check_key(place: str, shown: str, key: str, method: str) -> None:
     raise ValueError(f"{place}: unknown {shown}" + (f", did you mean {close[0]!r}?" if close else ""))
 
 
-def parse_command_line(arguments: list[str]) -> RunConfig:
-    """`--config NAME_OR_PATH` and `--key value` overrides, as the programs in `trainers/` take them; logs go to the "
-    "terminal."""
+def parse_command_line(arguments: list[str], parse: Callable[[str | None, list[str]], Any] = parse_config) -> Any:
+    """`--config NAME_OR_PATH` and `--key value` overrides, as the programs in `trainers/` take them; logs go to the
+    terminal."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     arguments = list(arguments)
     name = None
@@ -191,4 +215,4 @@ def parse_command_line(arguments: list[str]) -> RunConfig:
             raise ValueError("--config needs a file or the name of a shipped configuration")
         name = arguments[place + 1]
         del arguments[place : place + 2]
-    return parse_config(name, arguments)
+    return parse(name, arguments)

@@ -176,7 +176,7 @@ def test_unknown_items(model, caplog):
 
 
 def test_long_histories_are_cut_to_the_newest_and_said_once(model, caplog):
-    from hf_genrec.models.processing_genrec import logger
+    from hf_genrec.models.catalogue import logger
 
     logger.warning_once.cache_clear()
     long = [f"item-{row}" for row in range(20)]

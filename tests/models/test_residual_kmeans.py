@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from hf_genrec.models import modeling_residual_kmeans
+from hf_genrec.models import item_tokenizer
 from hf_genrec.models.configuration_residual_kmeans import ResidualKMeansConfig
-from hf_genrec.models.modeling_residual_kmeans import ResidualKMeansTokenizer, nearest_centroid
+from hf_genrec.models.modeling_residual_kmeans import ResidualKMeansTokenizer
+from hf_genrec.models.nearest_centroid import nearest_centroid
 
 
 def make_tokenizer(codebooks, part_dims=None, part_names=("text",), weights=None):
@@ -42,7 +43,7 @@ def random_tokenizer(sizes=(7, 5, 4), dim=6, seed=0):
 
 
 def test_encode_is_the_nearest_centroid_of_each_residual(monkeypatch):
-    monkeypatch.setattr(modeling_residual_kmeans, "MAX_NUMBERS", 7 * 10)  # chunks of ten rows
+    monkeypatch.setattr(item_tokenizer, "MAX_NUMBERS", 7 * 10)  # chunks of ten rows
     tokenizer = random_tokenizer()
     vectors = np.random.default_rng(1).normal(size=(45, 6)).astype(np.float32)
     expected = []
@@ -105,7 +106,7 @@ def test_float32_products_alone_would_give_other_codes():
 
 
 def test_a_memory_map_is_encoded_as_the_array_it_holds(tmp_path, monkeypatch):
-    monkeypatch.setattr(modeling_residual_kmeans, "MAX_NUMBERS", 60)  # chunks of ten rows
+    monkeypatch.setattr(item_tokenizer, "MAX_NUMBERS", 60)  # chunks of ten rows
     tokenizer = random_tokenizer()
     vectors = np.random.default_rng(4).normal(size=(45, 6)).astype(np.float32)
     vectors[7] = 0  # missing
@@ -123,7 +124,7 @@ def test_a_memory_map_is_encoded_as_the_array_it_holds(tmp_path, monkeypatch):
 
 
 def test_a_bad_row_beyond_the_first_chunk_is_named(monkeypatch):
-    monkeypatch.setattr(modeling_residual_kmeans, "MAX_NUMBERS", 60)
+    monkeypatch.setattr(item_tokenizer, "MAX_NUMBERS", 60)
     vectors = np.ones((45, 6), dtype=np.float32)
     vectors[33, 2] = np.inf
     for encode in (random_tokenizer().encode, lambda rows: random_tokenizer().encode_parts(text=rows)):

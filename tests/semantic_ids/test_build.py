@@ -6,7 +6,8 @@ import pytest
 
 from hf_genrec.semantic_ids import embedding
 from hf_genrec.semantic_ids.arguments import TokenizerArguments
-from hf_genrec.semantic_ids.build import build_semantic_ids, encode_new_items
+from hf_genrec.semantic_ids.build import assign_semantic_ids, encode_new_items, item_parts
+from hf_genrec.semantic_ids.residual_kmeans import fit_residual_kmeans
 
 WORDS = ["red", "blue", "green", "nail", "lip", "hair", "oil", "soap"]
 
@@ -32,6 +33,15 @@ def sequences(count=38):
     return [rng.permutation(np.arange(user % 2, count, 2))[:8] for user in range(60)]
 
 
+def build_semantic_ids(items, train_sequences, arguments, embedding_cache):
+    """(semantic IDs, tokenizer, health)"""
+    parts = item_parts(items, train_sequences, arguments, embedding_cache)
+    weights = arguments.part_weights
+    tokenizer = fit_residual_kmeans(parts, arguments.codebook_sizes, weights, text_model=arguments.text_model)
+    ids, health = assign_semantic_ids(items, parts, tokenizer, arguments)
+    return ids, tokenizer, health
+
+
 def arguments(**changes):
     return TokenizerArguments(**{"text_model": "words", "codebook_sizes": [4, 16]} | changes)
 
@@ -51,6 +61,7 @@ def test_every_item_gets_codes_and_two_builds_agree(tmp_path, vectors, policy):
     levels = 3 if policy == "extra_code" else 2
     assert ids.codes.shape == (40, levels)
     assert tokenizer.config.part_names == (["text", "collaborative"] if vectors == "both" else [vectors])
+    assert ids.report["item_tokenizer"] == "residual_kmeans"
 
 
 def test_an_item_never_seen_in_training_is_encoded_later_as_it_was_at_fit_time(tmp_path):
@@ -92,7 +103,7 @@ def test_what_cannot_be_built_is_refused(tmp_path):
     [
         ({"vectors": "image"}, "vectors must be one of text, collaborative, both, not 'image'"),
         ({"collisions": "drop"}, "collisions must be one of resolve, extra_code, keep, not 'drop'"),
-        ({"codebook_sizes": []}, "codebook_sizes must be one positive number per level"),
+        ({"codebook_sizes": []}, "codebook_sizes must be one positive number per codebook"),
         ({"text_columns": []}, "text_columns is empty"),
         ({"collaborative_window": 0}, "collaborative_window must be at least 1"),
         ({"collaborative_weight": 0.0}, "collaborative_weight must be positive"),

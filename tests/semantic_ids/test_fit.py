@@ -7,10 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from hf_genrec.models import modeling_residual_kmeans
-from hf_genrec.semantic_ids import residual_kmeans
+from hf_genrec.models import item_tokenizer, nearest_centroid
+from hf_genrec.semantic_ids import codebooks
+from hf_genrec.semantic_ids import parts as part_statistics
+from hf_genrec.semantic_ids.codebooks import fill_empty, sample_rows
 from hf_genrec.semantic_ids.collaborative import collaborative_vectors, cooccurrence_counts, positive_pmi
-from hf_genrec.semantic_ids.residual_kmeans import _fill_empty, fit_residual_kmeans
+from hf_genrec.semantic_ids.residual_kmeans import fit_residual_kmeans
 
 
 def vectors(rows=200, dim=8, seed=0):
@@ -53,7 +55,7 @@ def test_fill_empty_leaves_no_code_unused(values, data):
     size = data.draw(st.integers(1, len(set(values))))
     centroids = data.draw(st.lists(st.integers(-9, 9), min_size=size, max_size=size))
     points = np.array(values, dtype=np.float32)[:, None]
-    filled, codes = _fill_empty(points, np.array(centroids, dtype=np.float32)[:, None])
+    filled, codes = fill_empty(points, np.array(centroids, dtype=np.float32)[:, None])
     assert np.unique(codes).tolist() == list(range(size))
     assert np.array_equal(codes, np.abs(points - filled[:, 0]).argmin(axis=1))
 
@@ -104,7 +106,7 @@ def test_chunks_of_a_memory_map_give_what_the_whole_array_gives(tmp_path, monkey
     assert float(whole.part_scale) == pytest.approx(np.sqrt(present.var(axis=0).sum()), rel=1e-6)
 
     np.save(tmp_path / "part.npy", part)
-    for module in (modeling_residual_kmeans, residual_kmeans):
+    for module in (item_tokenizer, nearest_centroid, part_statistics):
         monkeypatch.setattr(module, "MAX_NUMBERS", 8 * 7)  # chunks of seven rows
     mapped = np.load(tmp_path / "part.npy", mmap_mode="r")
     chunked = fit_residual_kmeans({"text": mapped}, [8, 8], projection_dim=projection_dim)
@@ -118,8 +120,8 @@ def test_chunks_of_a_memory_map_give_what_the_whole_array_gives(tmp_path, monkey
 
 def test_a_large_catalogue_is_fitted_on_a_sample_and_scaled_by_all(monkeypatch):
     """The codebooks are those of a fit on the sampled rows, with the mean and scale of all; no code is unused."""
-    monkeypatch.setattr(residual_kmeans, "SAMPLE_ROWS", 400)
-    monkeypatch.setattr(residual_kmeans, "LARGE_ROWS", 300)
+    monkeypatch.setattr(codebooks, "SAMPLE_ROWS", 400)
+    monkeypatch.setattr(codebooks, "LARGE_ROWS", 300)
     part = vectors(rows=3000) + 1
     first, second = (fit_residual_kmeans({"text": part}, [32, 32], seed=3) for _ in range(2))
     assert all(torch.equal(second.get_buffer(name), buffer) for name, buffer in first.named_buffers())
@@ -127,9 +129,9 @@ def test_a_large_catalogue_is_fitted_on_a_sample_and_scaled_by_all(monkeypatch):
     codes = first.encode_parts(text=part)
     assert all(len(column.unique()) == 32 for column in codes.T)
 
-    sample = residual_kmeans._sample_rows(3000, seed=3)
+    sample = sample_rows(3000, seed=3)
     assert len(np.unique(sample)) == 400
-    assert not np.array_equal(sample, residual_kmeans._sample_rows(3000, seed=4))
+    assert not np.array_equal(sample, sample_rows(3000, seed=4))
     joined = first.join(text=part[sample])
     nearest = first.encode(joined)[:, 0]
     means = torch.stack([joined[nearest == code].mean(dim=0) for code in range(32)])

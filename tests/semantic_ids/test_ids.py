@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from learned_tokenizers import make_mpq
 from safetensors.numpy import load_file, save_file
 
 from hf_genrec.semantic_ids.health import draw_health, health_report
@@ -171,3 +172,17 @@ def test_reconstruction_error_is_the_share_of_variance_left(tmp_path):
     draw_health(ids, health, tmp_path / "health.png")
     assert (tmp_path / "health.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["health.png"]
+
+
+def test_an_unordered_tokenizer_has_one_reconstruction_error_for_all_codebooks(tmp_path):
+    tokenizer = make_mpq(sizes=[20] * 12, dim=10)
+    vectors = np.random.default_rng(0).normal(size=(60, 10)).astype(np.float32)
+    codes = tokenizer.encode(vectors).numpy()
+    numbered = np.column_stack([codes, np.zeros(60, np.int64)])
+    ids = SemanticIds([str(row) for row in range(60)], numbered, [20] * 12 + [1])
+    health = health_report(ids, tokenizer, vectors)
+    left = np.square(vectors - tokenizer.decode(codes).numpy()).sum()
+    assert health["reconstruction_error"] == pytest.approx(left / np.square(vectors - vectors.mean(0)).sum())
+    assert not any("reconstruction_error" in level for level in health["levels"])
+    draw_health(ids, health, tmp_path / "health.png")
+    assert (tmp_path / "health.png").read_bytes().startswith(b"\x89PNG")

@@ -198,9 +198,10 @@ def test_the_arguments_are_the_configuration_with_its_defaults():
     arguments = ReaRecArguments().config_fields()
     config = ReaRecConfig()
     assert {name: getattr(config, name) for name in arguments} == arguments
-    # What is left comes from the data, or is fixed by the published architecture.
+    # What is left comes from the data, is fixed by the published architecture, or is calibrated after training.
     assert set(ReaRecConfig.__annotations__) - set(arguments) == {
-        "num_items", "max_history", "item_vector_size", "hidden_act", "layer_norm_eps", "initializer_range"
+        "num_items", "max_history", "item_vector_size", "hidden_act", "layer_norm_eps", "initializer_range",
+        "depth_rule", "depth_threshold",
     }  # fmt: skip
 
 

@@ -1,0 +1,354 @@
+"""The catalogue as sets of unordered codes, in flat integer arrays: which codes may still be chosen, in any order."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import LogitsProcessor
+
+from .item_trie import LIMIT, ItemTrie
+
+
+@dataclass
+class SetStates:
+    """
+    What the codes chosen so far leave of the catalogue, for S states at once.
+
+    Attributes:
+        used: (S, M) boolean, the codebooks of which a code has been chosen.
+        leaves: (n,) int64, the leaves that hold all chosen codes, state after state and rising in each. Empty while
+            nothing is chosen: then every leaf does, but for those `excluded`.
+        offsets: (S + 1,) int64, where each state's leaves begin.
+        excluded: sorted keys `state * num_leaves + leaf` of leaves that a state must not lead to; `None` once codes are
+            chosen, when `leaves` has none of them.
+    """
+
+    used: torch.Tensor
+    leaves: torch.Tensor
+    offsets: torch.Tensor
+    excluded: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.used)
+
+    @property
+    def counts(self) -> torch.Tensor:
+        """(S,) leaves that are left to each state, after the first code."""
+        return self.offsets.diff()
+
+    def first_leaves(self) -> torch.Tensor:
+        """(S,) the lowest leaf of each state, -1 for a dead state, after the first code."""
+        padded = torch.nn.functional.pad(self.leaves, (0, 1), value=-1)
+        return torch.where(self.counts > 0, padded[self.offsets[:-1]], -1)
+
+
+class ItemSets:
+    """
+    Index of items whose M codes are chosen in any order, each from a codebook of its own.
+
+    A *leaf* is a distinct set of M codes; it holds one item, or several that share their codes. Leaves are numbered in
+    lexicographic order of their token ids. All arrays are int32.
+
+    Attributes:
+        leaf_tokens (`torch.Tensor`): (leaves, M), the token of each codebook.
+        item_starts (`torch.Tensor`): (leaves + 1,), where each leaf's items begin in `items`.
+        items (`torch.Tensor`): (items,) row numbers of the catalogue; those of one leaf stand in the order in which
+            they are listed.
+        postings (`torch.Tensor`): (leaves * M,) the leaves that hold each token, token after token and rising in each.
+        posting_starts (`torch.Tensor`): (V + 1,) where each token's postings begin; V - 1 is the largest token id.
+    """
+
+    def __init__(
+        self,
+        leaf_tokens: torch.Tensor,
+        item_starts: torch.Tensor,
+        items: torch.Tensor,
+        postings: torch.Tensor,
+        posting_starts: torch.Tensor,
+    ):
+        self.leaf_tokens = leaf_tokens
+        self.item_starts = item_starts
+        self.items = items
+        self.postings = postings
+        self.posting_starts = posting_starts
+        # The codebook that a token belongs to, -1 for a token that no item has.
+        self.codebook_of = torch.full((self.num_tokens,), -1, device=items.device)
+        for codebook in range(self.num_codebooks):
+            self.codebook_of[leaf_tokens[:, codebook].long()] = codebook
+
+    @classmethod
+    def from_token_ids(cls, token_ids, popularity=None) -> "ItemSets":
+        """
+        Args:
+            token_ids: (items, M) token ids, column r of codebook r. Items may share theirs.
+            popularity (*optional*): (items,) the items of one leaf are listed by falling popularity, ties by row.
+
+        Raises:
+            ValueError: as [`ItemTrie.from_token_ids`], or if two codebooks share a token.
+        """
+        # A trie has the order of the leaves and of their items already.
+        trie = ItemTrie.from_token_ids(token_ids, popularity=popularity)
+        item_starts = trie.child_starts[-1]
+        leaf_tokens = trie.token_ids(item_starts[:-1].long()).int()
+        tokens_of = [set(column.unique().tolist()) for column in leaf_tokens.T]
+        if len(set().union(*tokens_of)) != sum(map(len, tokens_of)):
+            raise ValueError("Two codebooks share a token: a code must say which codebook it is of.")
+        return cls(leaf_tokens, item_starts, trie.items, *_postings(leaf_tokens))
+
+    @property
+    def num_codebooks(self) -> int:
+        return self.leaf_tokens.shape[1]
+
+    @property
+    def num_leaves(self) -> int:
+        return len(self.leaf_tokens)
+
+    @property
+    def num_tokens(self) -> int:
+        """V, one more than the largest token id of an item."""
+        return len(self.posting_starts) - 1
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self.items)
+
+    def to(self, device) -> "ItemSets":
+        if self.items.device == torch.device(device):
+            return self
+        return ItemSets(**{name: tensor.to(device) for name, tensor in self.state_dict().items()})
+
+    # ---- choosing codes ----
+
+    def start(self, num_states: int, excluded: torch.Tensor | None = None) -> SetStates:
+        """
+        States in which no code is chosen.
+
+        Args:
+            excluded (*optional*): sorted keys `state * num_leaves + leaf` of leaves that the states must not lead to.
+        """
+        device = self.items.device
+        used = torch.zeros(num_states, self.num_codebooks, dtype=torch.bool, device=device)
+        nothing = torch.empty(0, dtype=torch.long, device=device)
+        offsets = torch.zeros(num_states + 1, dtype=torch.long, device=device)
+        return SetStates(used, nothing, offsets, nothing if excluded is None else excluded)
+
+    def allowed(self, states: SetStates) -> torch.Tensor:
+        """
+        The codes that each state may choose next: those of unused codebooks that one of its leaves has.
+
+        Beside the mask itself, a byte where logits have four, it costs what the leaves of the states cost.
+
+        Returns:
+            (S, V) boolean
+        """
+        size = (len(states), self.num_tokens)
+        if states.excluded is not None:
+            counts = self.posting_starts.diff().expand(size)
+            state, leaf = states.excluded // self.num_leaves, states.excluded % self.num_leaves
+            keys = (state * self.num_tokens)[:, None] + self.leaf_tokens[leaf]
+            gone = torch.bincount(keys.flatten(), minlength=size[0] * size[1]).view(size)
+            return counts > gone
+        owner = torch.repeat_interleave(torch.arange(len(states), device=states.used.device), states.counts)
+        legal = torch.zeros(size, dtype=torch.bool, device=owner.device)
+        keys = (owner * self.num_tokens)[:, None] + self.leaf_tokens[states.leaves]
+        legal.view(-1)[keys.flatten()] = True
+        # All leaves of a state share the chosen codes, so the first one tells them.
+        alive = states.counts > 0
+        state, codebook = (states.used & alive[:, None]).nonzero(as_tuple=True)
+        legal[state, self.leaf_tokens[states.first_leaves()[state], codebook].long()] = False
+        return legal
+
+    def advance(self, states: SetStates, parents: torch.Tensor, tokens: torch.Tensor) -> SetStates:
+        """
+        The states after one more code each.
+
+        Args:
+            parents: (n,) int64, which of the states goes on.
+            tokens: (n,) int64, any tokens. One that is not allowed leads to a dead state, one without leaves.
+
+        Returns:
+            n states
+        """
+        known = tokens < self.num_tokens
+        token = torch.where(known, tokens, 0)
+        codebook = torch.where(known, self.codebook_of[token], -1)
+        column = codebook.clamp(min=0)
+        fits = (codebook >= 0) & ~states.used[parents].gather(1, column[:, None]).squeeze(1)
+        if states.excluded is not None:
+            begin, end = self.posting_starts[token].long(), self.posting_starts[token + 1].long()
+            flat, owner, _ = expand_ranges(begin, torch.where(fits, end, begin))
+            leaves = self.postings[flat].long()
+            keep = torch.ones_like(leaves, dtype=torch.bool)
+            if len(states.excluded):
+                keys = parents[owner] * self.num_leaves + leaves
+                place = torch.searchsorted(states.excluded, keys).clamp(max=len(states.excluded) - 1)
+                keep = states.excluded[place] != keys
+        else:
+            begin, end = states.offsets[parents], states.offsets[parents + 1]
+            flat, owner, _ = expand_ranges(begin, torch.where(fits, end, begin))
+            leaves = states.leaves[flat]
+            keep = self.leaf_tokens[leaves, column[owner]] == token[owner]
+        used = states.used[parents].scatter(1, column[:, None], True)
+        counts = torch.bincount(owner[keep], minlength=len(parents))
+        return SetStates(used, leaves[keep], torch.nn.functional.pad(counts.cumsum(0), (1, 0)))
+
+    def walk(self, tokens: torch.Tensor) -> SetStates:
+        """States after the codes `tokens` (S, s), any tokens."""
+        states = self.start(len(tokens))
+        everyone = torch.arange(len(tokens), device=tokens.device)
+        for column in tokens.unbind(1):
+            states = self.advance(states, everyone, column)
+        return states
+
+    def outcomes(self, states: SetStates) -> torch.Tensor:
+        """
+        A number for what each state can still lead to, (S,) int64, after the first code; -1 for a dead state.
+
+        States with the same single leaf left have the same number, whatever codes are chosen; other states have the
+        same number exactly if the same codes are chosen.
+        """
+        first = states.first_leaves()
+        # The chosen codes are those of the first leaf in the used codebooks.
+        bits = 2 ** torch.arange(self.num_codebooks, device=first.device)
+        which = (states.used * bits).sum(1)
+        return torch.where(states.counts > 1, self.num_leaves * which + first, first)
+
+    # ---- items ----
+
+    def leaves_of(self, rows: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+        """
+        The leaves that hold catalogue rows, (n,) int64, -1 for rows that are not in the index.
+
+        Args:
+            rows: (n,)
+            token_ids: (n, M) their token ids.
+        """
+        leaves = self.walk(token_ids).first_leaves()
+        begin, end = self.item_ranges(leaves)
+        flat, owner, _ = expand_ranges(begin, end)
+        holds = torch.zeros_like(leaves, dtype=torch.bool)
+        holds[owner[self.items[flat] == rows[owner]]] = True
+        return torch.where(holds, leaves, -1)
+
+    def item_ranges(self, leaves: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ranges [start, end) in `items` of the items of leaves (n,), two (n,) int64; empty for -1."""
+        start = self.item_starts[leaves.clamp(min=0)].long()
+        return start, torch.where(leaves < 0, start, self.item_starts[leaves + 1].long())
+
+    def restrict(self, candidates) -> "ItemSets":
+        """
+        The index of a part of the catalogue, with the same row numbers and the same order within leaves.
+
+        Args:
+            candidates: row numbers of the items to keep.
+
+        Raises:
+            ValueError: if none of the items is left.
+        """
+        items = self.items.cpu().numpy()
+        kept = np.isin(items, np.asarray(candidates))
+        if not kept.any():
+            raise ValueError("The candidates leave no item to recommend: pass at least one item of the catalogue.")
+        leaf_of = np.repeat(np.arange(self.num_leaves), self.item_starts.cpu().diff().numpy())
+        leaves, sizes = np.unique(leaf_of[kept], return_counts=True)
+        leaf_tokens = self.leaf_tokens.cpu()[torch.from_numpy(leaves)]
+        starts = torch.from_numpy(np.append(0, sizes.cumsum()).astype(np.int32))
+        part = ItemSets(leaf_tokens, starts, torch.from_numpy(items[kept]), *_postings(leaf_tokens))
+        return part.to(self.items.device)
+
+    # ---- files ----
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The arrays by name, for safetensors."""
+        return {
+            "leaf_tokens": self.leaf_tokens,
+            "item_starts": self.item_starts,
+            "items": self.items,
+            "postings": self.postings,
+            "posting_starts": self.posting_starts,
+        }
+
+    @classmethod
+    def from_state_dict(cls, tensors: dict[str, torch.Tensor]) -> "ItemSets":
+        """
+        The index of [`state_dict`].
+
+        Raises:
+            ValueError: if arrays are missing or do not belong together.
+        """
+        names = {"leaf_tokens", "item_starts", "items", "postings", "posting_starts"}
+        if set(tensors) != names:
+            raise ValueError(
+                f"No item sets of this version: they hold {', '.join(sorted(tensors))}. Build them anew from the "
+                f"catalogue and save them again."
+            )
+        num_leaves, num_codebooks = tensors["leaf_tokens"].shape
+        if (
+            len(tensors["item_starts"]) != num_leaves + 1
+            or tensors["item_starts"][-1] != len(tensors["items"])
+            or len(tensors["postings"]) != num_leaves * num_codebooks
+            or tensors["posting_starts"][-1] != len(tensors["postings"])
+            or len(tensors["posting_starts"]) != int(tensors["leaf_tokens"].max()) + 2
+        ):
+            raise ValueError(
+                "The arrays of the item sets do not belong together: build them anew from the catalogue and save them "
+                "again."
+            )
+        return cls(**tensors)
+
+
+def _postings(leaf_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The leaves of each token and where they begin, see [`ItemSets`]."""
+    tokens = leaf_tokens.flatten()
+    if len(tokens) >= LIMIT:
+        raise ValueError(f"{len(tokens)} codes are more than the int32 arrays of item sets can number.")
+    order = tokens.argsort(stable=True)  # rising leaves for each token
+    counts = torch.bincount(tokens, minlength=int(tokens.max()) + 1)
+    starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    return (order // leaf_tokens.shape[1]).int(), starts.int()
+
+
+def expand_ranges(begin: torch.Tensor, end: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """
+    The places of the ranges [begin, end), one range after the other.
+
+    Args:
+        begin, end: (n,) int64.
+
+    Returns:
+        places (total,), the range each is of (total,), and where each range's places begin among them (n + 1,).
+    """
+    counts = end - begin
+    offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+    places = torch.arange(len(owner), device=counts.device) + (begin - offsets[:-1])[owner]
+    return places, owner, offsets
+
+
+class SetLogitsProcessor(LogitsProcessor):
+    """
+    Lets `model.generate` of an encoder-decoder (greedy, beam search, sampling) write sets of codes that are items of
+    the catalogue, in any order.
+
+    The codes already chosen are what follows the start token. Scores of all other tokens than those that go on become
+    -inf, without renormalising. After M codes every row is finished and its scores are left as they are.
+
+    Args:
+        sets ([`ItemSets`]): the catalogue, or a part of it.
+    """
+
+    def __init__(self, sets: ItemSets):
+        self.sets = sets
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if input_ids.shape[1] > self.sets.num_codebooks:
+            return scores
+        self.sets = self.sets.to(input_ids.device)
+        legal = self.sets.allowed(self.sets.walk(input_ids[:, 1:]))
+        masked = torch.full_like(scores, -torch.inf)
+        width = legal.shape[1]
+        masked[:, :width] = scores[:, :width].masked_fill(~legal, -torch.inf)
+        # A row that left the catalogue (a beam that was never alive) keeps its scores: all -inf is not a distribution.
+        dead = ~legal.any(1)
+        masked[dead] = scores[dead]
+        return masked

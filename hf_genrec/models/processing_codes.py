@@ -1,0 +1,117 @@
+"""Item ids <-> token ids of their codes: what the processors of all generative recommenders share."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from .catalogue import CatalogueProcessor, logger
+
+ANSWER_TOKEN = "|start_of_answer|"
+
+
+def code_token(level: int, code: int) -> str:
+    """The token of code `code` of level (or codebook) `level`, from 0: `<a_12>`, `<b_7>`, ..."""
+    return f"<{chr(ord('a') + level)}_{code}>"
+
+
+class CodeProcessor(CatalogueProcessor):
+    """
+    A catalogue whose items have codes, and the tokens of these. A subclass keeps an index of them.
+
+    Args:
+        tokenizer: a tokenizer that holds the tokens of all codes and `|start_of_answer|`.
+        codebook_sizes (`list[int]`): codes per level, L numbers.
+        max_history (`int`): the newest items of a history that are read; older ones are cut off.
+
+    Attributes:
+        codes (`np.ndarray`): (N, L) int64.
+        token_ids (`np.ndarray`): (N, L) int64, the tokens of the codes.
+    """
+
+    def __init__(self, tokenizer, codebook_sizes: Sequence[int] = (), max_history: int = 50):
+        super().__init__(tokenizer)
+        self.codebook_sizes = list(codebook_sizes)
+        self.max_history = max_history
+        vocabulary = tokenizer.get_vocab()
+        try:
+            self.answer_token_id = vocabulary[ANSWER_TOKEN]
+            # Looked up, not computed: published checkpoints keep their own order of tokens.
+            self.code_token_ids = [
+                np.array([vocabulary[code_token(level, code)] for code in range(size)])
+                for level, size in enumerate(self.codebook_sizes)
+            ]
+        except KeyError as error:
+            raise ValueError(
+                f"The tokenizer has no token {error}: build it for codebook_sizes={self.codebook_sizes}."
+            ) from error
+
+    @classmethod
+    def _load_tokenizer_from_pretrained(cls, sub_processor_type, pretrained_model_name_or_path, subfolder="", **kwargs):
+        # tokenizer.json says it all; AutoTokenizer would ask for trust in the model's code before it reads it.
+        kwargs.pop("trust_remote_code", None)
+        return PreTrainedTokenizerFast.from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
+
+    @property
+    def num_levels(self) -> int:
+        """L, the number of codes of an item."""
+        return len(self.codebook_sizes)
+
+    def _check_and_attach(self, item_ids: Sequence[str], codes, titles: Sequence[str] | None, popularity):
+        """
+        Raises:
+            ValueError: for an empty catalogue, an id that stands twice, lengths that differ, or a code outside its
+            codebook.
+        """
+        popularity = self._checked_popularity(item_ids, titles, popularity)
+        codes = np.asarray(codes, dtype=np.int64)
+        if codes.shape != (len(item_ids), self.num_levels):
+            raise ValueError(
+                f"codes have shape {codes.shape}, expected ({len(item_ids)}, {self.num_levels}): one row of codes per "
+                f"item."
+            )
+        bad_rows, bad_levels = np.nonzero((codes < 0) | (codes >= np.array(self.codebook_sizes)))
+        if len(bad_rows):
+            row, level = bad_rows[0], bad_levels[0]
+            raise ValueError(
+                f"Item {item_ids[row]!r}: code {codes[row, level]} of level {level} is outside its codebook of "
+                f"{self.codebook_sizes[level]} ({len(bad_rows)} such codes)."
+            )
+        self._attach_items(item_ids, titles, popularity)
+        self._attach_codes(codes)
+
+    def _attach_codes(self, codes: np.ndarray):
+        self.codes = codes
+        self.token_ids = np.stack([table[codes[:, level]] for level, table in enumerate(self.code_token_ids)], axis=1)
+
+    def _newest(self, histories: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Histories cut to their newest `max_history` items; says so once."""
+        longest = max((len(history) for history in histories), default=0)
+        if longest > self.max_history:
+            logger.warning_once(
+                f"Histories longer than {self.max_history} items are cut to their newest {self.max_history}."
+            )
+        return [np.asarray(history, dtype=np.int64)[-self.max_history :] for history in histories]
+
+    def _with_new_items(self, item_ids: Sequence[str], codes, titles: Sequence[str] | None) -> int:
+        """
+        Put new items, popularity 0, at the catalogue's end.
+
+        Returns:
+            the items that were there before.
+
+        Raises:
+            ValueError: as [`_check_and_attach`].
+        """
+        self._require_catalogue()
+        all_titles = None
+        if self.titles is not None or titles is not None:
+            all_titles = [*(self.titles or self.item_ids), *(titles or item_ids)]
+        before = len(self.item_ids)
+        self._check_and_attach(
+            [*self.item_ids, *item_ids],
+            np.concatenate([self.codes, np.asarray(codes, dtype=np.int64).reshape(-1, self.num_levels)]),
+            all_titles,
+            np.concatenate([self.popularity, np.zeros(len(item_ids), dtype=np.int64)]),
+        )
+        return before

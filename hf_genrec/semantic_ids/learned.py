@@ -1,0 +1,86 @@
+"""Item tokenizers that are trained: as they start from the items, and what is left to do after their training."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from hf_genrec.models.configuration_mpq import MpqConfig
+from hf_genrec.models.configuration_rq_vae import RqVaeConfig
+from hf_genrec.models.learned_item_tokenizer import LearnedItemTokenizer
+from hf_genrec.models.modeling_mpq import MpqTokenizer
+from hf_genrec.models.modeling_rq_vae import RqVaeTokenizer
+
+from .arguments import TokenizerArguments
+from .codebooks import fill_unused, fit_codebooks, sample_rows
+from .parts import fit_parts, part_fields, principal_components
+
+# Length of an expert's projections other than the principal directions that it starts with, whose length is 1. Not 0:
+# equation (3) scales every one to length 1.
+START_NOISE = 0.03
+
+
+def build_learned_tokenizer(parts: dict[str, np.ndarray], arguments: TokenizerArguments) -> LearnedItemTokenizer:
+    """An RQ-VAE or MPQ tokenizer, ready to be trained.
+
+    Mean and scale of the parts are those of the items, the networks random by torch's generator (an MPQ's experts start
+    from principal directions of the items), the codebooks k-means centroids of the latents that these networks make.
+
+    Args:
+        parts: by name, (N, D_part) each; rows are items.
+
+    Raises:
+        ValueError: as `fit_residual_kmeans`.
+    """
+    fields: dict[str, Any] = {
+        "codebook_sizes": list(arguments.codebook_sizes),
+        "latent_dim": arguments.latent_dim,
+        "text_model": arguments.text_model if "text" in parts else None,
+        "text_columns": arguments.text_columns,
+        **part_fields(parts, arguments.part_weights),
+    }
+    tokenizer: LearnedItemTokenizer
+    if arguments.item_tokenizer == "mpq":
+        tokenizer = MpqTokenizer(MpqConfig(**fields))
+        fit_parts(tokenizer, parts)
+        start_experts(tokenizer, parts)
+    else:
+        tokenizer = RqVaeTokenizer(RqVaeConfig(**fields))
+        fit_parts(tokenizer, parts)
+    rows = sample_rows(len(next(iter(parts.values()))), arguments.tokenizer_seed)
+    fit_codebooks(
+        tokenizer,
+        tokenizer.join(**{name: part[rows] for name, part in parts.items()}).numpy(),
+        arguments.tokenizer_seed,
+    )
+    return tokenizer
+
+
+@torch.no_grad()
+def start_experts(tokenizer: MpqTokenizer, parts: dict[str, np.ndarray]) -> None:
+    """Let the experts look at different things: expert r starts with every M-th principal direction of the items, each
+    in a coordinate of its own of the latent space.
+
+    From a random start they stay alike: q is a sum, so the decoder's error gives all of them the same gradient, and
+    equation (3) is too weak to part them.
+    """
+    latent_dim, experts = tokenizer.config.latent_dim, tokenizer.num_experts
+    directions = min(max(latent_dim, experts), tokenizer.config.vector_dim)
+    components = torch.from_numpy(principal_components(tokenizer, parts, directions))
+    weight = tokenizer.experts.projection.weight.view(experts, latent_dim, -1)
+    weight *= START_NOISE / weight.norm(dim=2, keepdim=True)
+    for number, component in enumerate(components.T):
+        weight[number % experts, number % latent_dim] += component
+
+
+def finish_learned_tokenizer(tokenizer: LearnedItemTokenizer, vectors: np.ndarray, seed: int) -> int:
+    """What training leaves to do: codes that no item uses are put to use, and an MPQ's mean gate is kept.
+
+    Returns:
+        How many codes no item used.
+    """
+    tokenizer.eval()
+    filled = fill_unused(tokenizer, vectors[sample_rows(len(vectors), seed)])
+    if isinstance(tokenizer, MpqTokenizer):
+        tokenizer.set_mean_gate(vectors)
+    return filled

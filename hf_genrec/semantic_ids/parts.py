@@ -1,0 +1,105 @@
+"""The parts of a catalogue's item vectors: what a tokenizer's configuration says of them, and their statistics."""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import torch
+
+from hf_genrec.models.item_tokenizer import ItemTokenizer
+from hf_genrec.models.nearest_centroid import MAX_NUMBERS
+
+
+def part_fields(
+    parts: dict[str, np.ndarray], weights: dict[str, float] | None = None, projection_dim: int | None = None
+) -> dict[str, Any]:
+    """The fields of an `ItemTokenizerConfig` for these parts.
+
+    Args:
+        parts: by name, (N, D_part) each; rows are items.
+        weights: by part name; 1 where not given.
+        projection_dim: principal components that are kept; None, or no fewer than there are columns, keeps the vectors
+            whole.
+
+    Raises:
+        ValueError: parts of different lengths.
+    """
+    lengths = {name: len(part) for name, part in parts.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"the parts have different numbers of rows ({lengths}); give each part one row per item")
+    dims = [part.shape[1] for part in parts.values()]
+    return {
+        "input_dim": sum(dims),
+        "projection_dim": None if projection_dim is None or projection_dim >= sum(dims) else projection_dim,
+        "part_names": list(parts),
+        "part_dims": dims,
+        "part_weights": [float((weights or {}).get(name, 1.0)) for name in parts],
+    }
+
+
+def fit_parts(tokenizer: ItemTokenizer, parts: dict[str, np.ndarray]) -> None:
+    """Set the tokenizer's mean, scale and, where it has one, projection to those of all items.
+
+    Each part is centred and divided by the root of its mean squared norm, so that the weights alone say how much a part
+    counts. Rows of zeros are missing vectors (see `ItemTokenizer.join`) and do not count.
+
+    Args:
+        parts: by name, (N, D_part) each; they may be memory maps, which are read in chunks.
+
+    Raises:
+        ValueError: no items, NaN or infinity in a part, or a part whose vectors are all alike.
+    """
+    means, scales = zip(*(_mean_and_scale(name, part) for name, part in parts.items()), strict=True)
+    tokenizer.part_mean.copy_(torch.from_numpy(np.concatenate(means)))
+    tokenizer.part_scale.copy_(torch.tensor(scales))
+    if tokenizer.config.projection_dim is not None:
+        projection = principal_components(tokenizer, parts, tokenizer.config.projection_dim)
+        tokenizer.get_buffer("projection").copy_(torch.from_numpy(projection))
+
+
+def _mean_and_scale(name: str, part: np.ndarray) -> tuple[np.ndarray, float]:
+    if not len(part):
+        raise ValueError(f"part {name!r} has no vectors: the catalogue is empty")
+    count, mean, squares = 0, np.zeros(part.shape[1]), 0.0  # squares: summed squared distance to the mean
+    step = max(1, MAX_NUMBERS // part.shape[1])
+    for start in range(0, len(part), step):
+        chunk = np.asarray(part[start : start + step], dtype=np.float32)
+        if not np.isfinite(chunk).all():
+            row = start + int((~np.isfinite(chunk).all(axis=1)).argmax())
+            raise ValueError(f"part {name!r}, row {row} holds NaN or infinity")
+        present = chunk[(chunk != 0).any(axis=1)].astype(np.float64)
+        if not len(present):
+            continue
+        chunk_mean = present.mean(axis=0)
+        shift = chunk_mean - mean
+        squares += float(np.square(present - chunk_mean).sum())
+        squares += float(np.square(shift).sum()) * count * len(present) / (count + len(present))
+        mean = mean + shift * (len(present) / (count + len(present)))
+        count += len(present)
+    if not count:
+        raise ValueError(f"part {name!r} is zero for every item; leave it out")
+    scale = float(np.sqrt(squares / count))
+    if scale < 1e-6 * np.linalg.norm(mean):
+        raise ValueError(f"part {name!r} is the same for every item; leave it out")
+    return mean.astype(np.float32), scale
+
+
+def principal_components(tokenizer: ItemTokenizer, parts: dict[str, np.ndarray], keep: int) -> np.ndarray:
+    """(D, keep) float32: orthonormal directions of the largest variance of the centred parts side by side, each with
+    its largest entry positive."""
+    scatter = np.zeros((tokenizer.config.input_dim,) * 2)
+    with one_thread():
+        for chunk in tokenizer.chunks(**parts):
+            vectors = tokenizer.side_by_side(**chunk).numpy().astype(np.float64)
+            scatter += vectors.T @ vectors
+        _, directions = np.linalg.eigh(scatter)  # rising eigenvalues
+    directions = directions[:, ::-1][:, :keep]
+    largest = np.abs(directions).argmax(axis=0)
+    return (directions * np.sign(directions[largest, np.arange(keep)])).astype(np.float32)
+
+
+def one_thread() -> AbstractContextManager:
+    """Threads add up numbers in the order in which they finish: results would differ between runs by rounding."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(limits=1)

@@ -1,0 +1,36 @@
+"""The trainer of REG4Rec: the order of the codes that the decoder is taught, random first and its own later."""
+
+from hf_genrec.models.crss import confidence_orders
+from hf_genrec.training.loss_terms import LossTermsTrainer
+
+
+class Reg4RecTrainer(LossTermsTrainer):
+    """
+    `LossTermsTrainer` for `Reg4RecForConditionalGeneration`, on batches of `CodeSetCollator`.
+
+    At first each target's codebooks stand in an order drawn anew each time, from the generator that a checkpoint saves:
+    a resumed training draws what it would have drawn. Later they stand in the order in which the model itself would go
+    through them when it recommends.
+
+    Args:
+        confidence_order_from (`float`): the share of all steps after which the model's own order is taught; 1: never.
+    """
+
+    def __init__(self, *args, confidence_order_from: float = 0.3, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.confidence_order_from = confidence_order_from
+
+    def num_targets(self, inputs) -> int:
+        return len(inputs["labels"])
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        # Trainer counts labels; a target has one per codebook.
+        labels = super()._get_num_items_in_batch(batch_samples, device)
+        return None if labels is None else labels / batch_samples[0]["labels"].shape[1]
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if self.state.global_step >= self.confidence_order_from * self.state.max_steps:
+            recommender = self.accelerator.unwrap_model(model)
+            orders = confidence_orders(recommender, inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
+            inputs = {**inputs, "orders": orders}
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)

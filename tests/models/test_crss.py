@@ -1,0 +1,356 @@
+"""CRSS and CORP against a search in plain Python, brute force, and distributions written by hand."""
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tiny_reg4rec import log_probs_after, make_reg4rec, make_set_processor, own_path_score
+
+from hf_genrec.models.crss import CrssSearch, Reflection, confidence_orders, js_divergence, path_scores
+from hf_genrec.models.item_sets import ItemSets
+from hf_genrec.models.reg4rec_layers import Reg4RecEncoding
+
+HISTORIES = [np.array([3, 9, 1]), np.array([], dtype=int), np.array([5]), np.arange(6)]
+NEVER = Reflection(threshold=float("inf"))  # looks, and goes on to the last code
+
+
+def encode(model, histories):
+    with torch.no_grad():
+        return model.get_encoder()(**model.processor.prompts(histories))
+
+
+def search(model, histories=HISTORIES, num_beams=5, **settings):
+    return CrssSearch(model, encode(model, histories), model.processor.item_sets, num_beams, **settings).run()
+
+
+# ---- in plain Python ----
+
+
+def category_log_probs(model, history, tokens) -> torch.Tensor:
+    path = torch.tensor([[model.config.decoder_start_token_id, *tokens]])
+    with torch.no_grad():
+        output = model(**model.processor.prompts([history]), decoder_input_ids=path)
+    return output.category_logits[0, -1].log_softmax(-1)
+
+
+def divergence(model, history, path, interval) -> float:
+    p, q = (category_log_probs(model, history, tokens).double() for tokens in (path[:-interval], path))
+    m = ((p.exp() + q.exp()) / 2).log()
+    return (0.5 * (p.exp() * (p - m)).sum() + 0.5 * (q.exp() * (q - m)).sum()).item()
+
+
+def in_plain_python(model, history, num_beams, order="confidence", reflection=None):
+    """(leaf, score, codes taken back) of each path, best first; one path and one code at a time, without a cache."""
+    leaves = list(map(tuple, model.processor.item_sets.leaf_tokens.tolist()))
+    num_codebooks = len(leaves[0])
+
+    def left_to(path):
+        return [leaf for leaf in leaves if set(path) <= set(leaf)]
+
+    def outcome(path):
+        left = left_to(path)
+        return ("leaf", left[0]) if len(left) == 1 else ("codes", frozenset(path))
+
+    def extensions(path):
+        codebooks = range(num_codebooks) if order == "confidence" else [len(path)]
+        return sorted({leaf[r] for leaf in left_to(path) for r in codebooks} - set(path))
+
+    paths = [((), 0.0, 0)]
+    for count in range(1, num_codebooks + 1):
+        candidates = []
+        for rank, (path, score, lost) in enumerate(paths):
+            log_probs = log_probs_after(model, history, path)
+            for token in extensions(path):
+                candidates.append((-(score + log_probs[token].item()), rank, token, (*path, token), lost))
+        candidates.sort()
+        slots, tried = [], set()
+        for negative, rank, token, path, lost in candidates:
+            if len(slots) < num_beams and outcome(path) not in [outcome(slot[0]) for slot in slots]:
+                slots.append((path, -negative, lost, rank))
+                tried.add((rank, token))
+        if reflection is not None and count < num_codebooks and count % reflection.interval == 0:
+            suspects = list(range(len(slots)))
+            while suspects:
+                replaced = []
+                for place in suspects:
+                    path, _, lost, rank = slots[place]
+                    jump = divergence(model, history, path, reflection.interval)
+                    if jump > reflection.threshold and lost < reflection.max_rollbacks:
+                        others = [outcome(slot[0]) for other, slot in enumerate(slots) if other != place]
+                        for negative, parent, token, extended, _ in candidates:
+                            if parent == rank and (rank, token) not in tried:
+                                tried.add((rank, token))
+                                if outcome(extended) not in others:
+                                    slots[place] = (extended, -negative, lost + 1, rank)
+                                    replaced.append(place)
+                                    break
+                suspects = replaced
+        paths = [slot[:3] for slot in slots]
+    paths.sort(key=lambda path: -path[1])
+    return [(leaves.index(left_to(path)[0]), score, lost) for path, score, lost in paths]
+
+
+@pytest.mark.parametrize("num_beams", [1, 3, 8, 40])
+@pytest.mark.parametrize("order", ["confidence", "fixed"])
+@pytest.mark.parametrize("unique", [True, False])
+def test_the_search_equals_one_in_plain_python(num_beams, order, unique):
+    model = make_reg4rec(make_set_processor(num_items=18, unique=unique, seed=num_beams))
+    found = search(model, num_beams=num_beams, order=order, reflection=NEVER)
+    for line, history in enumerate(HISTORIES):
+        expected = in_plain_python(model, history, num_beams, order)
+        alive = found.leaves[line] >= 0
+        assert found.leaves[line][alive].tolist() == [leaf for leaf, _, _ in expected]
+        assert found.scores[line][alive].tolist() == pytest.approx([score for _, score, _ in expected], abs=1e-4)
+        assert (found.scores[line][~alive] == -torch.inf).all()
+
+
+@pytest.mark.parametrize(
+    ("threshold", "interval", "max_rollbacks", "num_beams"),
+    [(0.02, 1, 2, 1), (0.02, 1, 2, 4), (0.05, 1, 1, 3), (0.05, 2, 3, 4), (0.0, 1, 5, 10), (0.02, 1, 0, 4)],
+)
+def test_corp_equals_one_in_plain_python(threshold, interval, max_rollbacks, num_beams):
+    model = make_reg4rec(make_set_processor(num_items=20, sizes=(3, 4, 3, 2)), seed=1)
+    reflection = Reflection(threshold, interval, max_rollbacks)
+    found = search(model, num_beams=num_beams, reflection=reflection)
+    for line, history in enumerate(HISTORIES):
+        expected = in_plain_python(model, history, num_beams, reflection=reflection)
+        alive = found.leaves[line] >= 0
+        assert found.leaves[line][alive].tolist() == [leaf for leaf, _, _ in expected]
+        assert found.scores[line][alive].tolist() == pytest.approx([score for _, score, _ in expected], abs=1e-4)
+        assert found.rollbacks[line][alive].tolist() == [lost for _, _, lost in expected]
+    assert (found.rollbacks.sum() > 0) == (max_rollbacks > 0)
+
+
+def test_ending_early_finds_the_same_items():
+    model = make_reg4rec(make_set_processor(num_items=25))
+    for num_beams in (1, 4, 12):
+        early, late = search(model, num_beams=num_beams), search(model, num_beams=num_beams, reflection=NEVER)
+        assert early.leaves.sort(1).values.tolist() == late.leaves.sort(1).values.tolist()
+        assert late.rollbacks.sum() == 0
+
+
+# ---- against brute force ----
+
+
+def test_enough_beams_find_the_best_of_all_orders_and_items():
+    """All pairs of codes are items: no code alone tells the item, so nothing is merged before a path is complete."""
+    processor = make_set_processor(num_items=20, sizes=(4, 5))
+    model = make_reg4rec(processor)
+    found = search(model, num_beams=20, reflection=NEVER)
+    tokens = processor.item_sets.leaf_tokens.tolist()
+    for line, history in enumerate(HISTORIES):
+        best = {}
+        for leaf, item in enumerate(tokens):
+            for first, second in itertools.permutations(item):
+                score = log_probs_after(model, history, [])[first] + log_probs_after(model, history, [first])[second]
+                best[leaf] = max(best.get(leaf, -torch.inf), score.item())
+        assert found.leaves[line].tolist() == sorted(best, key=lambda leaf: -best[leaf])
+        assert found.scores[line].tolist() == pytest.approx(sorted(best.values(), reverse=True), abs=1e-4)
+
+
+def test_in_fixed_order_wide_beams_are_exact_scoring():
+    processor = make_set_processor(num_items=25)
+    model = make_reg4rec(processor)
+    found = search(model, num_beams=100, order="fixed", reflection=NEVER)
+    tokens = processor.item_sets.leaf_tokens[found.leaves].long()
+    exact = path_scores(model, encode(model, HISTORIES), tokens, order="fixed")
+    assert found.leaves.sort(1).values.tolist() == [list(range(25))] * len(HISTORIES)
+    torch.testing.assert_close(found.scores, exact, rtol=0, atol=1e-5)
+    assert (found.scores.diff(dim=1) <= 0).all()
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_path_scores_are_those_of_the_items_own_paths(fixed):
+    processor = make_set_processor(num_items=12)
+    model = make_reg4rec(processor)
+    tokens = torch.from_numpy(processor.token_ids).expand(len(HISTORIES), -1, -1)
+    scores = path_scores(model, encode(model, HISTORIES), tokens, "fixed" if fixed else "confidence")
+    for line, history in enumerate(HISTORIES):
+        expected = [own_path_score(model, history, item, fixed) for item in processor.token_ids.tolist()]
+        assert scores[line].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_with_one_path_the_surest_code_of_any_unused_codebook_is_next():
+    """Equation (5), with all combinations of codes in the catalogue."""
+    processor = make_set_processor(num_items=60)
+    model = make_reg4rec(processor)
+    found = search(model, num_beams=1)
+    offsets = np.cumsum([0, *processor.codebook_sizes])
+    for line, history in enumerate(HISTORIES):
+        path, left = [], set(range(3))
+        while left:
+            log_probs = log_probs_after(model, history, path)
+            best = max((log_probs[offsets[r] : offsets[r + 1]].max().item(), r) for r in left)
+            path.append(int(offsets[best[1]] + log_probs[offsets[best[1]] : offsets[best[1] + 1]].argmax()))
+            left.remove(best[1])
+        assert processor.item_sets.leaf_tokens[found.leaves[line, 0]].tolist() == sorted(path)
+
+
+def test_the_confidence_order_of_a_target():
+    """The surest codebook is next, and the target's code of it is fed, whether it is the surest code or not."""
+    processor = make_set_processor(num_items=12)
+    model = make_reg4rec(processor, dropout=0.3).train()
+    inputs = processor.prompts(HISTORIES)
+    labels = torch.from_numpy(processor.token_ids[[0, 5, 7, 11]])
+    orders = confidence_orders(model, inputs["input_ids"], inputs["attention_mask"], labels)
+    assert model.training
+    model.eval()
+    offsets = np.cumsum([0, *processor.codebook_sizes])
+    for line, history in enumerate(HISTORIES):
+        order = []
+        while len(order) < 3:
+            log_probs = log_probs_after(model, history, labels[line, order].tolist())
+            surest = [log_probs[offsets[r] : offsets[r + 1]].max().item() for r in range(3)]
+            order.append(max((r for r in range(3) if r not in order), key=lambda r: surest[r]))
+        assert orders[line].tolist() == order
+
+
+# ---- merging, exclusion, batches ----
+
+
+@pytest.mark.parametrize("num_beams", [2, 5, 30])
+def test_paths_lead_to_different_items(num_beams):
+    model = make_reg4rec(make_set_processor(num_items=25))
+    for settings in ({}, {"reflection": NEVER}, {"reflection": Reflection(0.01, 1, 3)}):
+        for line in search(model, num_beams=num_beams, **settings).leaves:
+            found = line[line >= 0].tolist()
+            assert len(set(found)) == len(found)
+
+
+def test_the_same_codes_in_another_order_are_one_path():
+    """Codebooks a and b always go together. Of a_0 then b_0 and b_0 then a_0, one path is left, and room for others."""
+    sets = ItemSets.from_token_ids(np.array([[0, 2, 4], [0, 2, 5], [1, 3, 4], [1, 3, 5]]))
+    log_probs = torch.log(torch.tensor([0.9, 0.1, 0.8, 0.2, 0.5, 0.5]))
+    found = CrssSearch(Fake(log_probs, torch.zeros(7, 1)), one_history(), sets, num_beams=4, reflection=NEVER).run()
+    # After two codes: {a_0, b_0} (0.72), leaf 0 by {a_0, c_0} and leaf 1 by {a_0, c_1} (0.45), leaf 2 by {c_0, b_1}
+    # (0.1). What {a_0, b_0} leads to then is what other paths hold already, the leaves 0 and 1.
+    assert found.leaves.tolist() == [[0, 1, 2]]
+    torch.testing.assert_close(found.scores.exp(), torch.tensor([[0.36, 0.36, 0.01]]))
+
+
+def test_excluded_leaves_are_not_found():
+    model = make_reg4rec(make_set_processor(num_items=25))
+    leaves = model.processor.item_sets.num_leaves
+    first = search(model, num_beams=3)
+    users = torch.arange(len(HISTORIES))[:, None]
+    keys = (users * leaves + first.leaves).flatten().sort().values
+    second = search(model, num_beams=leaves, excluded=keys)
+    for line, gone in zip(second.leaves, first.leaves, strict=True):
+        assert set(line[line >= 0].tolist()).isdisjoint(gone.tolist())
+    allowed = search(model, num_beams=1, excluded=torch.arange(4 * leaves - 1))
+    assert allowed.leaves.tolist() == [[-1], [-1], [-1], [leaves - 1]]
+
+
+@pytest.mark.parametrize("reflection", [None, Reflection(0.02)])
+def test_a_search_does_not_depend_on_its_batch(reflection):
+    model = make_reg4rec(make_set_processor(num_items=25))
+    together = search(model, num_beams=6, reflection=reflection)
+    for line, history in enumerate(HISTORIES):
+        alone = search(model, [history], num_beams=6, reflection=reflection)
+        assert alone.leaves[0].tolist() == together.leaves[line].tolist()
+        assert alone.rollbacks[0].tolist() == together.rollbacks[line].tolist()
+
+
+def test_an_unknown_order():
+    with pytest.raises(ValueError, match="order='random': use one of confidence, fixed"):
+        search(make_reg4rec(make_set_processor()), order="random")
+
+
+# ---- CORP by hand ----
+
+
+class Fake:
+    """A model whose S(c) is always the same and whose category distribution is that of the newest token."""
+
+    def __init__(self, log_probs: torch.Tensor, categories: torch.Tensor):
+        self.config = SimpleNamespace(decoder_start_token_id=len(log_probs))
+        self.log_probs, self.categories = log_probs, categories
+        self.fed = []
+
+    def model(self, decoder_input_ids, encoder_outputs, past_key_values):
+        ids = torch.full((1, 1), len(self.log_probs)) if decoder_input_ids is None else decoder_input_ids
+        self.fed.append(ids.flatten().tolist())
+        return SimpleNamespace(last_hidden_state=torch.nn.functional.one_hot(ids, len(self.log_probs) + 1).float())
+
+    def code_log_probs(self, hidden):
+        return self.log_probs.expand(*hidden.shape[:-1], -1)
+
+    def category_head(self, hidden):
+        return hidden @ self.categories
+
+
+def one_history() -> Reg4RecEncoding:
+    return Reg4RecEncoding(torch.zeros(1, 1, 1), torch.ones(1, 1, dtype=torch.bool))
+
+
+CONSTANT = torch.log(torch.tensor([0.9, 0.1, 0.8, 0.2, 0.7, 0.3]))  # codebooks a: 0, 1; b: 2, 3; c: 4, 5
+ALL_ITEMS = ItemSets.from_token_ids(np.array(list(itertools.product((0, 1), (2, 3), (4, 5)))))
+
+
+def category_table(far: set[int]) -> torch.Tensor:
+    """Logits of two categories by newest token: (0.9, 0.1) for tokens in `far`, else (0.5, 0.5)."""
+    return torch.log(torch.tensor([[0.9, 0.1] if token in far else [0.5, 0.5] for token in range(7)]))
+
+
+def test_js_divergence_by_hand():
+    even, far = torch.log(torch.tensor([0.5, 0.5])), torch.log(torch.tensor([0.9, 0.1]))
+    # m = (0.7, 0.3): (0.5 ln(0.5/0.7) + 0.5 ln(0.5/0.3) + 0.9 ln(0.9/0.7) + 0.1 ln(0.1/0.3)) / 2
+    assert js_divergence(even, far).item() == pytest.approx(0.101749, abs=1e-6)
+    assert js_divergence(far, even).item() == pytest.approx(0.101749, abs=1e-6)
+    sure, other = torch.log(torch.tensor([1.0, 1e-30])), torch.log(torch.tensor([1e-30, 1.0]))
+    assert js_divergence(sure, other).item() == pytest.approx(np.log(2), abs=1e-6)
+
+
+def run_fake(far, threshold=0.06, interval=1, max_rollbacks=2, num_beams=1):
+    fake = Fake(CONSTANT, category_table(far))
+    reflection = Reflection(threshold, interval, max_rollbacks)
+    found = CrssSearch(fake, one_history(), ALL_ITEMS, num_beams, reflection=reflection).run()
+    items = [ALL_ITEMS.leaf_tokens[leaf].tolist() for leaf in found.leaves[0]]
+    return fake.fed, items, found.rollbacks[0].tolist()
+
+
+def test_nothing_is_taken_back_where_the_category_stays():
+    fed, items, rollbacks = run_fake(far=set())
+    assert (fed, items, rollbacks) == ([[6], [0], [2]], [[0, 2, 4]], [0])
+
+
+def test_a_code_after_which_the_category_jumps_is_taken_back():
+    # b_0 (token 2) jumps after a_0: c_0 stands in its place, and b_0 comes last, where nothing is looked at any more.
+    assert run_fake(far={2}) == ([[6], [0], [2], [4]], [[0, 2, 4]], [1])
+    # c_0, too: then c_1, which is another item.
+    assert run_fake(far={2, 4}) == ([[6], [0], [2], [4], [5]], [[0, 2, 5]], [2])
+    # That would be taken back as well, but the path has lost its two codes.
+    assert run_fake(far={2, 4, 5}) == ([[6], [0], [2], [4], [5]], [[0, 2, 5]], [2])
+
+
+def test_the_path_is_kept_once_it_has_lost_its_two_codes():
+    # a_0, b_0 go at the first step; c_0 is far from the start, too, and stays. From c_0 to a_0 nothing jumps.
+    assert run_fake(far={0, 2, 4}) == ([[6], [0], [2], [4], [0]], [[0, 2, 4]], [2])
+    assert run_fake(far={0, 2, 4}, max_rollbacks=1) == ([[6], [0], [2], [0]], [[0, 2, 4]], [1])
+    assert run_fake(far={0, 2, 4}, max_rollbacks=0)[2] == [0]
+
+
+def test_the_threshold_and_the_interval():
+    assert run_fake(far={2}, threshold=0.11)[2] == [0]  # 0.1017 is not above it
+    assert run_fake(far={2}, threshold=float("inf")) == run_fake(far=set())
+    # Every second code: p_0 and p_2 are compared. b_0 is far, c_0 is not.
+    assert run_fake(far={2}, interval=2) == ([[6], [0], [2], [4]], [[0, 2, 4]], [1])
+    assert run_fake(far={0}, interval=2) == ([[6], [0], [2]], [[0, 2, 4]], [0])
+
+
+def test_a_path_does_not_take_what_another_has():
+    """Two paths after one code: a_0 (far) and b_0. Not b_0 but c_0 takes the place of a_0."""
+    fed, _, rollbacks = run_fake(far={0}, num_beams=2, max_rollbacks=1)
+    assert fed[:3] == [[6], [0, 2], [4]]
+    assert sum(rollbacks) >= 1
+
+
+def test_a_path_without_another_code_keeps_its_own():
+    sets = ItemSets.from_token_ids(np.array([[0, 2, 4]]))
+    fake = Fake(CONSTANT, category_table({0, 2, 4}))
+    found = CrssSearch(fake, one_history(), sets, 1, reflection=Reflection(0.06, 1, 9)).run()
+    # All three codes are tried as the first and the third is kept; the others do not jump from it.
+    assert fake.fed == [[6], [0], [2], [4], [0]]
+    assert (found.leaves.tolist(), found.rollbacks.tolist()) == ([[0]], [[2]])

@@ -1,0 +1,193 @@
+"""One ReaRec run per value of one setting, compared on the validation split (arXiv 2503.22675, Figure 6).
+
+hf-genrec sweep --config rearec/beauty --key temperature --values 0.05,0.1,0.5,1
+hf-genrec sweep --config rearec/beauty --key temperature_scale --values 1,1.2,1.5,2,5,10
+hf-genrec sweep --config rearec/beauty --reasoning erl --key kl_weight --values 0.001,0.005,0.01,0.05,0.1
+
+The data are prepared once, in the configuration's `output_dir`; the runs stand beside it, `<output_dir>-<key>-<value>`.
+A sweep that was interrupted goes on where it stood, and more values may be added. The test split is not read.
+"""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from hf_genrec.data.prepared import REPORT_FILE, PreparedData
+from hf_genrec.evaluation.report import _markdown
+from hf_genrec.files import whole_file, write_json
+from hf_genrec.trainers import evaluate_run, prepare_data, train_rearec
+from hf_genrec.trainers.reasoning_run import record_header
+from hf_genrec.training.arguments import GenRecTrainingArguments
+from hf_genrec.training.config import RunConfig, parse_config
+from hf_genrec.training.rearec_arguments import ReaRecArguments
+
+logger = logging.getLogger(__name__)
+
+SETTINGS_FILE = "settings.json"
+SPLIT = "validation"
+
+
+def main(config: str | None, key: str, values: Sequence[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """
+    Train and evaluate what is not yet there; write `results/sweep-<key>.json` and `.png`; return the record.
+
+    Args:
+        config: path or shipped name, as for `hf-genrec train`.
+        key: an option of the model or of its training.
+        values: as they would be written behind `--<key>`.
+        overrides: further options for all runs.
+
+    Raises:
+        ValueError: for a key that a sweep cannot vary, a value that is refused, or a run that was made with other
+            settings.
+    """
+    swept = {field.name for cls in (ReaRecArguments, GenRecTrainingArguments) for field in fields(cls)}
+    if key not in swept - {"method", "output_dir", "resume_from_checkpoint"}:
+        raise ValueError(f"--key {key}: name an option of the model or of its training, such as temperature")
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"--values {','.join(values)}: give different values, separated by commas")
+    base = parse_config(config, list(overrides))
+    if not isinstance(base.model, ReaRecArguments):
+        raise ValueError(f"sweeps are for method: rearec, the configuration has method: {base.model.method}")
+    runs = {value: _configuration(config, key, value, overrides, base) for value in values}
+    if not (base.run.data / REPORT_FILE).is_file():
+        prepare_data.main(base)
+    prepared = PreparedData.load(base.run.data)
+    settings = {value: _settings(run, prepared) for value, run in runs.items()}
+    for value, run in runs.items():
+        _check_settings(run.run.path / SETTINGS_FILE, settings[value])
+    for value, run in runs.items():
+        _copy_data(base.run.data, run.run.data)
+        write_json(settings[value], run.run.path / SETTINGS_FILE)
+        if (run.run.results / f"{SPLIT}.json").is_file():
+            logger.info("%s is finished", run.run.path)
+            continue
+        logger.info("%s: %s = %s", run.run.path, key, value)
+        folder = run.run.path  # the training moves `output_dir` to its checkpoints
+        train_rearec.main(run)
+        evaluate_run.main(str(folder), SPLIT)
+
+    lines = [_line(value, Path(f"{base.run.path}-{key}-{value}")) for value in values]
+    best = max(lines, key=lambda line: line["ndcg@10"]["value"])
+    record = record_header(Path(best["run"]) / "model", prepared) | {
+        "split": SPLIT,
+        "key": key,
+        "best": best["value"],
+        "values": lines,
+    }
+    path = base.run.results / f"sweep-{key}.json"
+    write_json(record, path)
+    draw(record, path.with_suffix(".png"))
+    logger.info("%s\n\nall figures in %s", render(record), path)
+    return record
+
+
+def _configuration(config: str | None, key: str, value: str, overrides: Sequence[str], base: RunConfig) -> RunConfig:
+    own = ["--output_dir", f"{base.run.path}-{key}-{value}", "--resume_from_checkpoint", "last"]
+    return parse_config(config, [*overrides, *own, f"--{key}", value])
+
+
+def _settings(run: RunConfig, prepared: PreparedData) -> dict[str, Any]:
+    """What a run is made with, to tell whether one that is there is the one asked for."""
+    return {
+        "prepared": prepared.report,
+        "max_history": run.data.max_history,
+        "text": asdict(run.tokenizer),
+        "model": asdict(run.model),
+        "training": run.training.to_dict(),
+    }
+
+
+def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+    if not path.is_file():
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    wanted = json.loads(json.dumps(settings))
+    for group in wanted:
+        if found.get(group) != wanted[group]:
+            differ = wanted[group]
+            if isinstance(differ, dict):
+                others = found.get(group) or {}
+                differ = ", ".join(name for name in differ if differ[name] != others.get(name))
+            raise ValueError(
+                f"{path.parent} was made with other settings ({group}: {differ}): delete it, or use another output_dir"
+            )
+
+
+def _copy_data(source: Path, target: Path) -> None:
+    if target.is_dir():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".data.", dir=target.parent))
+    try:
+        shutil.copytree(source, temporary, dirs_exist_ok=True)
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _line(value: str, folder: Path) -> dict[str, Any]:
+    """A finished run's figures on the validation split, and what its training took."""
+    metrics = json.loads((folder / "results" / f"{SPLIT}.json").read_text(encoding="utf-8"))["ReaRec"]["metrics"]
+    training = json.loads((folder / "results" / "training.json").read_text(encoding="utf-8"))
+    return {
+        "value": value,
+        "run": str(folder),
+        "ndcg@10": metrics["ndcg@10"],
+        "recall@10": metrics["recall@10"],
+        "epochs": training["epochs"],
+        "best_step": training["best_step"],
+        "cpu_seconds": training["cpu_seconds"],
+    }
+
+
+def render(record: dict[str, Any]) -> str:
+    """A table with a row per value."""
+    rows = [[record["key"], "NDCG@10", "95 %", "Recall@10", "95 %", "epochs", "CPU minutes", ""]]
+    for line in record["values"]:
+        cells = [line["value"]]
+        for name in ("ndcg@10", "recall@10"):
+            metric = line[name]
+            cells += [f"{metric['value']:.4f}", f"{metric['low']:.4f}-{metric['high']:.4f}"]
+        best = "best" if line["value"] == record["best"] else ""
+        rows.append([*cells, f"{line['epochs']:.0f}", f"{line['cpu_seconds'] / 60:.1f}", best])
+    return f"{record['split']} split\n\n{_markdown(rows)}"
+
+
+def draw(record: dict[str, Any], path: Path) -> None:
+    """A PNG: NDCG@10 and Recall@10 by value, with their intervals."""
+    from matplotlib.figure import Figure  # a Figure of one's own draws with Agg and touches no global state
+
+    figure = Figure(figsize=(9.6, 3.6), layout="constrained")
+    figure.suptitle(f"{record['key']}, {record['split']} split", fontsize=12)
+    names = [line["value"] for line in record["values"]]
+    try:
+        places = [float(name) for name in names]
+    except ValueError:
+        places = list(map(float, range(len(names))))
+    spread = min(places) > 0 and max(places) / min(places) >= 8
+    for axis, name, title, color in zip(
+        figure.subplots(1, 2),
+        ("ndcg@10", "recall@10"),
+        ("NDCG@10", "Recall@10"),
+        ("tab:blue", "tab:orange"),
+        strict=True,
+    ):
+        points = sorted(zip(places, [line[name] for line in record["values"]], strict=True), key=lambda point: point[0])
+        x, metrics = zip(*points, strict=True)
+        axis.plot(x, [metric["value"] for metric in metrics], marker="o", color=color)
+        bounds = ([metric[side] for metric in metrics] for side in ("low", "high"))
+        axis.fill_between(x, *bounds, color=color, alpha=0.15, label="95 % interval")
+        axis.set(xscale="log" if spread else "linear", xlabel=record["key"], ylabel=title)
+        axis.set_xticks(places, names)
+        axis.minorticks_off()
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False, fontsize=9)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")

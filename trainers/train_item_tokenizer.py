@@ -1,0 +1,52 @@
+"""Train an item tokenizer (RQ-VAE or MPQ) and make the catalogue's semantic IDs, in the run folder's `semantic_ids/`.
+
+hf-genrec tokenize --config care/ml-100k --item_tokenizer rq_vae
+torchrun --standalone --nproc_per_node 2 -m hf_genrec.trainers.train_item_tokenizer --config care/ml-100k \
+    --item_tokenizer mpq
+"""
+
+import logging
+import sys
+
+import torch.distributed
+from accelerate import PartialState
+
+from hf_genrec.data.prepared import PreparedData
+from hf_genrec.semantic_ids.build import assign_semantic_ids, item_parts, save_semantic_ids
+from hf_genrec.training.config import RunConfig, parse_command_line
+from hf_genrec.training.item_tokenizer import train_item_tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+def main(config: RunConfig) -> None:
+    """Load, build, train, save."""
+    run, arguments = config.run, config.tokenizer
+    if arguments.item_tokenizer == "residual_kmeans":
+        raise ValueError(
+            "item_tokenizer: residual_kmeans is not trained: use `hf-genrec tokenize`, or set rq_vae or mpq"
+        )
+    prepared = PreparedData.load(run.data)
+    process = PartialState(cpu=config.training.use_cpu)
+    with process.main_process_first():  # which embeds the texts; the others read them from the cache
+        parts = item_parts(prepared.items, prepared.train_sequences(), arguments)
+    tokenizer, record = train_item_tokenizer(
+        parts, arguments, use_cpu=config.training.use_cpu, disable_tqdm=config.training.disable_tqdm
+    )
+    if process.is_main_process:
+        semantic_ids, health = assign_semantic_ids(prepared.items, parts, tokenizer, arguments)
+        save_semantic_ids(run.semantic_ids, semantic_ids, health | {"training": record}, tokenizer)
+        logger.info(
+            "%s trained in %.0f CPU seconds; codes put to use: %d meanwhile, %d afterwards",
+            arguments.item_tokenizer,
+            record["cpu_seconds"],
+            record["revived_codes"],
+            record["filled_codes"],
+        )
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(parse_command_line(sys.argv[1:]))
