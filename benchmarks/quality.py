@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 DATA_SETS = {"amazon2014_beauty": "beauty", "amazon2014_toys": "toys", "yelp2019": "yelp"}  # what configs/ calls them
 PROGRAMS = {"care": train_care, "rearec": train_rearec}
-EVALUATIONS, EVAL_USERS = 8, 2000  # during a training
+EVALUATIONS, EVAL_USERS = 6, 5000  # during a training
 # A method begins with the folder of its configurations.
 METHODS: dict[str, dict[str, Any]] = {
     "care": {},
@@ -45,12 +45,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "care-extra-code": {"collisions": "extra_code"},
     "care-centroids": {"code_embeddings": "centroids"},
     "care-dropout": {"hidden_dropout": 0.1, "attention_dropout": 0.1},
+    "care-dropout-3": {"hidden_dropout": 0.3, "attention_dropout": 0.3},
     "care-smoothing": {"label_smoothing": 0.1},
     "care-hidden-64": {"hidden_size": 64, "intermediate_size": 128},
     "care-hidden-256": {"hidden_size": 256, "intermediate_size": 512},
     "care-4-layers": {"num_hidden_layers": 4},
     "care-history-20": {"max_history": 20},
-    "care-bf16": {"bf16": True},
+    "care-bf16": {"bf16": True, "use_cpu": True},
     "rearec-none": {"reasoning": "none"},
     "rearec-naive": {"reasoning": "naive"},
     "rearec-rpe": {"reasoning": "rpe"},
@@ -135,7 +136,11 @@ def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: floa
     for split in ("validation", "test"):
         start = time.process_time()
         evaluate_run.main(str(run.path), split=split)
-        record[split] = json.loads((run.results / f"{split}.json").read_text(encoding="utf-8"))
+        systems = json.loads((run.results / f"{split}.json").read_text(encoding="utf-8"))
+        here = ("command", "data_set")  # of the run; the cell's own stand above, without this machine's folders
+        record[split] = {
+            name: {key: value for key, value in system.items() if key not in here} for name, system in systems.items()
+        }
         record[f"{split}_cpu_seconds"] = time.process_time() - start
     write_json(record, result)
     logger.info("%s", table())
