@@ -1,4 +1,4 @@
-"""What post-training does to accuracy: cells of `configs/grpo/ml-100k.yaml` with a field or two changed, on one run.
+"""What post-training does to accuracy: cells that differ in a field or two, from one trained run of CARE.
 
     export OMP_NUM_THREADS=1
     python -m benchmarks.grpo_quality --run runs/care-ml-100k --cells default beta-0.1
@@ -29,6 +29,11 @@ from hf_genrec.hub import load_model
 from hf_genrec.trainers import train_grpo
 from hf_genrec.training.config import RunFolder, parse_grpo_config
 
+# What the cells change; not the shipped configuration, whose learning rate was chosen by them.
+BASE = {
+    "rewards": "hit prefix", "reward_weights": "1.0 1.0", "horizon": 1, "num_generations": 16, "temperature": 1.0,
+    "beta": 0.01, "per_device_train_batch_size": 512, "learning_rate": 1e-4,
+}  # fmt: skip
 CELLS: dict[str, dict[str, Any]] = {
     "default": {},
     "hit-only": {"rewards": "hit", "reward_weights": 1.0},
@@ -50,7 +55,7 @@ CELLS: dict[str, dict[str, Any]] = {
     "lora": {"lora_r": 8, "learning_rate": 1e-3},
     "bf16": {"layer_precision": "bf16"},
     "fp8": {"layer_precision": "fp8"},
-    "adaptive": {"layer_precision": "adaptive"},
+    "adaptive": {"layer_precision": "adaptive", "layer_precision_steps": 25},
 }
 PLACE = RESULTS / "grpo_quality"
 
@@ -82,7 +87,7 @@ def run_cell(cell: str, options: argparse.Namespace) -> dict[str, Any]:
         "eval_steps": max(options.steps // 4, 1), "save_steps": max(options.steps // 4, 1),
         "logging_steps": max(options.steps // 40, 1),
         "eval_on_start": False, "report_to": "none", "disable_tqdm": True, "resume_from_checkpoint": "last",
-    } | CELLS[cell]  # fmt: skip
+    } | BASE | CELLS[cell]  # fmt: skip
     overrides = [part for name, value in changes.items() for part in (f"--{name}", *str(value).split())]
     train_grpo.main(parse_grpo_config("grpo/ml-100k", overrides))
 
@@ -110,7 +115,7 @@ def run_cell(cell: str, options: argparse.Namespace) -> dict[str, Any]:
         "cell": cell,
         "steps": options.steps,
         "seed": options.seed,
-        "settings": {name: str(value) for name, value in CELLS[cell].items()},
+        "settings": {name: str(value) for name, value in (BASE | CELLS[cell]).items()},
         "cpu_seconds_per_step": float(np.median(training_cost(log))),
         "start": {name: float(np.mean([line[name] for line in lines[:tenth] if name in line] or [0])) for name in kept},
         "end": {name: float(np.mean([line[name] for line in lines[-tenth:] if name in line] or [0])) for name in kept},

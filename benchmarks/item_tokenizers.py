@@ -38,6 +38,11 @@ CASES: dict[str, dict[str, Any]] = {
     "residual k-means, 3 x 256": {"item_tokenizer": "residual_kmeans"},
     "residual k-means, 4 x 256": {"item_tokenizer": "residual_kmeans", "codebook_sizes": [256] * 4},
     "residual k-means, 3 x 256, whole": {"item_tokenizer": "residual_kmeans", "projection_dim": None},
+    "residual k-means, 4 x 256, whole": {
+        "item_tokenizer": "residual_kmeans",
+        "codebook_sizes": [256] * 4,
+        "projection_dim": None,
+    },
     "RQ-VAE, 4 x 256": {"item_tokenizer": "rq_vae"},
     "MPQ, 2 x 300": {"item_tokenizer": "mpq", "codebook_sizes": [300] * 2},
     "MPQ, 4 x 300": {"item_tokenizer": "mpq", "codebook_sizes": [300] * 4},

@@ -6,6 +6,7 @@ python -m hf_genrec.trainers.train_grpo --config grpo/ml-100k --resume_from_chec
 torchrun --standalone --nproc_per_node 2 -m hf_genrec.trainers.train_grpo --config grpo/ml-100k
 """
 
+import logging
 import os
 import shutil
 import sys
@@ -23,6 +24,8 @@ from hf_genrec.training.grpo_arguments import GRPOArguments
 from hf_genrec.training.grpo_trainer import GenRecGRPOTrainer
 from hf_genrec.training.set_grpo_trainer import SetGRPOTrainer
 from hf_genrec.training.trainer import subsample
+
+logger = logging.getLogger(__name__)
 
 
 def main(arguments: GRPOArguments) -> None:
@@ -58,6 +61,23 @@ def main(arguments: GRPOArguments) -> None:
     if arguments.layer_precision is not None:
         trainer.add_callback(layer_precision(arguments, model, prompts))
     train_and_save(trainer, run, resume, model_folder / "item_tokenizer")
+    if trainer.is_world_process_zero():
+        _warn_of_a_loss(trainer, source)
+
+
+def _warn_of_a_loss(trainer: GenRecGRPOTrainer, source: RunFolder) -> None:
+    """More reward is not a better list: say so if no checkpoint ranks the validation users' items as well as before."""
+    before = [
+        line["eval_ndcg@10"] for line in trainer.state.log_history if line.get("step") == 0 and "eval_ndcg@10" in line
+    ]
+    best = trainer.state.best_metric
+    if before and best is not None and best < before[0]:
+        logger.warning(
+            "no checkpoint is as good as the model it started from: validation NDCG@10 %.4f, before %.4f; keep %s",
+            best,
+            before[0],
+            source.path,
+        )
 
 
 def _copy_whole(source: Path, target: Path) -> None:

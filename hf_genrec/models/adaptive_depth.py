@@ -20,14 +20,14 @@ import torch
 from torch import nn
 
 from .configuration_rearec import ReaRecConfig
-from .item_recommender import MAX_SCORES
 from .rearec_layers import LayerCache, real_items
 from .rearec_losses import prediction_state
 
-# One user's numbers in different batches differ by rounding: in trained models by less than a tenth of this, be it
-# relative or absolute.
+# One user's numbers in different batches differ by float32 rounding: in trained models by less than a tenth of this, be
+# it relative or absolute.
 CLOSE = 1e-4
 HISTORY_GROUPS = 4  # of users by the length of their history, in the table of "confidence"
+CHUNK_SCORES = 2**19  # held at once: 2 MB, which stay in a processor's cache between the passes over them
 
 
 @dataclass
@@ -36,22 +36,55 @@ class Evidence:
 
     states: torch.Tensor  # (n, k + 1, d), r_0..r_k
     lengths: torch.Tensor  # (n,), items of the history that were read
-    log_probs: Any = None  # (n, N), log y_k, for rules with `reads_scores`
-    log_probs_before: Any = None  # (n, N), log y_{k-1}, where there was such a step
+    prediction: torch.Tensor  # (n, d), of depth k, divided by the temperature
+    items: torch.Tensor  # (N, d)
+    memory: torch.Tensor | None  # (n, m), what the rule kept of step k - 1
 
     @property
     def step(self) -> int:
         return self.states.shape[1] - 1
 
 
-def divergence(log_probs: torch.Tensor, log_probs_before: torch.Tensor) -> torch.Tensor:
-    """KL(y_k || y_{k-1}) in nats, (n,), at least 0; both arguments are (n, N)."""
-    return (log_probs.exp() * (log_probs - log_probs_before)).sum(-1).clamp(min=0)
+def survey(
+    predictions: torch.Tensor, items: torch.Tensor, with_mean: bool = True
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """
+    The distribution y = softmax(predictions items^T) in short, a few users' scores at a time.
+
+    Args:
+        predictions: (n, d), divided by the temperature.
+        items: (N, d).
+        with_mean: whether the mean item is asked for; it costs a second product with all items.
+
+    Returns:
+        log of the normaliser (n,), minus the log of the largest probability (n,), and the mean item under y (n, d),
+        which is empty where it is not asked for.
+    """
+    parts = []
+    for chunk in predictions.split(max(1, CHUNK_SCORES // len(items))):
+        scores = chunk @ items.T
+        largest = scores.amax(-1, keepdim=True)
+        shares = scores.sub_(largest).exp_()
+        total = shares.sum(-1, keepdim=True)
+        mean = shares @ items / total if with_mean else chunk[:, :0]
+        parts.append(((largest + total.log())[:, 0], total.log()[:, 0], mean))
+    log_normalisers, doubts, means = (torch.cat(part) for part in zip(*parts, strict=True))
+    return log_normalisers, doubts, means
 
 
-def doubt(log_probs: torch.Tensor) -> torch.Tensor:
-    """Minus the log of the largest probability, (n,) from (n, N): 0 where all of it is on one item."""
-    return -log_probs.amax(-1)
+def divergence(
+    prediction: torch.Tensor, log_normaliser: torch.Tensor, mean: torch.Tensor, memory: torch.Tensor
+) -> torch.Tensor:
+    """
+    KL(y_k || y_{k-1}) in nats, (n,), at least 0. The mean under y_k of a difference of two scores is the product of the
+    predictions' difference with the mean item, so y_{k-1} is not computed again.
+
+    Args:
+        prediction, log_normaliser, mean: (n, d), (n,), (n, d), of depth k by [`survey`].
+        memory: (n, d + 1), prediction and log normaliser of depth k - 1.
+    """
+    change = ((prediction - memory[:, :-1]) * mean).sum(-1)
+    return (change - log_normaliser + memory[:, -1]).clamp(min=0)
 
 
 def halting_features(states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -64,18 +97,19 @@ def halting_features(states: torch.Tensor, lengths: torch.Tensor) -> torch.Tenso
 class KlRule(nn.Module):
     """How much the newest step has changed the distribution over the items."""
 
-    reads_scores = True
-
-    def forward(self, evidence: Evidence) -> torch.Tensor:
-        if evidence.log_probs_before is None:
-            return evidence.states.new_full((len(evidence.states),), torch.inf)
-        return divergence(evidence.log_probs, evidence.log_probs_before)
+    def forward(self, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """A number per user (n,), and what to keep of them for the next step."""
+        prediction, memory = evidence.prediction, evidence.memory
+        log_normaliser, _, mean = survey(prediction, evidence.items, with_mean=memory is not None)
+        kept = torch.cat([prediction, log_normaliser.unsqueeze(-1)], -1)
+        if memory is None:
+            return torch.full_like(log_normaliser, torch.inf), kept
+        return divergence(prediction, log_normaliser, mean, memory), kept
 
 
 class HaltingRule(nn.Module):
     """A linear function of the newest states per step; positive where going on has helped such users."""
 
-    reads_scores = False
     weight: torch.Tensor
     bias: torch.Tensor
 
@@ -84,15 +118,15 @@ class HaltingRule(nn.Module):
         self.register_buffer("weight", torch.zeros(config.steps, 2 * config.hidden_size + 1))
         self.register_buffer("bias", torch.zeros(config.steps))
 
-    def forward(self, evidence: Evidence) -> torch.Tensor:
+    def forward(self, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """A number per user (n,); nothing is kept."""
         features = halting_features(evidence.states, evidence.lengths)
-        return features @ self.weight[evidence.step] + self.bias[evidence.step]
+        return features @ self.weight[evidence.step] + self.bias[evidence.step], None
 
 
 class ConfidenceRule(nn.Module):
-    """[`doubt`] above what the table allows after this step to users with histories of this length."""
+    """Minus the log of the largest probability, above what is allowed after this step to histories of this length."""
 
-    reads_scores = True
     longest: torch.Tensor
     allowed: torch.Tensor
 
@@ -102,9 +136,11 @@ class ConfidenceRule(nn.Module):
         self.register_buffer("longest", torch.zeros(HISTORY_GROUPS - 1, dtype=torch.int64))
         self.register_buffer("allowed", torch.zeros(config.steps, HISTORY_GROUPS))
 
-    def forward(self, evidence: Evidence) -> torch.Tensor:
+    def forward(self, evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """A number per user (n,); nothing is kept."""
+        _, doubt, _ = survey(evidence.prediction, evidence.items, with_mean=False)
         group = torch.bucketize(evidence.lengths, self.longest)
-        return doubt(evidence.log_probs) - self.allowed[evidence.step, group]
+        return doubt - self.allowed[evidence.step, group], None
 
 
 def build_depth_rule(config: ReaRecConfig) -> nn.Module | None:
@@ -132,17 +168,7 @@ def adaptive_predictions(
         predictions (B, d), not divided by the temperature, and depths (B,) int64.
     """
     real = real_items(input_ids, attention_mask, body.config.num_items)
-    users = max(1, MAX_SCORES // body.config.num_items) if rule.reads_scores else max(1, len(input_ids))
-    predictions, depths, close = (
-        torch.cat(parts)
-        for parts in zip(
-            *(
-                _go(body, rule, *chunk, item_table)
-                for chunk in zip(input_ids.split(users), real.split(users), strict=True)
-            ),
-            strict=True,
-        )
-    )
+    predictions, depths, close = _go(body, rule, input_ids, real, item_table)
     for row in close.nonzero()[:, 0].tolist():
         alone = input_ids[row][real[row]] if real[row].any() else input_ids.new_tensor([body.config.num_items])
         is_item = (alone != body.config.num_items).unsqueeze(0)
@@ -160,16 +186,13 @@ def _go(body: Any, rule: Any, input_ids: torch.Tensor, real: torch.Tensor, item_
     depths = torch.zeros(len(hidden), dtype=torch.int64, device=hidden.device)
     close = torch.zeros_like(depths, dtype=torch.bool)
     going = torch.arange(len(hidden), device=hidden.device)
-    states, lengths, log_probs = hidden, real.sum(-1), None
+    states, lengths, memory = hidden, real.sum(-1), None
     for step in range(config.steps + 1):
         prediction = prediction_state(states, config.reasoning)
         stop = torch.ones_like(going, dtype=torch.bool)
         if step < config.steps:
-            before = log_probs
-            log_probs = None
-            if rule.reads_scores:
-                log_probs = (prediction / config.temperature @ items.T).float().log_softmax(-1)
-            value = rule(Evidence(states, lengths, log_probs, before)).to(threshold.dtype)
+            evidence = Evidence(states, lengths, prediction / config.temperature, items, memory)
+            value, memory = rule(evidence)
             stop = value < threshold
             close[going] |= torch.isclose(value, threshold, CLOSE, CLOSE)
         predictions[going[stop]], depths[going[stop]] = prediction[stop], step
@@ -178,7 +201,7 @@ def _go(body: Any, rule: Any, input_ids: torch.Tensor, real: torch.Tensor, item_
         if stop.any():
             kept = (~stop).nonzero()[:, 0]
             going, states, lengths, mask = going[kept], states[kept], lengths[kept], mask[kept]
-            log_probs = None if log_probs is None else log_probs[kept]
+            memory = None if memory is None else memory[kept]
             caches = [_rows(cache, kept) for cache in caches]
         hidden, caches = body.reason(body.fed(states[:, -1:], step), caches, mask)
         states = torch.cat([states, hidden], 1)

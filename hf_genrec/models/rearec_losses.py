@@ -11,6 +11,7 @@ from .configuration_rearec import ReaRecConfig
 IMPOSSIBLE = -1e10  # logit of a class that does not count; finite, so that its share in a divergence is 0 and not NaN
 # Logits of all classes that are held at once: on a processor 8 MB, which its cache holds.
 LOGITS_AT_ONCE, LOGITS_AT_ONCE_ON_GPU = 2**21, 2**26
+LEAST_STATES = 64  # products of a large table with fewer of them at once take twice as long
 
 
 def prediction_state(states: torch.Tensor, reasoning: str) -> torch.Tensor:
@@ -208,7 +209,7 @@ class _OverAllClasses(torch.autograd.Function):
         # Where rows of logits begin at multiples of 64 bytes, the product writes them twice as fast.
         width = -(-classes // 16) * 16
         limit = LOGITS_AT_ONCE if states.device.type == "cpu" else LOGITS_AT_ONCE_ON_GPU
-        at_once = max(1, min(limit // (num_states * width), num_targets))
+        at_once = max(1, min(max(limit // width, LEAST_STATES) // num_states, num_targets))
         scratch = states.new_empty(at_once, num_states, width)
         of_states, of_table = states.new_empty(states.shape), torch.zeros_like(table)
         values = states.new_empty(num_targets, num_states if kl_weight is None else 2)

@@ -62,7 +62,7 @@ class GRPOArguments(GRPOConfig):
     )
     layer_precision_steps: int = field(default=50, metadata={"help": "adaptive: steps from one decision to the next"})
     layer_precision_budget: float = field(
-        default=1e-3, metadata={"help": "adaptive: the most that the estimated loss may grow, in nats per code"}
+        default=1e-4, metadata={"help": "adaptive: the most that the estimated loss may grow, in nats per code"}
     )
     eval_users: int | None = field(
         default=None, metadata={"help": "validation users, drawn once, that choose the best checkpoint; null takes all"}
@@ -81,7 +81,7 @@ class GRPOArguments(GRPOConfig):
     beta: float = field(default=0.01, metadata={"help": "weight of the divergence from the model it starts from"})
     epsilon: float = field(default=0.15, metadata={"help": "clipping of the probability ratios"})
     loss_type: str = field(default="grpo", metadata={"help": "TRL's name of the loss; all answers have equal lengths"})
-    learning_rate: float = field(default=1e-4, metadata={"help": "peak learning rate"})
+    learning_rate: float = field(default=3e-5, metadata={"help": "peak learning rate"})
     lr_scheduler_type: str = field(default="constant_with_warmup", metadata={"help": "schedule of the learning rate"})
     warmup_steps: float = field(
         default=10, metadata={"help": "steps, or below 1 the share of all steps, of rising rate"}

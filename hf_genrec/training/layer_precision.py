@@ -109,7 +109,7 @@ def loss_increase(trace: float, weight: torch.Tensor) -> dict[str, float]:
     return {name: 0.5 * curvature * (values - weight).square().sum().item() for name, values in rounded.items()}
 
 
-def time_shares(loss: Callable[[], torch.Tensor], layers: dict[str, nn.Linear], repeats: int = 3) -> dict[str, float]:
+def time_shares(loss: Callable[[], torch.Tensor], layers: dict[str, nn.Linear], repeats: int = 5) -> dict[str, float]:
     """
     Share of a forward pass that each layer takes, the median of some passes.
 
@@ -214,7 +214,7 @@ class LayerPrecisionCallback(TrainerCallback):
         mode: str,
         loss: Callable[[nn.Module], torch.Tensor] | None = None,
         every: int = 50,
-        budget: float = 1e-3,
+        budget: float = 1e-4,
         samples: int = 8,
         seed: int = 0,
     ):

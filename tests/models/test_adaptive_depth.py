@@ -107,10 +107,24 @@ def test_the_ends_of_the_kl_rule(reasoning, steps):
     assert np.array_equal(model.recommend_rows(HISTORIES, k=ITEMS)[0], earliest)
 
 
-def test_a_step_that_changes_nothing_does_not_stop_at_threshold_0():
-    """Rounding must not make a divergence of 0 negative."""
-    log_p = torch.randn(500, ITEMS).log_softmax(-1)
-    assert adaptive_depth.divergence(log_p, log_p + 1e-7 * torch.randn_like(log_p)).min() >= 0
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_the_survey_of_a_distribution(rows, monkeypatch):
+    """Against the distribution itself; a step that changes nothing has a divergence of 0 and not less."""
+    monkeypatch.setattr(adaptive_depth, "CHUNK_SCORES", rows * ITEMS)
+    torch.manual_seed(0)
+    first, second, items = torch.randn(50, 8) * 3, torch.randn(50, 8) * 3, torch.randn(ITEMS, 8)
+    log_p, log_q = ((predictions @ items.T).log_softmax(-1) for predictions in (second, first))
+    before, _, _ = adaptive_depth.survey(first, items)
+    log_normaliser, doubt, mean = adaptive_depth.survey(second, items)
+    torch.testing.assert_close(log_normaliser, (second @ items.T).logsumexp(-1))
+    torch.testing.assert_close(doubt, -log_p.amax(-1), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(mean, log_p.exp() @ items)
+    memory = torch.cat([first, before[:, None]], 1)
+    found = adaptive_depth.divergence(second, log_normaliser, mean, memory)
+    torch.testing.assert_close(found, (log_p.exp() * (log_p - log_q)).sum(-1), rtol=1e-4, atol=1e-4)
+    same = torch.cat([second * (1 + 1e-7), log_normaliser[:, None]], 1)
+    assert adaptive_depth.divergence(second, log_normaliser, mean, same).min() == 0
+    assert adaptive_depth.survey(second, items, with_mean=False)[2].shape == (50, 0)
 
 
 @pytest.mark.parametrize("rule", ["kl", "halting", "confidence"])
@@ -124,9 +138,9 @@ def test_the_depth_does_not_depend_on_the_batch(rule):
     original = type(model.depth).forward
 
     def record(self, evidence):
-        numbers = original(self, evidence)
+        numbers, kept = original(self, evidence)
         seen.extend(numbers[torch.isfinite(numbers)].tolist())
-        return numbers
+        return numbers, kept
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(model.depth), "forward", record)
@@ -154,19 +168,27 @@ def test_who_has_stopped_costs_no_further_steps():
     assert [tuple(shape) for shape in rows[1 : 1 + len(steps)]] == [(count, 1) for count in steps]
 
 
-def test_scores_are_held_of_few_users_at_a_time(monkeypatch):
-    model = tiny_rearec("erl", 3)
-    model.set_depth_rule("kl", 0.1)
+@pytest.mark.parametrize("rule", ["kl", "confidence"])
+def test_scores_are_held_of_few_users_at_a_time(rule, monkeypatch):
+    model = tiny_rearec("erl", 3, num_items=3000)
+    model.set_depth_rule(rule, 0.1, **weights_of(rule, 3))
     vectors, depths = adaptive(model, HISTORIES)
-    monkeypatch.setattr(adaptive_depth, "MAX_SCORES", 5 * ITEMS)
-    shapes = []
-    original = adaptive_depth.divergence
-    monkeypatch.setattr(
-        adaptive_depth, "divergence", lambda log_p, before: shapes.append(tuple(log_p.shape)) or original(log_p, before)
-    )
-    again, depths_again = adaptive(model, HISTORIES)
-    assert max(shapes) == (5, ITEMS)
-    assert depths_again == depths
+    monkeypatch.setattr(adaptive_depth, "CHUNK_SCORES", 2 * 3000)
+    largest = 0
+
+    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and function is not torch.ops.aten.t.default:
+                largest = max(largest, result.numel())
+            return result
+
+    inputs, table = inputs_of(model, HISTORIES), model.item_vectors().detach()
+    with torch.no_grad(), Sizes():
+        again, depths_again = model.adaptive_vectors(**inputs, item_vectors=table)
+    assert largest <= table.numel()  # the item table itself, not 16 users x 3000 scores
+    assert depths_again.tolist() == depths
     torch.testing.assert_close(again, vectors, rtol=1e-5, atol=1e-5)
 
 

@@ -54,6 +54,7 @@ def test_values_and_gradients_are_those_of_autograd(num_targets, num_states, cla
     kl_weight = KL_WEIGHT if ensemble and num_states > 1 else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rearec_losses, "LOGITS_AT_ONCE", at_once)
+        patch.setattr(rearec_losses, "LEAST_STATES", 1)
         total, values = over_all_classes(*inputs, kl_weight)
     expected_total, expected = plain(*inputs, kl_weight)
     close = {"rtol": 1e-10, "atol": 1e-10}
@@ -116,6 +117,7 @@ def test_without_gradients_there_is_no_product_for_them():
 def test_memory_does_not_grow_with_targets_times_classes(reasoning, monkeypatch):
     """No array of a step is larger than the states, the table or the logits of a chunk; RCL's are targets x targets."""
     monkeypatch.setattr(rearec_losses, "LOGITS_AT_ONCE", 3000)
+    monkeypatch.setattr(rearec_losses, "LEAST_STATES", 1)
     states, table, targets = drawn(300, 3, 200)
     noised = torch.randn_like(states, requires_grad=True) if reasoning == "prl" else None
     largest = 0

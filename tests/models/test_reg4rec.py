@@ -11,7 +11,6 @@ from tiny_reg4rec import CATEGORIES, log_probs_after, make_reg4rec, make_set_pro
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoProcessor
 
-from hf_genrec.hub import recommend_as_stranger
 from hf_genrec.models.modeling_reg4rec import Reg4RecConfig, Reg4RecForConditionalGeneration, Reg4RecModel
 from hf_genrec.models.reg4rec_losses import teacher_path
 
@@ -137,7 +136,7 @@ def test_paths_of_one_history_share_its_encoding(model, inputs):
         model(**inputs, decoder_input_ids=paths[:7])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 29), max_size=6), min_size=1, max_size=4), st.randoms())
 def test_neither_padding_nor_the_order_of_an_items_codes_matters(histories, random):
     model = make_reg4rec(make_set_processor())
@@ -365,7 +364,7 @@ def test_scores_are_exact_and_depend_neither_on_k_nor_on_the_beam(model):
             assert scores == sorted(scores, reverse=True)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_excluding_and_restricting(data):
     """Different allowed items, k of them however few paths there are, or all in the order of their scores."""
@@ -494,14 +493,6 @@ def test_save_and_load(model, tmp_path):
     assert [type(thing).__name__ for thing in loaded] == names
     for name, tensor in model.model.state_dict().items():
         assert torch.equal(loaded[1].state_dict()[name], tensor), name
-
-
-def test_a_stranger_gets_the_same(model, tmp_path):
-    model.save_pretrained(tmp_path)
-    item_ids, scores = recommend_as_stranger(tmp_path, HISTORIES[0], k=6)
-    expected_ids, expected_scores = model.recommend(HISTORIES[0], k=6)
-    assert item_ids == expected_ids
-    assert scores == pytest.approx(expected_scores, abs=1e-5)
 
 
 def test_the_backbone_alone(inputs):

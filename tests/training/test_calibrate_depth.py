@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_rearec import tiny_rearec, tiny_split
+from tiny_rearec import ITEMS, tiny_rearec, tiny_split
 
 from hf_genrec.evaluation.metrics import ndcg_at_k, recall_at_k
 from hf_genrec.evaluation.reasoning import chosen_depths
@@ -33,8 +33,10 @@ def made_facts(users=600, steps=2, seed=0, **fields) -> DepthFacts:
     rng = np.random.default_rng(seed)
     divergence = rng.exponential(size=(users, steps)).astype(np.float32)
     divergence[:, 0] = np.inf
+    ndcg = fields.pop("ndcg", np.where(rng.random((users, steps + 1)) < 0.3, rng.random((users, steps + 1)), 0.0))
     values = {
-        "ndcg": np.where(rng.random((users, steps + 1)) < 0.3, rng.random((users, steps + 1)), 0.0),
+        "ndcg": ndcg,
+        "worth": ndcg,
         "recall": np.zeros((users, steps + 1)),
         "lengths": rng.integers(1, 20, users),
         "states": torch.from_numpy(rng.normal(size=(users, steps + 1, 4)).astype(np.float32)),
@@ -59,6 +61,8 @@ def test_facts_are_those_of_recommend_at_each_depth(reasoning):
         rows, _ = model.recommend_rows(split.histories, k=10)
         np.testing.assert_allclose(facts.ndcg[:, depth], ndcg_at_k(rows, split.targets, 10))
         np.testing.assert_allclose(facts.recall[:, depth], recall_at_k(rows, split.targets, 10))
+        rows, _ = model.recommend_rows(split.histories, k=ITEMS)
+        np.testing.assert_allclose(facts.worth[:, depth], ndcg_at_k(rows, split.targets, ITEMS))
         with torch.no_grad():
             log_y.append(model(**inputs).logits.log_softmax(-1).numpy())
     model.num_steps = None
@@ -83,8 +87,8 @@ def test_a_fitted_rule_decides_in_the_model_as_on_the_facts(rule, reasoning):
     rows, _ = model.recommend_rows(split.histories, k=10)
     np.testing.assert_allclose(at_depth(facts.ndcg, depths), ndcg_at_k(rows, split.targets, 10))
     # On the users it is fitted on it is as good as any fixed depth that it can be; halting's penalty holds it back.
-    fixed = facts.ndcg.mean(0)[{"kl": [1, 3], "confidence": [0, 1, 2, 3], "halting": []}[rule]]
-    assert (at_depth(facts.ndcg, depths).mean() >= fixed - 1e-12).all()
+    fixed = facts.worth.mean(0)[{"kl": [1, 3], "confidence": [0, 1, 2, 3], "halting": []}[rule]]
+    assert (at_depth(facts.worth, depths).mean() >= fixed - 1e-12).all()
 
 
 def test_depths_by_hand():
@@ -121,10 +125,10 @@ def test_the_kl_threshold_is_the_best_of_all():
     facts = made_facts(users=60, steps=3)
     fitted = fit_kl(facts)
     best = max(
-        at_depth(facts.ndcg, FittedRule("kl", threshold).depths(facts)).mean()
+        at_depth(facts.worth, FittedRule("kl", threshold).depths(facts)).mean()
         for threshold in [0.0, math.inf, *np.unique(facts.divergence[:, 1:]) + 1e-6]
     )
-    assert at_depth(facts.ndcg, fitted.depths(facts)).mean() == pytest.approx(best)
+    assert at_depth(facts.worth, fitted.depths(facts)).mean() == pytest.approx(best)
 
 
 def test_confidence_learns_a_limit_per_length():
@@ -132,7 +136,7 @@ def test_confidence_learns_a_limit_per_length():
     facts = made_facts(users=2000, steps=2)
     going_on_helps = (facts.doubt > 0.7) & (facts.lengths < 6)[:, None]
     depth = np.where(~going_on_helps[:, 0], 0, np.where(~going_on_helps[:, 1], 1, 2))
-    facts.ndcg = np.eye(3)[depth]
+    facts.worth = np.eye(3)[depth]
     fitted = fit_confidence(facts)
     np.testing.assert_array_equal(fitted.depths(facts), depth)
     assert fitted.weights["longest"].tolist() == np.quantile(facts.lengths, [0.25, 0.5, 0.75], method="lower").tolist()
@@ -147,7 +151,7 @@ def test_halting_learns_what_the_states_tell(steps):
     facts = made_facts(users=4000, steps=steps, seed=1)
     urge = facts.states[:, :-1, 0].numpy() > 0
     depth = np.where(urge.all(1), steps, urge.argmin(1))
-    facts.ndcg = np.eye(steps + 1)[depth]
+    facts.ndcg = facts.worth = np.eye(steps + 1)[depth]
     found = calibrate("halting", facts)
     assert (found.depths == depth).mean() > 0.9
     assert (found.fitted.depths(facts) == depth).mean() > 0.9
@@ -182,7 +186,7 @@ def test_a_user_has_no_part_in_the_rule_that_cross_validation_applies_to_it():
     before = {rule: cross_validate(rule, facts, PENALTIES[1]) for rule in DEPTH_RULES}
     for user in (0, 17):
         changed = made_facts(users=50)
-        changed.ndcg[user] = [5.0, -5.0, 9.0]
+        changed.worth[user] = [5.0, -5.0, 9.0]
         for rule in DEPTH_RULES:
             assert cross_validate(rule, changed, PENALTIES[1])[user] == before[rule][user]
 

@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from hf_genrec.semantic_ids.ids import SemanticIds
 from hf_genrec.trainers import evaluate_run, prepare_data, tokenize_items, train_care, train_grpo
 from hf_genrec.training.build_grpo import code_vectors, load_policy
 from hf_genrec.training.build_reg4rec import build_reg4rec, build_set_processor
-from hf_genrec.training.config import find_config, parse_config, parse_grpo_config, shipped_configs
+from hf_genrec.training.config import RunFolder, find_config, parse_config, parse_grpo_config, shipped_configs
 from hf_genrec.training.reg4rec_arguments import Reg4RecArguments
 
 OPTIONS = {
@@ -225,3 +227,19 @@ def test_two_processes_sample_groups_of_their_own(source):
     assert lines[0]["kl"] == pytest.approx(0, abs=1e-6)
     start = json.loads((source / "results/training.json").read_text())["best_validation_ndcg@10"]
     assert next(line["eval_ndcg@10"] for line in record["log"] if "eval_ndcg@10" in line) == pytest.approx(start)
+
+
+def test_a_loss_of_accuracy_is_said(caplog):
+    def warnings(*ndcgs: float, best: float | None) -> list[str]:
+        caplog.clear()
+        history: list[dict] = [{"step": step, "eval_ndcg@10": ndcg} for step, ndcg in enumerate(ndcgs)]
+        state = SimpleNamespace(log_history=[{"step": 0, "reward": 1.0}, *history], best_metric=best)
+        train_grpo._warn_of_a_loss(SimpleNamespace(state=state), RunFolder(Path("runs/source")))
+        return caplog.messages
+
+    assert warnings(0.3, 0.2, 0.1, best=0.2) == [
+        "no checkpoint is as good as the model it started from: validation NDCG@10 0.2000, before 0.3000; "
+        "keep runs/source"
+    ]
+    assert warnings(0.3, 0.4, best=0.4) == []
+    assert warnings(best=None) == []

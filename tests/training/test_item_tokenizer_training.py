@@ -184,6 +184,11 @@ def test_tokenize_ends_in_the_same_folder_for_every_item_tokenizer(own_data, mon
         assert {f"modeling_{name}", f"configuration_{name}"} <= code
         assert before is None or f"modeling_{before}" not in code
         before = name
+    codes_path = own_data / "published.tsv"
+    codes_path.write_text("".join(f"f{row:02d}\t<a_{row}> <b_0>\n" for row in range(24)))
+    run_command(monkeypatch, capsys, "tokenize", *shared, "--codes_path", codes_path)
+    assert not (folder / "item_tokenizer").exists()
+    assert SemanticIds.load(folder).codes.shape == (24, 2)
 
 
 @pytest.mark.slow  # four programs, each loading torch
