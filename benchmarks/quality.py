@@ -4,11 +4,17 @@
     python -m benchmarks.quality --data data/amazon2014_beauty --methods care care-dropout --plan   # on an idle machine
     python -m benchmarks.quality --data data/amazon2014_beauty --methods care care-dropout
     python -m benchmarks.quality --table
+    python -m benchmarks.quality --data data/amazon2014_beauty --seeds 1 2 3 --methods rearec-erl --against rearec-none
 
 A cell is one configuration of `configs/` with a few fields changed. Its epochs are planned so that training, with the
 evaluations that choose the checkpoint, takes the budget of CPU time on this machine; the plan is kept, so that a cell
-that was interrupted goes on to the same end. Finished cells are skipped. The checkpoint is chosen on a sample of the
-validation users; the result holds the whole validation and test splits, read once.
+that was interrupted goes on to the same end. Finished cells are skipped. The checkpoint is chosen on validation users;
+the result holds the whole validation and test splits, read once. ReaRec's evaluations are cheap: one an epoch, and a
+training ends before the budget when ten of them bring nothing. Its reasoning models are calibrated for adaptive depth,
+too.
+
+`--against` compares finished cells user by user: the mean over seeds of each user's figures, their difference and its
+95 % bootstrap interval over users.
 """
 
 import argparse
@@ -23,15 +29,17 @@ import torch
 import yaml
 
 from benchmarks.measure import RESULTS, environment
+from hf_genrec.evaluation.metrics import paired_bootstrap_difference
 from hf_genrec.files import write_json
-from hf_genrec.trainers import evaluate_run, prepare_data, tokenize_items, train_care, train_rearec
+from hf_genrec.trainers import calibrate_depth, evaluate_run, prepare_data, tokenize_items, train_care, train_rearec
 from hf_genrec.training.config import RunConfig, find_config, parse_config
+from hf_genrec.training.rearec_arguments import ReaRecArguments
 
 logger = logging.getLogger(__name__)
 
 DATA_SETS = {"amazon2014_beauty": "beauty", "amazon2014_toys": "toys", "yelp2019": "yelp"}  # what configs/ calls them
 PROGRAMS = {"care": train_care, "rearec": train_rearec}
-EVALUATIONS, EVAL_USERS = 6, 5000  # during a training
+EVALUATIONS, EVAL_USERS = 6, 5000  # during a training of a model that decodes
 # A method begins with the folder of its configurations.
 METHODS: dict[str, dict[str, Any]] = {
     "care": {},
@@ -57,6 +65,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "rearec-rpe": {"reasoning": "rpe"},
     "rearec-erl": {"reasoning": "erl"},
     "rearec-prl": {"reasoning": "prl"},
+    "rearec-erl-adapter": {"reasoning": "erl", "reasoning_adapter_size": 16},
+    "rearec-prl-adapter": {"reasoning": "prl", "reasoning_adapter_size": 16},
 }
 
 
@@ -68,6 +78,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30, help="CPU minutes of training")
     parser.add_argument("--work", type=Path, default=Path("runs/quality"), help="folder of the runs")
     parser.add_argument("--plan", action="store_true", help="only prepare the cells and plan their epochs")
+    parser.add_argument("--against", choices=METHODS, metavar="METHOD", help="compare finished cells and stop")
     parser.add_argument("--table", action="store_true", help="print the finished cells and stop")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -76,6 +87,9 @@ def main() -> None:
         return
     if options.data is None or options.data.name not in DATA_SETS:
         parser.error(f"--data: name a folder called {' or '.join(DATA_SETS)}")
+    if options.against is not None:
+        print(compare(options))
+        return
     for seed in options.seeds:
         for method in options.methods:
             config_file = plan_cell(method, options.data, seed, options.minutes, options.work)
@@ -85,15 +99,17 @@ def main() -> None:
 
 def plan_cell(method: str, data: Path, seed: int, minutes: float, work: Path) -> Path:
     """The configuration of a cell, in its run folder; its data, codes and number of epochs are made once."""
-    folder = work / f"{method}-{data.name}-seed{seed}-{minutes:g}min"
+    folder = work / cell_name(method, data, seed, minutes)
     config_file = folder / "config.yaml"
     if not config_file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         base = find_config(f"{method.split('-')[0]}/{DATA_SETS[data.name]}")
         fields = yaml.safe_load(base.read_text(encoding="utf-8")) | METHODS[method]
         fields |= {"source_path": str(data), "output_dir": str(folder), "seed": seed, "disable_tqdm": True}
-        fields |= {"eval_strategy": "steps", "save_strategy": "steps", "report_to": "none"}
-        fields |= {"eval_steps": 1 / EVALUATIONS, "save_steps": 1 / EVALUATIONS, "eval_users": EVAL_USERS}
+        fields |= {"report_to": "none"}
+        if method.startswith("care"):
+            fields |= {"eval_strategy": "steps", "save_strategy": "steps", "eval_users": EVAL_USERS}
+            fields |= {"eval_steps": 1 / EVALUATIONS, "save_steps": 1 / EVALUATIONS}
         if "codes_path" in fields:
             fields["codes_path"] = str(data / fields["codes_path"])
         config = parse_config(str(_write_yaml(fields, folder / "unplanned.yaml")))
@@ -135,13 +151,18 @@ def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: floa
     record["losses"] = [line["loss"] for line in training["log"] if "loss" in line]
     for split in ("validation", "test"):
         start = time.process_time()
-        evaluate_run.main(str(run.path), split=split)
+        results = evaluate_run.main(str(run.path), split=split)
+        np.savez(run.results / f"{split}-users.npz", **next(iter(results.values())).per_user)
         systems = json.loads((run.results / f"{split}.json").read_text(encoding="utf-8"))
         here = ("command", "data_set")  # of the run; the cell's own stand above, without this machine's folders
         record[split] = {
             name: {key: value for key, value in system.items() if key not in here} for name, system in systems.items()
         }
         record[f"{split}_cpu_seconds"] = time.process_time() - start
+    if isinstance(config.model, ReaRecArguments) and config.model.reasoning != "none":
+        depths = calibrate_depth.main(str(run.path))
+        kept = ("best_fixed_depth", "best_rule_on_validation", "rules", "splits")
+        record["adaptive_depth"] = {name: depths[name] for name in kept}
     write_json(record, result)
     logger.info("%s", table())
 
@@ -169,17 +190,57 @@ def plan_epochs(config: RunConfig, minutes: float) -> float:
         model.recommend_rows(validation.histories[:256], 10)
         evaluations.append((time.process_time() - start) / 256)
     epoch, evaluation = min(steps) * len(batches), min(evaluations) * len(validation.histories)
-    epochs = (minutes * 60 - EVALUATIONS * evaluation) / epoch
+    if config.training.eval_strategy == "epoch":
+        epochs = float(int(minutes * 60 / (epoch + evaluation)))
+    else:
+        epochs = round((minutes * 60 - EVALUATIONS * evaluation) / epoch, 2)
     logger.info("an epoch takes %.0f s of CPU time, an evaluation %.0f s: %.2f epochs", epoch, evaluation, epochs)
     if epochs <= 0:
-        raise ValueError(f"{minutes:g} minutes do not even pay for the evaluations: give more, or lower eval_users")
-    return round(epochs, 2)
+        raise ValueError(f"{minutes:g} minutes are not enough for an epoch and its evaluations: give more")
+    return epochs
+
+
+def compare(options: argparse.Namespace) -> str:
+    """Each method against another, over the seeds; `compare-<method>-<data set>.json` holds the same."""
+    lines = [f"differences from {options.against}, mean of seeds {', '.join(map(str, options.seeds))}"]
+    for method in options.methods:
+        record: dict[str, Any] = {"method": method, "against": options.against, "data_set": options.data.name}
+        record |= {"seeds": options.seeds, "minutes": options.minutes}
+        for split in ("validation", "test"):
+            of_users = [_of_users(name, split, options) for name in (method, options.against)]
+            for metric in ("recall@10", "ndcg@10"):
+                mine, other = (values[metric] for values in of_users)
+                difference, low, high = paired_bootstrap_difference(mine.mean(0), other.mean(0))
+                record[f"{split} {metric}"] = {
+                    "mean": mine.mean(),
+                    "standard_deviation": mine.mean(1).std(ddof=1) if len(mine) > 1 else None,
+                    "difference": difference,
+                    "low": low,
+                    "high": high,
+                }
+                lines.append(
+                    f"{method:<24} {split:<10} {metric:<9} {mine.mean():.4f} against {other.mean():.4f}: "
+                    f"{difference:+.4f} [{low:+.4f}, {high:+.4f}]"
+                )
+        write_json(record, RESULTS / "quality" / f"compare-{method}-{options.data.name}.json")
+    return "\n".join(lines)
+
+
+def _of_users(method: str, split: str, options: argparse.Namespace) -> dict[str, np.ndarray]:
+    """Figures of the users by metric, (seeds, users)."""
+    folders = [options.work / cell_name(method, options.data, seed, options.minutes) for seed in options.seeds]
+    files = [np.load(folder / "results" / f"{split}-users.npz") for folder in folders]
+    return {metric: np.stack([file[metric] for file in files]) for metric in files[0].files}
+
+
+def cell_name(method: str, data: Path, seed: int, minutes: float) -> str:
+    return f"{method}-{data.name}-seed{seed}-{minutes:g}min"
 
 
 def table() -> str:
     """The finished cells, best validation NDCG@10 first."""
     lines = ["cell                                                    CPU min  epochs   validation        test"]
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in (RESULTS / "quality").glob("*.json")]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in (RESULTS / "quality").glob("*min.json")]
     for record in sorted(records, key=lambda record: -_metric(record, "validation", "ndcg@10")):
         minutes, epochs = record["training"]["cpu_seconds"] / 60, record["training"]["epochs"]
         names = ("recall@10", "ndcg@10")

@@ -67,6 +67,9 @@ class ReaRecConfig(PreTrainedConfig):
             from step to step.
         num_reasoning_steps (`int`, defaults to 2):
             K. Not read where `reasoning="none"`.
+        reasoning_adapter_size (`int`, defaults to 0):
+            Inner size of an adapter behind each layer through which reasoning steps alone pass; 0 (published) has none,
+            and steps share all weights with the items.
         kl_weight (`float`, defaults to 0.05):
             ERL: lambda, weight of the divergence between the states' distributions.
         temperature_scale (`float`, defaults to 5.0):
@@ -132,6 +135,7 @@ class ReaRecConfig(PreTrainedConfig):
     adaptor_dropout: float = 0.2
     reasoning: str = "prl"
     num_reasoning_steps: int = 2
+    reasoning_adapter_size: int = 0
     kl_weight: float = 0.05
     temperature_scale: float = 5.0
     progressive_weight: float = 1.0
@@ -176,6 +180,11 @@ class ReaRecConfig(PreTrainedConfig):
         if self.reasoning != "none" and self.num_reasoning_steps < 1:
             raise ValueError(
                 f"num_reasoning_steps={self.num_reasoning_steps}: give at least 1, or set reasoning='none'."
+            )
+        if self.reasoning_adapter_size < 0 or (self.reasoning_adapter_size and self.reasoning == "none"):
+            raise ValueError(
+                f"reasoning_adapter_size={self.reasoning_adapter_size} with reasoning={self.reasoning!r}: give at "
+                f"least 0, and 0 to a model without reasoning steps."
             )
         if self.temperature <= 0 or self.temperature_scale <= 0:
             raise ValueError(

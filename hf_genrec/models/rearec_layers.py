@@ -198,13 +198,26 @@ class ReaRecFeedForward(nn.Module):
         return self.layer_norm(hidden + dropout(added, self.hidden_dropout, self.training))
 
 
+class ReasoningAdapter(nn.Module):
+    """What a layer does to reasoning steps alone (a bottleneck, arXiv 1902.00751); it starts next to doing nothing."""
+
+    def __init__(self, config: ReaRecConfig):
+        super().__init__()
+        self.down = nn.Linear(config.hidden_size, config.reasoning_adapter_size)
+        self.up = nn.Linear(config.reasoning_adapter_size, config.hidden_size)
+
+    def forward(self, state: torch.Tensor) -> torch.Tensor:
+        return state + self.up(nn.functional.gelu(self.down(state)))
+
+
 class ReaRecLayer(nn.Module):
-    """One layer of the encoder; its weights serve the reasoning steps too."""
+    """One layer of the encoder; its weights serve the reasoning steps too, all of them but for an adapter's."""
 
     def __init__(self, config: ReaRecConfig):
         super().__init__()
         self.attention = ReaRecAttention(config)
         self.feed_forward = ReaRecFeedForward(config)
+        self.adapter = ReasoningAdapter(config) if config.reasoning_adapter_size else None
 
     def encode(
         self, hidden: torch.Tensor, allowed: torch.Tensor, positions: torch.Tensor | None = None
@@ -227,7 +240,8 @@ class ReaRecLayer(nn.Module):
     def reason(self, hidden: torch.Tensor, cache: LayerCache, mask: torch.Tensor) -> tuple[torch.Tensor, LayerCache]:
         """One reasoning step, see [`ReaRecAttention.reason`]."""
         hidden, cache = self.attention.reason(hidden, cache, mask)
-        return self.feed_forward(hidden), cache
+        hidden = self.feed_forward(hidden)
+        return hidden if self.adapter is None else self.adapter(hidden), cache
 
 
 class IdItems(nn.Module):

@@ -41,6 +41,9 @@ class ReaRecArguments:
         metadata={"help": f"one of {', '.join(REASONING)}; erl ranks the mean of the states, the others the last"},
     )
     num_reasoning_steps: int = field(default=2, metadata={"help": "K, how often the last state is fed back"})
+    reasoning_adapter_size: int = field(
+        default=0, metadata={"help": "width of adapters that reasoning steps have for themselves; 0 shares all weights"}
+    )
     kl_weight: float = field(
         default=0.05, metadata={"help": "erl: weight of the divergence between the states' distributions"}
     )
