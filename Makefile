@@ -7,7 +7,7 @@ CONFIG ?= care/ml-100k
 # folder with the sequences.txt of Amazon-2014 Beauty, whose lengths the training benchmark takes
 DATA ?= data/amazon2014_beauty
 
-.PHONY: quickstart test test-slow lint bench
+.PHONY: quickstart reg4rec test test-slow lint bench
 
 # MovieLens 100K -> semantic IDs -> CARE -> figures -> ten titles, and the saved model opened by a stranger
 quickstart: $(VENV)/.train
@@ -18,6 +18,20 @@ quickstart: $(VENV)/.train
 	&& echo "== 4/5 evaluate" && $(BIN)/hf-genrec evaluate $(RUN) \
 	&& echo "== 5/5 recommend" && $(BIN)/hf-genrec recommend $(RUN) --user 42 -k 10 --stranger \
 	&& echo "== done in $$(( $$(date +%s) - start )) s after installation; the run is in $(RUN)"
+
+# MovieLens 100K -> parallel codebooks -> REG4Rec -> post-training by its four rewards -> figures before and after
+reg4rec: REG4REC = runs/reg4rec-ml-100k
+reg4rec: GRPO = runs/grpo-reg4rec-ml-100k
+reg4rec: $(VENV)/.train
+	@start=$$(date +%s) && set -e \
+	&& echo "== 1/7 prepare" && $(BIN)/hf-genrec prepare --config reg4rec/ml-100k \
+	&& echo "== 2/7 tokenize" && $(BIN)/hf-genrec tokenize --config reg4rec/ml-100k \
+	&& echo "== 3/7 train" && $(BIN)/hf-genrec train --config reg4rec/ml-100k --resume_from_checkpoint last \
+	&& echo "== 4/7 evaluate" && $(BIN)/hf-genrec evaluate $(REG4REC) \
+	&& echo "== 5/7 grpo" && $(BIN)/hf-genrec grpo --config grpo/reg4rec-ml-100k --resume_from_checkpoint last \
+	&& echo "== 6/7 evaluate" && $(BIN)/hf-genrec evaluate $(GRPO) \
+	&& echo "== 7/7 recommend" && $(BIN)/hf-genrec recommend $(GRPO) --user 42 -k 10 --stranger \
+	&& echo "== done in $$(( $$(date +%s) - start )) s after installation; the runs are in $(REG4REC) and $(GRPO)"
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest

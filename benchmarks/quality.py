@@ -61,6 +61,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "care-history-20": {"max_history": 20},
     "care-bf16": {"bf16": True, "use_cpu": True},
     "rearec-none": {"reasoning": "none"},
+    "rearec-none-dropout-5": {"reasoning": "none", "hidden_dropout": 0.5, "attention_dropout": 0.5},
     "rearec-naive": {"reasoning": "naive"},
     "rearec-rpe": {"reasoning": "rpe"},
     "rearec-erl": {"reasoning": "erl"},
