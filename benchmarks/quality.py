@@ -10,7 +10,7 @@ A cell is one configuration of `configs/` with a few fields changed. Its epochs 
 evaluations that choose the checkpoint, takes the budget of CPU time on this machine; the plan is kept, so that a cell
 that was interrupted goes on to the same end. Finished cells are skipped. The checkpoint is chosen on validation users;
 the result holds the whole validation and test splits, read once. ReaRec's evaluations are cheap: one an epoch, and a
-training ends before the budget when ten of them bring nothing. Its reasoning models are calibrated for adaptive depth,
+training ends before the budget when five of them bring nothing. Its reasoning models are calibrated for adaptive depth,
 too.
 
 `--against` compares finished cells user by user: the mean over seeds of each user's figures, their difference and its
@@ -107,7 +107,7 @@ def plan_cell(method: str, data: Path, seed: int, minutes: float, work: Path) ->
         base = find_config(f"{method.split('-')[0]}/{DATA_SETS[data.name]}")
         fields = yaml.safe_load(base.read_text(encoding="utf-8")) | METHODS[method]
         fields |= {"source_path": str(data), "output_dir": str(folder), "seed": seed, "disable_tqdm": True}
-        fields |= {"report_to": "none"}
+        fields |= {"report_to": "none", "early_stopping_patience": 5}
         if method.startswith("care"):
             fields |= {"eval_strategy": "steps", "save_strategy": "steps", "eval_users": EVAL_USERS}
             fields |= {"eval_steps": 1 / EVALUATIONS, "save_steps": 1 / EVALUATIONS}

@@ -163,7 +163,7 @@ class SetRecommenderMixin(ProcessorCarrier):
             exact = path_scores(self, part, sets.leaf_tokens[paths.leaves.clamp(min=0)].long(), order)
             rollbacks[users] += paths.rollbacks.masked_fill(~found, 0).sum(1)
 
-            more_leaves, more_scores = leaves.new_full((num_users, found.shape[1]), -1), torch.empty(0)
+            more_leaves = leaves.new_full((num_users, found.shape[1]), -1)
             more_scores = scores.new_full(more_leaves.shape, -torch.inf)
             more_leaves[users], more_scores[users] = paths.leaves, exact.masked_fill(~found, -torch.inf)
             leaves, scores = torch.cat([leaves, more_leaves], 1), torch.cat([scores, more_scores], 1)
