@@ -31,14 +31,22 @@ import yaml
 from benchmarks.measure import RESULTS, environment
 from hf_genrec.evaluation.metrics import paired_bootstrap_difference
 from hf_genrec.files import write_json
-from hf_genrec.trainers import calibrate_depth, evaluate_run, prepare_data, tokenize_items, train_care, train_rearec
+from hf_genrec.trainers import (
+    calibrate_depth,
+    evaluate_run,
+    prepare_data,
+    tokenize_items,
+    train_care,
+    train_rearec,
+    train_reg4rec,
+)
 from hf_genrec.training.config import RunConfig, find_config, parse_config
 from hf_genrec.training.rearec_arguments import ReaRecArguments
 
 logger = logging.getLogger(__name__)
 
 DATA_SETS = {"amazon2014_beauty": "beauty", "amazon2014_toys": "toys", "yelp2019": "yelp"}  # what configs/ calls them
-PROGRAMS = {"care": train_care, "rearec": train_rearec}
+PROGRAMS: dict[str, Any] = {"care": train_care, "rearec": train_rearec, "reg4rec": train_reg4rec}
 EVALUATIONS, EVAL_USERS = 6, 5000  # during a training of a model that decodes
 # A method begins with the folder of its configurations.
 METHODS: dict[str, dict[str, Any]] = {
@@ -73,6 +81,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "rearec-prl": {"reasoning": "prl"},
     "rearec-erl-adapter": {"reasoning": "erl", "temperature": 1.0, "reasoning_adapter_size": 16},
     "rearec-prl-adapter": {"reasoning": "prl", "reasoning_adapter_size": 16},
+    "reg4rec": {},
+    "reg4rec-residual": {"item_tokenizer": "rq_vae", "code_order": "fixed"},  # as many codebooks, as large
+    "reg4rec-fixed-order": {"code_order": "fixed"},
+    "reg4rec-2-codebooks": {"codebook_sizes": [300] * 2},
+    "reg4rec-4-codebooks": {"codebook_sizes": [300] * 4},
+    "reg4rec-12-codebooks": {"codebook_sizes": [300] * 12},
 }
 
 
@@ -113,7 +127,7 @@ def plan_cell(method: str, data: Path, seed: int, minutes: float, work: Path) ->
         fields = yaml.safe_load(base.read_text(encoding="utf-8")) | METHODS[method]
         fields |= {"source_path": str(data), "output_dir": str(folder), "seed": seed, "disable_tqdm": True}
         fields |= {"report_to": "none", "early_stopping_patience": 5}
-        if method.startswith("care"):
+        if not method.startswith("rearec"):
             fields |= {"eval_strategy": "steps", "save_strategy": "steps", "eval_users": EVAL_USERS}
             fields |= {"eval_steps": 1 / EVALUATIONS, "save_steps": 1 / EVALUATIONS}
         if "codes_path" in fields:

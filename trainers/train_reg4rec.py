@@ -31,24 +31,33 @@ logger = logging.getLogger(__name__)
 
 def main(config: RunConfig) -> None:
     """Load, build, train, save."""
-    if not isinstance(config.model, Reg4RecArguments):
-        raise ValueError(f"train_reg4rec trains method: reg4rec, the configuration has method: {config.model.method}")
-    run, arguments = config.run, config.training
-    prepared, semantic_ids = PreparedData.load(run.data), SemanticIds.load(run.semantic_ids)
-    resume = checkpoint_to_resume(run.checkpoints, arguments.resume_from_checkpoint)
-    arguments.output_dir, arguments.run_name = str(run.checkpoints), arguments.run_name or run.path.name
-
-    set_seed(arguments.seed)
-    processor = build_set_processor(prepared, semantic_ids, config.data.max_history, config.model)
-    categories = category_report(processor)
+    run = config.run
+    trainer = build_trainer(config)
+    resume = checkpoint_to_resume(run.checkpoints, config.training.resume_from_checkpoint)
+    categories = category_report(trainer.model.processor)
     logger.info(
         "%d categories, the largest has %.1f %% of the items",
         categories["num_categories"],
         100 * categories["majority_share"],
     )
+    if trainer.is_world_process_zero():
+        write_json(categories, run.results / "categories.json")
+    train_and_save(trainer, run, resume, run.semantic_ids / "item_tokenizer")
+
+
+def build_trainer(config: RunConfig) -> Reg4RecTrainer:
+    """The trainer of a run whose data are prepared and tokenized, with its model and examples."""
+    if not isinstance(config.model, Reg4RecArguments):
+        raise ValueError(f"train_reg4rec trains method: reg4rec, the configuration has method: {config.model.method}")
+    run, arguments = config.run, config.training
+    prepared, semantic_ids = PreparedData.load(run.data), SemanticIds.load(run.semantic_ids)
+    arguments.output_dir, arguments.run_name = str(run.checkpoints), arguments.run_name or run.path.name
+
+    set_seed(arguments.seed)
+    processor = build_set_processor(prepared, semantic_ids, config.data.max_history, config.model)
     model = build_reg4rec(config.model, processor)
     examples, collator = build_set_examples(arguments, prepared.train_sequences(), processor)
-    trainer = Reg4RecTrainer(
+    return Reg4RecTrainer(
         model,
         arguments,
         train_dataset=examples,
@@ -56,9 +65,6 @@ def main(config: RunConfig) -> None:
         data_collator=collator,
         confidence_order_from=config.model.confidence_order_from,
     )
-    if trainer.is_world_process_zero():
-        write_json(categories, run.results / "categories.json")
-    train_and_save(trainer, run, resume, run.semantic_ids / "item_tokenizer")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from dataclasses import field
 
 from transformers import PreTrainedConfig
 
+CODE_ORDERS = ("confidence", "fixed")
+
 
 class Reg4RecConfig(PreTrainedConfig):
     r"""
@@ -47,6 +49,14 @@ class Reg4RecConfig(PreTrainedConfig):
         attention_dropout (`float`, defaults to 0.0):
             Dropout of the attention probabilities.
 
+    > Order of the codes
+
+    Args:
+        code_order (`str`, defaults to `"confidence"`):
+            `"confidence"`: CRSS, any unused codebook may be next, and the surest one is; `"fixed"`: codebook 1, 2, ...,
+            M, in training, recommending and post-training (the paper's ablation "w/o CRSS", and the order for residual
+            codes).
+
     > Loss
 
     Args:
@@ -89,6 +99,7 @@ class Reg4RecConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     dropout: float = 0.1
     attention_dropout: float = 0.0
+    code_order: str = "confidence"
     category_weight: float = 0.2
     reflection_threshold: float | None = None
     reflection_interval: int = 1
@@ -124,6 +135,8 @@ class Reg4RecConfig(PreTrainedConfig):
     def _check(self):
         if not self.codebook_sizes or min(self.codebook_sizes) < 1:
             raise ValueError(f"codebook_sizes={self.codebook_sizes}: give one positive number per codebook.")
+        if self.code_order not in CODE_ORDERS:
+            raise ValueError(f"code_order={self.code_order!r}: use one of {', '.join(CODE_ORDERS)}.")
         for name in (
             "num_categories",
             "max_history",

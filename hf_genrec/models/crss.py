@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
 
+from .configuration_reg4rec import CODE_ORDERS
 from .item_recommender import best_columns
 from .item_sets import ItemSets, SetStates
 from .reg4rec_layers import Reg4RecEncoding
-
-ORDERS = ("confidence", "fixed")
 
 
 def js_divergence(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
@@ -203,9 +202,7 @@ class CrssSearch:
 
     def _choose(self, step: int, hidden: torch.Tensor) -> None:
         """The best extensions of all paths, given the states (B, W, d) after their newest codes."""
-        legal = self.sets.allowed(self.states)
-        if self.order == "fixed":
-            legal &= self.sets.codebook_of == step
+        legal = self.sets.allowed(self.states, self.order)
         log_probs = self.model.code_log_probs(hidden)[..., : self.sets.num_tokens]
         extended = self.scores[..., None] + log_probs.float()
         self.candidates = extended.masked_fill_(~legal.view(extended.shape), -torch.inf)
@@ -299,8 +296,8 @@ def _first_of_each(numbers: torch.Tensor) -> torch.Tensor:
 
 
 def _check_order(order: str) -> None:
-    if order not in ORDERS:
-        raise ValueError(f"order={order!r}: use one of {', '.join(ORDERS)}.")
+    if order not in CODE_ORDERS:
+        raise ValueError(f"order={order!r}: use one of {', '.join(CODE_ORDERS)}.")
 
 
 @torch.no_grad()

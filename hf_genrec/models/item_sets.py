@@ -132,15 +132,18 @@ class ItemSets:
         offsets = torch.zeros(num_states + 1, dtype=torch.long, device=device)
         return SetStates(used, nothing, offsets, nothing if excluded is None else excluded)
 
-    def allowed(self, states: SetStates) -> torch.Tensor:
+    def allowed(self, states: SetStates, order: str = "confidence") -> torch.Tensor:
         """
-        The codes that each state may choose next: those of unused codebooks that one of its leaves has.
+        The codes that each state may choose next: those of unused codebooks that one of its leaves has; with
+        `order="fixed"` of the first unused codebook alone.
 
         Beside the mask itself, a byte where logits have four, it costs what the leaves of the states cost.
 
         Returns:
             (S, V) boolean
         """
+        if order == "fixed":
+            return self.allowed(states) & (self.codebook_of == states.used.sum(1, keepdim=True))
         size = (len(states), self.num_tokens)
         if states.excluded is not None:
             counts = self.posting_starts.diff().expand(size)
@@ -328,23 +331,25 @@ def expand_ranges(begin: torch.Tensor, end: torch.Tensor) -> tuple[torch.Tensor,
 class SetLogitsProcessor(LogitsProcessor):
     """
     Lets `model.generate` of an encoder-decoder (greedy, beam search, sampling) write sets of codes that are items of
-    the catalogue, in any order.
+    the catalogue, in any order or codebook after codebook.
 
     The codes already chosen are what follows the start token. Scores of all other tokens than those that go on become
     -inf, without renormalising. After M codes every row is finished and its scores are left as they are.
 
     Args:
         sets ([`ItemSets`]): the catalogue, or a part of it.
+        order: `"confidence"` (any) or `"fixed"`, the model's `code_order`.
     """
 
-    def __init__(self, sets: ItemSets):
+    def __init__(self, sets: ItemSets, order: str = "confidence"):
         self.sets = sets
+        self.order = order
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if input_ids.shape[1] > self.sets.num_codebooks:
             return scores
         self.sets = self.sets.to(input_ids.device)
-        legal = self.sets.allowed(self.sets.walk(input_ids[:, 1:]))
+        legal = self.sets.allowed(self.sets.walk(input_ids[:, 1:]), self.order)
         masked = torch.full_like(scores, -torch.inf)
         width = legal.shape[1]
         masked[:, :width] = scores[:, :width].masked_fill(~legal, -torch.inf)

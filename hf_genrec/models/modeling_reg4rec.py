@@ -175,7 +175,7 @@ class Reg4RecForConditionalGeneration(SetRecommenderMixin, Reg4RecPreTrainedMode
                 The target's category; without it the loss has no category term.
             orders (`torch.LongTensor` of shape `(B, M)`, *optional*):
                 The codebook whose code is chosen at each step, a permutation per target. By default drawn uniformly
-                from torch's generator.
+                from torch's generator, or 0, 1, ..., M - 1 where `code_order="fixed"`.
             num_items_in_batch (*optional*):
                 Targets in the whole optimisation step. The loss is then the sum over targets divided by it.
 
@@ -186,10 +186,13 @@ class Reg4RecForConditionalGeneration(SetRecommenderMixin, Reg4RecPreTrainedMode
         Raises:
             ValueError: for labels together with `decoder_input_ids`, which follow from them.
         """
+        fixed = self.config.code_order == "fixed"
         if labels is not None:
             if decoder_input_ids is not None:
                 raise ValueError("The decoder reads the labels in their order: leave decoder_input_ids out.")
-            if orders is None:
+            if orders is None and fixed:
+                orders = torch.arange(labels.shape[1], device=labels.device).expand(labels.shape)
+            elif orders is None:
                 orders = torch.rand(labels.shape, device=labels.device).argsort(1)
             decoder_input_ids = teacher_path(labels, orders, self.config.decoder_start_token_id)  # type: ignore[arg-type]
         outputs = self.model(input_ids, attention_mask, decoder_input_ids, encoder_outputs, past_key_values, use_cache)
@@ -203,7 +206,7 @@ class Reg4RecForConditionalGeneration(SetRecommenderMixin, Reg4RecPreTrainedMode
             logits = nn.functional.pad(codes, (0, special), value=torch.finfo(codes.dtype).min)
         if labels is not None:
             total = len(labels) if num_items_in_batch is None else num_items_in_batch
-            of_tokens = token_losses(states, self.code_heads, labels, orders)  # type: ignore[arg-type]
+            of_tokens = token_losses(states, self.code_heads, labels, orders, next_only=fixed)  # type: ignore[arg-type]
             losses = {"token": of_tokens.sum() / total}
             loss = losses["token"]
             if category_labels is not None:

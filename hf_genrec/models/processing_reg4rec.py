@@ -137,17 +137,20 @@ class Reg4RecProcessor(CodeProcessor):
 
     # ---- answers ----
 
-    def set_logits_processor(self, candidates: Sequence[str] | None = None) -> SetLogitsProcessor:
+    def set_logits_processor(
+        self, candidates: Sequence[str] | None = None, order: str = "confidence"
+    ) -> SetLogitsProcessor:
         """
-        The constraint for `model.generate`, over the whole catalogue or over `candidates` (item ids).
+        The constraint for `model.generate`, over the whole catalogue or over `candidates` (item ids); `order` is the
+        model's `code_order`.
 
         Raises:
             ValueError: for an unknown or no candidate.
         """
         self._require_catalogue()
         if candidates is None:
-            return SetLogitsProcessor(self.item_sets)
-        return SetLogitsProcessor(self.item_sets.restrict(self.rows(candidates, where="candidates")))
+            return SetLogitsProcessor(self.item_sets, order)
+        return SetLogitsProcessor(self.item_sets.restrict(self.rows(candidates, where="candidates")), order)
 
     def batch_decode_items(self, sequences: torch.Tensor) -> list[str | None]:
         """

@@ -27,10 +27,15 @@ def at_least_float32(logits: torch.Tensor) -> torch.Tensor:
 
 
 def token_losses(
-    states: torch.Tensor, heads: Iterable[nn.Module], labels: torch.Tensor, orders: torch.Tensor
+    states: torch.Tensor,
+    heads: Iterable[nn.Module],
+    labels: torch.Tensor,
+    orders: torch.Tensor,
+    next_only: bool = False,
 ) -> torch.Tensor:
     """
-    Equation (6), a sum over the steps of a path; at each step the mean over the codebooks not used before it.
+    Equation (6), a sum over the steps of a path; at each step the mean over the codebooks not used before it, or with
+    `next_only` the codebook that is chosen there alone.
 
     (6) has one term per step, the cross-entropy of the code that is chosen there. With the next codebook drawn
     uniformly from the unused ones, its expectation given the path so far is the mean of their cross-entropies. One
@@ -53,10 +58,11 @@ def token_losses(
     parts, targets = [], []
     for codebook, head in enumerate(heads):
         # Only the states that come before the codebook's own choice: half of them on average.
-        target, step = (steps <= chosen_at[:, codebook, None]).nonzero(as_tuple=True)
+        own = chosen_at[:, codebook, None]
+        target, step = (steps == own if next_only else steps <= own).nonzero(as_tuple=True)
         logits = at_least_float32(head(flat.index_select(0, target * num_steps + step)))
         of_states = nn.functional.cross_entropy(logits, labels[target, codebook] - start, reduction="none")
-        parts.append(of_states / (num_steps - step))
+        parts.append(of_states if next_only else of_states / (num_steps - step))
         targets.append(target)
         start += logits.shape[-1]
     of_all = torch.cat(parts)

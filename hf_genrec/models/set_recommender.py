@@ -33,7 +33,7 @@ class SetRecommenderMixin(ProcessorCarrier):
         unknown: str = "raise",
         num_beams: int | None = None,
         batch_size: int = 64,
-        order: str = "confidence",
+        order: str | None = None,
         reflection_threshold: float | None = None,
     ):
         """
@@ -50,7 +50,8 @@ class SetRecommenderMixin(ProcessorCarrier):
             unknown: `"raise"`, or `"skip"` to leave ids out of a history that are not in the catalogue.
             num_beams (*optional*): paths kept, defaults to `max(2 * k, 20)`.
             batch_size: histories decoded at a time.
-            order: `"confidence"`: the surest codebook first; `"fixed"`: codebook 1, 2, ..., M.
+            order (*optional*): `"confidence"`: the surest codebook first; `"fixed"`: codebook 1, 2, ..., M; by default
+                the configuration's `code_order`.
             reflection_threshold (*optional*): CORP's theta, by default the configuration's; `inf` never takes a code
                 back.
 
@@ -85,7 +86,7 @@ class SetRecommenderMixin(ProcessorCarrier):
         candidates: np.ndarray | None = None,
         num_beams: int | None = None,
         batch_size: int = 64,
-        order: str = "confidence",
+        order: str | None = None,
         reflection_threshold: float | None = None,
         return_rollbacks: bool = False,
     ) -> tuple[np.ndarray, ...]:
@@ -123,7 +124,7 @@ class SetRecommenderMixin(ProcessorCarrier):
                     seen,
                     sets,
                     num_beams,
-                    order,
+                    order or self.config.code_order,
                     self._reflection(reflection_threshold),
                 )
                 rows[batch], scores[batch], rollbacks[batch] = (tensor.cpu().numpy() for tensor in found)
@@ -203,7 +204,7 @@ class SetRecommenderMixin(ProcessorCarrier):
         histories: Sequence[str] | Sequence[Sequence[str]],
         item_ids: Sequence[str] | None = None,
         unknown: str = "raise",
-        order: str = "confidence",
+        order: str | None = None,
     ) -> torch.Tensor:
         """
         Exact scores of items along their own paths ([`path_scores`]), equal to those of [`recommend`].
@@ -230,7 +231,7 @@ class SetRecommenderMixin(ProcessorCarrier):
                 encoding = self.get_encoder()(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
             scores = torch.cat(
                 [
-                    path_scores(self, encoding, part.expand(len(batch), -1, -1), order)
+                    path_scores(self, encoding, part.expand(len(batch), -1, -1), order or self.config.code_order)
                     for part in token_ids.split(max(1, MAX_PATHS // len(batch)))
                 ],
                 dim=1,

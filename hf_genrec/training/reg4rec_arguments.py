@@ -25,6 +25,10 @@ class Reg4RecArguments:
     num_attention_heads: int = field(default=4, metadata={"help": "attention heads"})
     dropout: float = field(default=0.1, metadata={"help": "dropout of the embeddings and of what each layer adds"})
     attention_dropout: float = field(default=0.0, metadata={"help": "dropout of the attention weights"})
+    code_order: str = field(
+        default="confidence",
+        metadata={"help": "the surest codebook's code is next (confidence), or codebook 1, 2, ... (fixed)"},
+    )
     category_weight: float = field(default=0.2, metadata={"help": "weight of the category loss"})
     reflection_threshold: float | None = field(
         default=None,

@@ -10,7 +10,7 @@ class Reg4RecTrainer(LossTermsTrainer):
 
     At first each target's codebooks stand in an order drawn anew each time, from the generator that a checkpoint saves:
     a resumed training draws what it would have drawn. Later they stand in the order in which the model itself would go
-    through them when it recommends.
+    through them when it recommends. A model with `code_order="fixed"` is taught that order alone.
 
     Args:
         confidence_order_from (`float`): the share of all steps after which the model's own order is taught; 1: never.
@@ -29,8 +29,9 @@ class Reg4RecTrainer(LossTermsTrainer):
         return None if labels is None else labels / batch_samples[0]["labels"].shape[1]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if self.state.global_step >= self.confidence_order_from * self.state.max_steps:
-            recommender = self.accelerator.unwrap_model(model)
+        recommender = self.accelerator.unwrap_model(model)
+        own_order = self.state.global_step >= self.confidence_order_from * self.state.max_steps
+        if own_order and recommender.config.code_order == "confidence":
             orders = confidence_orders(recommender, inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
             inputs = {**inputs, "orders": orders}
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)

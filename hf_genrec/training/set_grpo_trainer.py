@@ -14,6 +14,7 @@ class SetGRPOTrainer(GenRecGRPOTrainer):
 
     def _prepare_constraint(self) -> None:
         self.item_sets = self.processor.item_sets.to(self.accelerator.device)
+        self.code_order = self.model.config.code_order
 
     def _sample(self, model, inputs, num_samples):
         codes, log_probs, categories = sample_paths(model, inputs, self.item_sets, num_samples, self.temperature)
@@ -21,4 +22,5 @@ class SetGRPOTrainer(GenRecGRPOTrainer):
 
     def _log_probs(self, model, input_ids, attention_mask, num_codes):
         logits = group_path_logits(model, input_ids, attention_mask, num_codes)
-        return path_log_probs(logits, input_ids[:, -num_codes:], self.item_sets, self.temperature)
+        codes = input_ids[:, -num_codes:]
+        return path_log_probs(logits, codes, self.item_sets, self.temperature, self.code_order)

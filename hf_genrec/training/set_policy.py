@@ -1,8 +1,9 @@
 """The policy of an encoder-decoder over unordered codes: sampled items with the way to them, and its log-probabilities.
 
-At every step the policy chooses a (codebook, code) pair among the legal ones: a code of a codebook not used yet that
-some item has together with the codes chosen so far. Its distribution is softmax(log S / temperature) over these pairs,
-S being the confidences of REG4Rec's equation (5). Histories are encoded once for a group's samples.
+At every step the policy chooses a (codebook, code) pair among the legal ones: a code of a codebook not used yet (where
+the model's `code_order` is fixed, of the next one) that some item has together with the codes chosen so far. Its
+distribution is softmax(log S / temperature) over these pairs, S being the confidences of REG4Rec's equation (5).
+Histories are encoded once for a group's samples.
 """
 
 import torch
@@ -38,7 +39,7 @@ def sample_paths(
     codes, log_probs, categories = [], [], []
     for step in range(sets.num_codebooks):
         width = hidden.shape[1]
-        legal = sets.allowed(states).unflatten(0, (num_prompts, width))
+        legal = sets.allowed(states, model.config.code_order).unflatten(0, (num_prompts, width))
         of_pairs = _legal_log_probs(model.code_log_probs(hidden), legal, temperature)  # (P, W, V)
         draws = num_samples // width
         token = torch.multinomial(of_pairs.exp().flatten(0, 1), draws, replacement=True)
@@ -56,7 +57,7 @@ def sample_paths(
 
 
 def path_log_probs(
-    logits: torch.Tensor, codes: torch.Tensor, sets: ItemSets, temperature: float = 1.0
+    logits: torch.Tensor, codes: torch.Tensor, sets: ItemSets, temperature: float = 1.0, order: str = "confidence"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Log-probabilities of paths, step by step, and the entropies of the distributions they were chosen from.
@@ -65,6 +66,7 @@ def path_log_probs(
         logits: (n, M, V'), V' at least the tokens of `sets`; row i predicts what is chosen at step i.
         codes: (n, M) token ids of items of `sets`, in the order of their choice.
         sets: the legal items, on the same device.
+        order: the model's `code_order`.
 
     Returns:
         two (n, M) float32, differentiable.
@@ -73,7 +75,7 @@ def path_log_probs(
     everyone = torch.arange(len(codes), device=codes.device)
     log_probs, entropies = [], []
     for step in range(sets.num_codebooks):
-        of_pairs = _legal_log_probs(logits[:, step], sets.allowed(states), temperature)
+        of_pairs = _legal_log_probs(logits[:, step], sets.allowed(states, order), temperature)
         log_probs.append(of_pairs.gather(1, codes[:, step, None]).squeeze(1))
         surprise = of_pairs.masked_fill(of_pairs == -torch.inf, 0.0)
         entropies.append(-(of_pairs.exp() * surprise).sum(-1))

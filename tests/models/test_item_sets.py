@@ -56,6 +56,11 @@ def test_states_equal_brute_force(data):
             assert states.first_leaves()[line] == (expected[0] if expected else -1)
         after = {token for place in expected for token in leaves[place]} - set(path)
         assert legal[line].nonzero().flatten().tolist() == sorted(after)
+        if length < sets.num_codebooks:
+            used = {sets.codebook_of[token].item() for token in path if token < sets.num_tokens}
+            in_turn = {token for token in after if sets.codebook_of[token] == length}
+            if expected and used == set(range(length)):
+                assert sets.allowed(states, "fixed")[line].nonzero().flatten().tolist() == sorted(in_turn)
 
 
 @settings(max_examples=20, deadline=None)

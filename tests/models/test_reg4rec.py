@@ -192,6 +192,26 @@ def test_the_mean_over_unused_codebooks_is_the_expected_cross_entropy(model, pro
     assert np.mean(mean) == pytest.approx(np.mean(drawn), rel=1e-5)
 
 
+def test_a_fixed_order_is_taught_written_and_recommended(processor, inputs):
+    """The loss is the plain cross-entropy of codebook 1, 2, 3; `generate` and `recommend` keep to that order."""
+    fixed, free = make_reg4rec(processor, code_order="fixed"), make_reg4rec(processor)
+    batch = targets(processor)
+    output = fixed(**inputs, **batch)
+    expected = -output.logits.gather(2, batch["labels"][..., None]).sum() / 4
+    assert output.losses["token"].item() == pytest.approx(expected.item(), rel=1e-5)
+    read = teacher_path(batch["labels"], torch.arange(3).expand(4, 3), 12)
+    torch.testing.assert_close(output.logits, free(**inputs, decoder_input_ids=read).logits)
+
+    torch.manual_seed(0)
+    legal = [processor.set_logits_processor(order="fixed")]
+    written = fixed.generate(**inputs, logits_processor=legal, do_sample=True, num_return_sequences=8)
+    assert (processor.item_sets.codebook_of[written[:, 1:]] == torch.arange(3)).all()
+    assert None not in processor.batch_decode_items(written)
+    assert fixed.recommend(HISTORIES, k=5) == free.recommend(HISTORIES, k=5, order="fixed")
+    assert fixed.recommend(HISTORIES, k=5) != free.recommend(HISTORIES, k=5)
+    assert torch.equal(fixed.score_items(HISTORIES), free.score_items(HISTORIES, order="fixed"))
+
+
 @pytest.mark.parametrize("permutation", [[1, 0, 2], [2, 0, 1]])
 def test_the_codebooks_have_no_order(model, processor, inputs, permutation):
     """With the columns of the codes and the weights permuted alike, losses and gradients are the same."""

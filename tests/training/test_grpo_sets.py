@@ -32,7 +32,8 @@ def legal_log_probs(model, history, path, temperature):
         before = path[:step]
         used = {int(np.searchsorted(bounds, other, side="right")) for other in before}
         left = set().union(*[ids for ids in items if ids >= set(before)])
-        legal = sorted(other for other in left if int(np.searchsorted(bounds, other, side="right")) not in used)
+        books = [step + 1] if model.config.code_order == "fixed" else {1, 2, 3} - used
+        legal = sorted(other for other in left if int(np.searchsorted(bounds, other, side="right")) in books)
         log_probs = (log_probs_after(model, history, before)[legal] / temperature).log_softmax(-1)
         distributions.append(log_probs)
         chosen.append(log_probs[legal.index(token)])
@@ -48,15 +49,16 @@ def rows_of(model, histories, codes):
 
 
 @pytest.mark.parametrize("histories", [HISTORIES, HISTORIES[1:2]], ids=["mixed", "empty"])
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_log_probabilities_are_those_of_the_legal_pairs(model, histories, temperature):
+@pytest.mark.parametrize(("temperature", "code_order"), [(1.0, "confidence"), (0.7, "confidence"), (0.7, "fixed")])
+def test_log_probabilities_are_those_of_the_legal_pairs(histories, temperature, code_order):
+    model = make_reg4rec(make_set_processor(), code_order=code_order)
     torch.manual_seed(0)
     sets = model.processor.item_sets
     codes, of_samples, _ = sample_paths(model, model.processor.prompts(histories), sets, GROUP, temperature)
     rows, mask = rows_of(model, histories, codes)
     order = torch.randperm(len(rows))
     logits = group_path_logits(model, rows[order], mask[order], 3)
-    log_probs, entropies = path_log_probs(logits, rows[order, -3:], sets, temperature)
+    log_probs, entropies = path_log_probs(logits, rows[order, -3:], sets, temperature, code_order)
     torch.testing.assert_close(log_probs, of_samples.flatten(0, 1)[order], atol=1e-5, rtol=0)
     for line, row in enumerate(order.tolist()):
         path = rows[row, -3:].tolist()

@@ -1,0 +1,180 @@
+"""REG4Rec's ablation (arXiv 2508.15308, its table of variants) at the size of a processor.
+
+    export OMP_NUM_THREADS=1
+    python -m benchmarks.reg4rec_ablation --data data/amazon2014_beauty
+    python -m benchmarks.reg4rec_ablation --data data/amazon2014_beauty --table
+
+Every variant is a pretrained cell of `benchmarks.quality` and what is done with it: post-training by GRPO with the four
+rewards (PARS) over the next three items (MSRA), and reflection when recommending (CORP).
+
+- full: parallel codebooks, the surest first, all of it;
+- without MPQ: codes of an RQ-VAE of the same number and size, which are written in their order;
+- without CRSS: parallel codebooks in a fixed order;
+- without PARS: not post-trained;
+- without MSRA: post-trained on the next item alone;
+- without CORP: no code is taken back.
+
+One JSON per variant, data set and seed, with the difference from the full model of the same seed, user by user.
+Finished ones are skipped; a training that was interrupted goes on.
+"""
+
+import argparse
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measure import RESULTS, environment
+from benchmarks.quality import DATA_SETS, cell_name, plan_cell, run_cell
+from hf_genrec.data.prepared import PreparedData
+from hf_genrec.evaluation.evaluator import evaluate_recommender
+from hf_genrec.evaluation.metrics import paired_bootstrap_difference
+from hf_genrec.files import write_json
+from hf_genrec.hub import load_model
+from hf_genrec.trainers import train_grpo
+from hf_genrec.training.config import RunFolder, parse_grpo_config
+
+logger = logging.getLogger(__name__)
+
+THRESHOLD = 0.06  # CORP's theta as published
+# The pretrained cell, the items that count as targets in post-training (0: none), and whether there is reflection.
+VARIANTS: dict[str, tuple[str, int, bool]] = {
+    "full": ("reg4rec", 3, True),
+    "without MPQ": ("reg4rec-residual", 3, True),
+    "without CRSS": ("reg4rec-fixed-order", 3, True),
+    "without PARS": ("reg4rec", 0, True),
+    "without MSRA": ("reg4rec", 1, True),
+    "without CORP": ("reg4rec", 3, False),
+}
+PLACE = RESULTS / "reg4rec_ablation"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help=f"folder of a data set, one of {', '.join(DATA_SETS)}")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, metavar="VARIANT")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1])
+    parser.add_argument("--minutes", type=float, default=25, help="CPU minutes of pretraining")
+    parser.add_argument("--steps", type=int, default=200, help="steps of post-training")
+    parser.add_argument("--work", type=Path, default=Path("runs/quality"), help="folder of the runs")
+    parser.add_argument("--table", action="store_true", help="print the finished variants and stop")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if options.data.name not in DATA_SETS:
+        parser.error(f"--data: name a folder called {' or '.join(DATA_SETS)}")
+    for seed in [] if options.table else options.seeds:
+        for variant in options.variants:
+            run_variant(variant, seed, options)
+    print(table(options.data.name))
+
+
+def run_variant(variant: str, seed: int, options: argparse.Namespace) -> None:
+    """Bring one variant to its JSON."""
+    path = PLACE / f"{variant.replace(' ', '-')}-{options.data.name}-seed{seed}.json"
+    if path.is_file():
+        return
+    method, horizon, reflects = VARIANTS[variant]
+    run_cell(
+        plan_cell(method, options.data, seed, options.minutes, options.work),
+        method,
+        options.data.name,
+        seed,
+        options.minutes,
+    )
+    pretrained = RunFolder(options.work / cell_name(method, options.data, seed, options.minutes))
+    run = post_train(pretrained, horizon, seed, options.steps) if horizon else pretrained
+    model, prepared = load_model(run.model), PreparedData.load(run.data)
+    record: dict[str, Any] = {
+        "variant": variant,
+        "data_set": options.data.name,
+        "seed": seed,
+        "command": f"python -m benchmarks.reg4rec_ablation --data {options.data.name}",
+        "pretraining_minutes": options.minutes,
+        "post_training_steps": options.steps if horizon else 0,
+        **environment(),
+    }
+    if horizon:
+        training = json.loads((run.results / "training.json").read_text(encoding="utf-8"))
+        record["post_training_cpu_minutes"] = training["cpu_seconds"] / 60
+    for split in ("validation", "test"):
+        record[split], of_users = evaluate(model, prepared, split, THRESHOLD if reflects else float("inf"))
+        users_file = run_users_file(options, variant, seed, split)
+        users_file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(users_file, **of_users)
+        full = run_users_file(options, "full", seed, split)
+        if variant != "full" and full.is_file():
+            other = np.load(full)
+            record[split]["difference_from_full"] = {
+                name: dict(
+                    zip(("difference", "low", "high"), paired_bootstrap_difference(values, other[name]), strict=True)
+                )
+                for name, values in of_users.items()
+            }
+    write_json(record, path)
+    logger.info("%s", table(options.data.name))
+
+
+def run_users_file(options: argparse.Namespace, variant: str, seed: int, split: str) -> Path:
+    name = f"{variant.replace(' ', '-')}-{options.data.name}-seed{seed}-{split}.npz"
+    return options.work / "reg4rec_ablation" / name
+
+
+def post_train(pretrained: RunFolder, horizon: int, seed: int, steps: int) -> RunFolder:
+    """The run that GRPO makes of a pretrained one; what is finished is not done again."""
+    run = RunFolder(pretrained.path.with_name(f"{pretrained.path.name}-grpo-horizon{horizon}"))
+    if not (run.model / "config.json").is_file():
+        changes = {
+            "pretrained": pretrained.path, "output_dir": run.path, "horizon": horizon, "seed": seed, "max_steps": steps,
+            "eval_users": 2000, "eval_strategy": "steps", "eval_steps": steps // 2, "save_steps": steps // 2,
+            "report_to": "none", "disable_tqdm": True, "resume_from_checkpoint": "last",
+        }  # fmt: skip
+        overrides = [part for name, value in changes.items() for part in (f"--{name}", str(value))]
+        train_grpo.main(parse_grpo_config("grpo/reg4rec-ml-100k", overrides))
+    return run
+
+
+def evaluate(model: Any, prepared: PreparedData, split: str, threshold: float) -> tuple[dict[str, Any], dict]:
+    """Figures of a split, and those of its users by metric."""
+    rollbacks: list[np.ndarray] = []
+
+    def recommend(histories: list[np.ndarray], k: int) -> np.ndarray:
+        rows, _, lost = model.recommend_rows(histories, k, reflection_threshold=threshold, return_rollbacks=True)
+        rollbacks.append(lost)
+        return rows
+
+    start = time.process_time()
+    result = evaluate_recommender(recommend, prepared.split(split), len(prepared.item_ids))
+    names = ("recall@10", "ndcg@10")
+    figures: dict[str, Any] = {
+        name: {"value": result.metrics[name], "interval": list(result.intervals[name])} for name in names
+    }
+    figures |= {
+        "invalid_share": result.metrics["invalid_share"],
+        "mean_rollbacks": float(np.concatenate(rollbacks).mean()),
+        "cpu_ms_per_user": 1000 * (time.process_time() - start) / result.num_users,
+    }
+    return figures, {name: result.per_user[name] for name in names}
+
+
+def table(data: str) -> str:
+    """The finished variants of a data set."""
+    lines = ["variant            seed   validation        test           rollbacks   ms/user"]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(PLACE.glob(f"*-{data}-seed*.json"))]
+    for record in sorted(records, key=lambda record: (record["seed"], list(VARIANTS).index(record["variant"]))):
+        figures = [
+            record[split][name]["value"] for split in ("validation", "test") for name in ("recall@10", "ndcg@10")
+        ]
+        test = record["test"]
+        lines.append(
+            f"{record['variant']:<18} {record['seed']:>4}   "
+            + "  ".join(f"{figure:.4f}" for figure in figures)
+            + f"  {test['mean_rollbacks']:8.2f}  {test['cpu_ms_per_user']:8.1f}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
