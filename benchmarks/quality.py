@@ -9,9 +9,9 @@
 A cell is one configuration of `configs/` with a few fields changed. Its epochs are planned so that training, with the
 evaluations that choose the checkpoint, takes the budget of CPU time on this machine; the plan is kept, so that a cell
 that was interrupted goes on to the same end. Finished cells are skipped. The checkpoint is chosen on validation users;
-the result holds the whole validation and test splits, read once. ReaRec's evaluations are cheap: one an epoch, and a
-training ends before the budget when five of them bring nothing. Its reasoning models are calibrated for adaptive depth,
-too.
+the result holds the whole validation and test splits, with the items of the history and without them. ReaRec's
+evaluations are cheap: one an epoch, and a training ends before the budget when five of them bring nothing. Its
+reasoning models are calibrated for adaptive depth, too.
 
 `--against` compares finished cells user by user: the mean over seeds of each user's figures, their difference and its
 95 % bootstrap interval over users.
@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 DATA_SETS = {"amazon2014_beauty": "beauty", "amazon2014_toys": "toys", "yelp2019": "yelp"}  # what configs/ calls them
 PROGRAMS: dict[str, Any] = {"care": train_care, "rearec": train_rearec, "reg4rec": train_reg4rec}
+EVALUATED = ("validation", "test", "validation-unseen", "test-unseen")  # unseen: items of the history left out
 EVALUATIONS, EVAL_USERS = 6, 5000  # during a training of a model that decodes
 # A method begins with the folder of its configurations.
 METHODS: dict[str, dict[str, Any]] = {
@@ -169,16 +170,17 @@ def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: floa
         if "eval_ndcg@10" in line
     ]
     record["losses"] = [line["loss"] for line in training["log"] if "loss" in line]
-    for split in ("validation", "test"):
+    here = ("command", "data_set")  # of the run; the cell's own stand above, without this machine's folders
+    for evaluated in EVALUATED:
         start = time.process_time()
-        results = evaluate_run.main(str(run.path), split=split)
-        np.savez(run.results / f"{split}-users.npz", **next(iter(results.values())).per_user)
-        systems = json.loads((run.results / f"{split}.json").read_text(encoding="utf-8"))
-        here = ("command", "data_set")  # of the run; the cell's own stand above, without this machine's folders
-        record[split] = {
+        split, _, unseen = evaluated.partition("-")
+        results = evaluate_run.main(str(run.path), split=split, exclude_seen=bool(unseen))
+        np.savez(run.results / f"{evaluated}-users.npz", **next(iter(results.values())).per_user)
+        systems = json.loads((run.results / f"{evaluated}.json").read_text(encoding="utf-8"))
+        record[evaluated] = {
             name: {key: value for key, value in system.items() if key not in here} for name, system in systems.items()
         }
-        record[f"{split}_cpu_seconds"] = time.process_time() - start
+        record[f"{evaluated}_cpu_seconds"] = time.process_time() - start
     if isinstance(config.model, ReaRecArguments) and config.model.reasoning != "none":
         depths = calibrate_depth.main(str(run.path))
         kept = ("best_fixed_depth", "best_rule_on_validation", "rules", "splits")
@@ -226,7 +228,7 @@ def compare(options: argparse.Namespace) -> str:
     for method in options.methods:
         record: dict[str, Any] = {"method": method, "against": options.against, "data_set": options.data.name}
         record |= {"seeds": options.seeds, "minutes": options.minutes}
-        for split in ("validation", "test"):
+        for split in EVALUATED:
             of_users = [_of_users(name, split, options) for name in (method, options.against)]
             for metric in ("recall@10", "ndcg@10"):
                 mine, other = (values[metric] for values in of_users)
@@ -239,7 +241,7 @@ def compare(options: argparse.Namespace) -> str:
                     "high": high,
                 }
                 lines.append(
-                    f"{method:<24} {split:<10} {metric:<9} {mine.mean():.4f} against {other.mean():.4f}: "
+                    f"{method:<24} {split:<17} {metric:<9} {mine.mean():.4f} against {other.mean():.4f}: "
                     f"{difference:+.4f} [{low:+.4f}, {high:+.4f}]"
                 )
         write_json(record, RESULTS / "quality" / f"compare-{method}-{options.data.name}.json")
@@ -259,12 +261,13 @@ def cell_name(method: str, data: Path, seed: int, minutes: float) -> str:
 
 def table() -> str:
     """The finished cells, best validation NDCG@10 first."""
-    lines = ["cell                                                    CPU min  epochs   validation        test"]
+    lines = [f"{'cell':<56}CPU min  epochs   validation        test            test, unseen"]
     records = [json.loads(path.read_text(encoding="utf-8")) for path in (RESULTS / "quality").glob("*min.json")]
     for record in sorted(records, key=lambda record: -_metric(record, "validation", "ndcg@10")):
         minutes, epochs = record["training"]["cpu_seconds"] / 60, record["training"]["epochs"]
         names = ("recall@10", "ndcg@10")
-        figures = [_metric(record, split, name) for split in ("validation", "test") for name in names]
+        splits = ("validation", "test", "test-unseen")
+        figures = [_metric(record, split, name) for split in splits for name in names]
         lines.append(f"{record['cell']:<55} {minutes:7.1f} {epochs:7.1f}  " + "  ".join(f"{f:.4f}" for f in figures))
     return "\n".join(lines)
 
