@@ -59,6 +59,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "care-letter-codes": {"codes_path": "letter_semantic_ids.tsv"},  # in the folder of the data
     "care-text-codes": {"vectors": "text"},
     "care-collaborative-codes": {"vectors": "collaborative"},
+    "care-recommender-codes": {"collaborative_run": "rearec-none"},  # the finished cell of this method
+    "care-no-queries-recommender-codes": {"num_queries": [0], "collaborative_run": "rearec-none"},
     "care-extra-code": {"collisions": "extra_code"},
     "care-centroids": {"code_embeddings": "centroids"},
     "care-dropout": {"hidden_dropout": 0.1, "attention_dropout": 0.1},
@@ -133,6 +135,8 @@ def plan_cell(method: str, data: Path, seed: int, minutes: float, work: Path) ->
             fields |= {"eval_steps": 1 / EVALUATIONS, "save_steps": 1 / EVALUATIONS}
         if "codes_path" in fields:
             fields["codes_path"] = str(data / fields["codes_path"])
+        if "collaborative_run" in fields:
+            fields["collaborative_run"] = str(work / cell_name(fields["collaborative_run"], data, seed, minutes))
         config = parse_config(str(_write_yaml(fields, folder / "unplanned.yaml")))
         prepare_data.main(config)
         tokenize_items.main(config)
@@ -161,7 +165,7 @@ def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: floa
         "threads": torch.get_num_threads(),
     }
     fields = yaml.safe_load(config_file.read_text(encoding="utf-8"))
-    record["config"] = {name: value for name, value in fields.items() if not name.endswith(("_path", "_dir"))}
+    record["config"] = {name: value for name, value in fields.items() if not name.endswith(("_path", "_dir", "_run"))}
     record["training"] = {name: value for name, value in training.items() if name != "log"}
     record["curve"] = [
         {"cpu_minutes": round(line["cpu_seconds"] / 60, 2), "epoch": line["epoch"]}

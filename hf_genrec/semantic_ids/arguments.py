@@ -61,6 +61,13 @@ class TokenizerArguments:
             "level that counts them, keep lets them share."
         },
     )
+    collaborative_run: str | None = field(
+        default=None,
+        metadata={
+            "help": "Run folder of a recommender trained on the same data (method: rearec): its item vectors are the "
+            "collaborative ones, in place of co-occurrence."
+        },
+    )
     collaborative_dim: int = field(default=64, metadata={"help": "Length of the collaborative vector."})
     collaborative_window: int = field(
         default=5, metadata={"help": "Two items co-occur when they stand at most this many positions apart."}
@@ -105,6 +112,8 @@ class TokenizerArguments:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.tokenizer_learning_rate <= 0:
             raise ValueError(f"tokenizer_learning_rate must be positive, not {self.tokenizer_learning_rate}")
+        if self.collaborative_run is not None and self.vectors == "text":
+            raise ValueError("collaborative_run has collaborative vectors, which vectors: text leaves out; use both")
         if self.collaborative_weight <= 0:
             raise ValueError(
                 f"collaborative_weight must be positive, not {self.collaborative_weight}; "

@@ -14,7 +14,7 @@ from hf_genrec.files import write_json
 from hf_genrec.models.item_tokenizer import ItemTokenizer
 
 from .arguments import TokenizerArguments
-from .collaborative import collaborative_vectors
+from .collaborative import collaborative_vectors, recommender_vectors
 from .collisions import place_new_items, settle_collisions
 from .embedding import embed_texts
 from .health import draw_health, health_report
@@ -38,7 +38,7 @@ def item_parts(
         embedding_cache: folder of the text embeddings already made; None for the default of `embed_texts`.
 
     Raises:
-        ValueError: an empty catalogue, or a missing column.
+        ValueError: an empty catalogue, a missing column, or a `collaborative_run` of other data.
     """
     if not items.num_rows:
         raise ValueError("the catalogue is empty; check the filters (min_rating, user_core, item_core)")
@@ -47,13 +47,17 @@ def item_parts(
         texts = item_texts(items, arguments.text_columns)
         parts["text"] = embed_texts(texts, arguments.text_model, embedding_cache)
     if arguments.vectors in ("collaborative", "both"):
-        parts["collaborative"] = collaborative_vectors(
-            train_sequences,
-            items.num_rows,
-            dim=arguments.collaborative_dim,
-            window=arguments.collaborative_window,
-            seed=arguments.tokenizer_seed,
-        )
+        if arguments.collaborative_run is not None:
+            item_ids = [str(item_id) for item_id in items.column("item_id").to_pylist()]
+            parts["collaborative"] = recommender_vectors(arguments.collaborative_run, item_ids, train_sequences)
+        else:
+            parts["collaborative"] = collaborative_vectors(
+                train_sequences,
+                items.num_rows,
+                dim=arguments.collaborative_dim,
+                window=arguments.collaborative_window,
+                seed=arguments.tokenizer_seed,
+            )
         unseen = int((parts["collaborative"] == 0).all(axis=1).sum())
         if unseen:
             logger.warning("%d of %d items have no collaborative vector: the mean stands in", unseen, items.num_rows)

@@ -1,7 +1,11 @@
-"""Training sequences -> one vector per item, from which items it is consumed with."""
+"""Training sequences -> one vector per item, from which items it is consumed with, or from a trained recommender."""
+
+from pathlib import Path
 
 import numpy as np
 import scipy.sparse
+
+from hf_genrec.models.modeling_rearec import ReaRecConfig, ReaRecForNextItem
 
 
 def cooccurrence_counts(sequences: list[np.ndarray], num_items: int, window: int) -> scipy.sparse.csr_array:
@@ -73,5 +77,44 @@ def collaborative_vectors(
     vectors = np.zeros((num_items, dim), dtype=np.float32)
     vectors[:, :rank] = left * np.sqrt(singular)
     vectors[np.diff(matrix.indptr) == 0] = 0.0
+    return _unit_length(vectors)
+
+
+def recommender_vectors(run_folder: str | Path, item_ids: list[str], train_sequences: list[np.ndarray]) -> np.ndarray:
+    """The item vectors of a trained ReaRec model, scaled to length 1.
+
+    An item that training never saw has a row of zeros, which the tokenizer takes for a missing vector.
+
+    Args:
+        run_folder: the run whose `model/` is read.
+        item_ids: of the catalogue, in its order.
+        train_sequences: item indices per user. The model must have been trained on as many interactions of each item:
+            another split would let validation and test items into the codes.
+
+    Returns:
+        (num_items, hidden_size) float32
+
+    Raises:
+        ValueError: no ReaRec model there, another catalogue, or other training interactions.
+    """
+    folder = Path(run_folder) / "model"
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"collaborative_run: {folder} holds no model; train one with method: rearec on the same data")
+    model_type = ReaRecConfig.get_config_dict(folder)[0].get("model_type")
+    if model_type != ReaRecConfig.model_type:
+        raise ValueError(f"collaborative_run: {folder} is a model of type {model_type}; it must be one of rearec")
+    model = ReaRecForNextItem.from_pretrained(folder)
+    if model.processor.item_ids != item_ids:
+        raise ValueError(f"collaborative_run: {folder} was trained on another catalogue; train it on the same data")
+    counts = np.bincount(np.concatenate([np.zeros(0, np.int64), *train_sequences]), minlength=len(item_ids))
+    if not np.array_equal(counts, model.processor.popularity):
+        raise ValueError(
+            f"collaborative_run: {folder} was trained on other interactions than these; prepare both with one split"
+        )
+    vectors = model.item_vectors()[:-1].detach().float().cpu().numpy()
+    return _unit_length(np.where(counts[:, None] > 0, vectors, 0.0).astype(np.float32))
+
+
+def _unit_length(vectors: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)

@@ -3,7 +3,9 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from tiny_rearec import tiny_rearec
 
+from hf_genrec.models.processing_items import ItemProcessor
 from hf_genrec.semantic_ids import embedding
 from hf_genrec.semantic_ids.arguments import TokenizerArguments
 from hf_genrec.semantic_ids.build import assign_semantic_ids, encode_new_items, item_parts
@@ -112,3 +114,50 @@ def test_what_cannot_be_built_is_refused(tmp_path):
 def test_arguments_say_what_to_do(changes, message):
     with pytest.raises(ValueError, match=message):
         TokenizerArguments(**changes)
+
+
+# ---- vectors of a trained recommender ----
+
+
+def saved_recommender(folder, items, train_sequences):
+    model = tiny_rearec("none", num_items=items.num_rows)
+    counts = np.bincount(np.concatenate(train_sequences), minlength=items.num_rows)
+    model.processor = ItemProcessor(9).set_catalogue(items.column("item_id").to_pylist(), popularity=counts)
+    model.save_pretrained(folder / "model")
+    return model
+
+
+def test_vectors_of_a_recommender_stand_in_for_cooccurrence(tmp_path):
+    items, train_sequences = catalogue(), sequences()
+    model = saved_recommender(tmp_path / "run", items, train_sequences)
+    settings = arguments(vectors="both", collaborative_run=str(tmp_path / "run"))
+    parts = item_parts(items, train_sequences, settings, tmp_path)
+    vectors = model.item_vectors()[:-1].detach().numpy()
+    expected = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    np.testing.assert_allclose(parts["collaborative"][:38], expected[:38], rtol=1e-6)
+    assert not parts["collaborative"][38:].any()  # never seen in training
+    ids, _, health = build_semantic_ids(items, train_sequences, settings, tmp_path)
+    assert health["unique_ids"] == 40
+    with_text, _, _ = build_semantic_ids(items, train_sequences, arguments(), tmp_path)
+    assert not np.array_equal(ids.codes, with_text.codes)
+
+
+def test_recommenders_that_do_not_fit(tmp_path):
+    items, train_sequences = catalogue(), sequences()
+    saved_recommender(tmp_path / "run", items, train_sequences)
+
+    def parts(run="run", items=items, train_sequences=train_sequences):
+        return item_parts(items, train_sequences, arguments(vectors="both", collaborative_run=str(tmp_path / run)))
+
+    with pytest.raises(ValueError, match="holds no model; train one with method: rearec"):
+        parts(run="nowhere")
+    (tmp_path / "care/model").mkdir(parents=True)
+    (tmp_path / "care/model/config.json").write_text('{"model_type": "care"}')
+    with pytest.raises(ValueError, match="a model of type care; it must be one of rearec"):
+        parts(run="care")
+    with pytest.raises(ValueError, match="another catalogue"):
+        parts(items=items.slice(0, 39))
+    with pytest.raises(ValueError, match="other interactions"):  # as if a test item had been trained on
+        parts(train_sequences=[*train_sequences[:-1], np.append(train_sequences[-1], 3)])
+    with pytest.raises(ValueError, match="vectors: text leaves out"):
+        arguments(collaborative_run="run")
