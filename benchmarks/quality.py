@@ -8,10 +8,10 @@
 
 A cell is one configuration of `configs/` with a few fields changed. Its epochs are planned so that training, with the
 evaluations that choose the checkpoint, takes the budget of CPU time on this machine; the plan is kept, so that a cell
-that was interrupted goes on to the same end. Finished cells are skipped. The checkpoint is chosen on validation users;
-the result holds the whole validation and test splits, with the items of the history and without them. ReaRec's
-evaluations are cheap: one an epoch, and a training ends before the budget when five of them bring nothing. Its
-reasoning models are calibrated for adaptive depth, too.
+that was interrupted goes on to the same end, and holds for all seeds. Finished cells are skipped. The checkpoint is
+chosen on validation users; the result holds the whole validation and test splits, with the items of the history and
+without them. ReaRec's evaluations are cheap: one an epoch, and a training ends before the budget when five of them
+bring nothing. Its reasoning models are calibrated for adaptive depth, too.
 
 `--against` compares finished cells user by user: the mean over seeds of each user's figures, their difference and its
 95 % bootstrap interval over users.
@@ -140,7 +140,11 @@ def plan_cell(method: str, data: Path, seed: int, minutes: float, work: Path) ->
         config = parse_config(str(_write_yaml(fields, folder / "unplanned.yaml")))
         prepare_data.main(config)
         tokenize_items.main(config)
-        fields["num_train_epochs"] = plan_epochs(config, minutes)
+        planned = sorted(work.glob(f"{cell_name(method, data, '*', minutes)}/{config_file.name}"))
+        if planned:
+            fields["num_train_epochs"] = yaml.safe_load(planned[0].read_text(encoding="utf-8"))["num_train_epochs"]
+        else:
+            fields["num_train_epochs"] = plan_epochs(config, minutes)
         _write_yaml(fields, config_file)
     return config_file
 
@@ -259,7 +263,7 @@ def _of_users(method: str, split: str, options: argparse.Namespace) -> dict[str,
     return {metric: np.stack([file[metric] for file in files]) for metric in files[0].files}
 
 
-def cell_name(method: str, data: Path, seed: int, minutes: float) -> str:
+def cell_name(method: str, data: Path, seed: int | str, minutes: float) -> str:
     return f"{method}-{data.name}-seed{seed}-{minutes:g}min"
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from hf_genrec import cli
 from hf_genrec.models.modeling_care import CareConfig, CareForCausalLM
@@ -152,6 +153,39 @@ def run_command(monkeypatch, capsys, *arguments) -> str:
     captured = capsys.readouterr()
     assert finished.value.code == 0, captured.err
     return captured.out
+
+
+def run_pipeline(config: Path) -> None:
+    """`hf-genrec prepare`, `tokenize` and `train` with this configuration; all must succeed."""
+    for command in ("prepare", "tokenize", "train"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["hf-genrec", command, "--config", str(config)])
+            with pytest.raises(SystemExit) as finished:
+                cli.main()
+        assert finished.value.code == 0
+
+
+def check_accumulated_batches(make_trainer, batch_size: int) -> None:
+    """An epoch of small batches in one step has the loss and the gradient of one batch that holds all rows."""
+    gradients, losses = [], []
+
+    class Keep(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            gradients.append({name: tensor.grad.clone() for name, tensor in model.named_parameters()})
+
+    for size, batches in ((1000, 1), (batch_size, 1000)):
+        trainer = make_trainer(
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=batches,
+            num_train_epochs=1,
+            max_grad_norm=0.0,
+        )
+        trainer.add_callback(Keep())
+        trainer.train()
+        losses.append(next(line["loss"] for line in trainer.state.log_history if "loss" in line))
+    assert len(gradients) == 2
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
 
 
 def check_a_killed_training(program: str, config: Path, whole: Path, killed: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ITEMS, USERS, check_a_killed_training, run_command
+from conftest import ITEMS, USERS, check_a_killed_training, run_command, run_pipeline
 from safetensors.torch import load_file
 
 from hf_genrec import cli
@@ -20,12 +20,7 @@ from hf_genrec.training.config import parse_config
 
 @pytest.fixture(scope="module")
 def trained(rearec_config, own_data):
-    with pytest.MonkeyPatch.context() as patch:
-        for command in ("prepare", "tokenize", "train"):
-            patch.setattr(sys, "argv", ["hf-genrec", command, "--config", str(rearec_config)])
-            with pytest.raises(SystemExit) as finished:
-                cli.main()
-            assert finished.value.code == 0
+    run_pipeline(rearec_config)
     return own_data / "rearec-run"
 
 

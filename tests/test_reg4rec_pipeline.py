@@ -2,13 +2,11 @@
 killed."""
 
 import json
-import sys
 
 import pytest
-from conftest import ITEMS, USERS, check_a_killed_training, run_command
+from conftest import ITEMS, USERS, check_a_killed_training, run_command, run_pipeline
 from safetensors.torch import load_file
 
-from hf_genrec import cli
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.hub import load_model
 from hf_genrec.trainers import train_care, train_reg4rec
@@ -48,12 +46,7 @@ use_cpu: true
 
 @pytest.fixture(scope="module")
 def trained(config, own_data):
-    with pytest.MonkeyPatch.context() as patch:
-        for command in ("prepare", "tokenize", "train"):
-            patch.setattr(sys, "argv", ["hf-genrec", command, "--config", str(config)])
-            with pytest.raises(SystemExit) as finished:
-                cli.main()
-            assert finished.value.code == 0
+    run_pipeline(config)
     return own_data / "reg4rec-run"
 
 

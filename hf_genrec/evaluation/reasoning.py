@@ -14,6 +14,7 @@ import torch
 
 from hf_genrec.evaluation.cost import median_costs
 from hf_genrec.evaluation.metrics import paired_bootstrap_difference
+from hf_genrec.models.catalogue import evaluation_mode
 from hf_genrec.models.item_recommender import MAX_SCORES
 from hf_genrec.models.modeling_rearec import ReaRecForNextItem
 from hf_genrec.models.rearec_losses import prediction_state
@@ -28,15 +29,13 @@ GROUPS = 4
 @contextmanager
 def evaluating(model: ReaRecForNextItem, num_steps: int | None) -> Iterator[None]:
     """Without gradients and dropout, at a depth for all users; `None` leaves it to the model (K, or its rule)."""
-    before, was_training = model.num_steps, model.training
+    before = model.num_steps
     model.num_steps = num_steps
-    model.eval()
     try:
-        with torch.no_grad():
+        with evaluation_mode(model), torch.no_grad():
             yield
     finally:
         model.num_steps = before
-        model.train(was_training)
 
 
 def depth_states(states: torch.Tensor, reasoning: str) -> torch.Tensor:

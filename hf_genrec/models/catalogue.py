@@ -1,8 +1,9 @@
-"""The catalogue of a processor (ids, titles, popularity), and the processor that a model carries."""
+"""The catalogue of a processor (ids, titles, popularity), and the processor that a recommender carries."""
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -216,16 +217,30 @@ def load_tensors(path: str) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path} is truncated or damaged ({error}): save or download it again.") from error
 
 
+@contextmanager
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """The model as `eval()` makes it, and afterwards in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
 class ProcessorCarrier(PreTrainedModel):
     """
     Placed before a model class: the model's processor is loaded and saved with it.
 
     Attributes:
         processor (*optional*): of the class `processor_class`; histories and catalogue.
+        recommend_rows: defined by the model: from histories and candidates in catalogue rows, k and `exclude_seen` to
+            rows (B, k), -1 where fewer items are allowed, and scores (B, k).
     """
 
     processor_class: type[CatalogueProcessor]
     processor: Any = None
+    recommend_rows: Callable[..., tuple[np.ndarray, ...]]
 
     def _require_processor(self):
         if self.processor is None:
@@ -234,6 +249,16 @@ class ProcessorCarrier(PreTrainedModel):
                 "folder) of the folder that holds its catalogue."
             )
         return self.processor
+
+    def _recommend_ids(self, histories, k: int, exclude_seen: bool, candidates, unknown: str, **search):
+        """What `recommend` gives: [`recommend_rows`] of histories and candidates that are item ids."""
+        processor = self._require_processor()
+        batch, single = processor.as_batch(histories)
+        allowed = None if candidates is None else processor.rows(candidates, where="candidates")
+        rows = [processor.rows(history, unknown) for history in batch]
+        found, scores = self.recommend_rows(rows, k, exclude_seen, allowed, **search)
+        item_ids, score_lists = processor.as_lists(found, scores)
+        return (item_ids[0], score_lists[0]) if single else (item_ids, score_lists)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):

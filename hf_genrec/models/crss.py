@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
 
+from .catalogue import evaluation_mode
 from .configuration_reg4rec import CODE_ORDERS
 from .item_recommender import best_columns
 from .item_sets import ItemSets, SetStates
@@ -347,9 +348,7 @@ def confidence_orders(model, input_ids: torch.Tensor, attention_mask: torch.Tens
     Returns:
         (B, M) int64, a permutation of the codebooks in each row.
     """
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         decoder = PathDecoder(model, model.get_encoder()(input_ids, attention_mask))
         hidden = decoder.start()
         used = torch.zeros_like(labels, dtype=torch.bool)
@@ -365,6 +364,4 @@ def confidence_orders(model, input_ids: torch.Tensor, attention_mask: torch.Tens
             used.scatter_(1, codebook, True)
             if step + 2 < labels.shape[1]:
                 hidden = decoder.extend(labels.gather(1, codebook))
-    finally:
-        model.train(was_training)
     return orders

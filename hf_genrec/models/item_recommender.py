@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from .catalogue import ProcessorCarrier
+from .catalogue import ProcessorCarrier, evaluation_mode
 from .processing_items import ItemProcessor
 
 MAX_SCORES = 2**23  # scores held at once: 32 MB
@@ -73,14 +73,7 @@ class ItemRecommenderMixin(ProcessorCarrier):
         Raises:
             ValueError: for an unknown item, no candidate, a k below 1, or a model without a processor.
         """
-        processor = self._require_processor()
-        batch, single = processor.as_batch(histories)
-        allowed = None if candidates is None else processor.rows(candidates, where="candidates")
-        rows, scores = self.recommend_rows(
-            [processor.rows(history, unknown) for history in batch], k, exclude_seen, allowed, batch_size
-        )
-        item_ids, score_lists = processor.as_lists(rows, scores)
-        return (item_ids[0], score_lists[0]) if single else (item_ids, score_lists)
+        return self._recommend_ids(histories, k, exclude_seen, candidates, unknown, batch_size=batch_size)
 
     @torch.no_grad()
     def recommend_rows(
@@ -105,9 +98,7 @@ class ItemRecommenderMixin(ProcessorCarrier):
         columns = np.arange(num_items) if candidates is None else np.unique(candidates)  # (C,), ascending rows
         rows = np.full((len(histories), k), -1, dtype=np.int64)
         scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
-        was_training = self.training
-        self.eval()
-        try:
+        with evaluation_mode(self):
             vectors = self.item_vectors()
             scored = vectors[:num_items] if candidates is None else vectors[torch.from_numpy(columns).to(self.device)]
             # Histories of about one length stand together: little of a batch is padding.
@@ -120,8 +111,6 @@ class ItemRecommenderMixin(ProcessorCarrier):
                 known = torch.isfinite(values)
                 best = np.where(known.cpu().numpy(), columns[found.cpu().numpy()], -1)
                 rows[batch, : best.shape[1]], scores[batch, : best.shape[1]] = best, values.cpu().numpy()
-        finally:
-            self.train(was_training)
         return rows, scores
 
     def _encode(self, histories: Sequence[np.ndarray], item_vectors: torch.Tensor) -> torch.Tensor:
@@ -188,12 +177,8 @@ class ItemRecommenderMixin(ProcessorCarrier):
         rows = np.arange(len(processor.item_ids))
         if item_ids is not None:
             rows = processor.rows(item_ids, where="item_ids")
-        was_training = self.training
-        self.eval()
-        try:
+        with evaluation_mode(self):
             vectors = self.item_vectors()
             users = self._encode([processor.rows(history, unknown) for history in batch], vectors)
             scores = (users @ vectors[torch.from_numpy(rows).to(self.device)].T).float()
-        finally:
-            self.train(was_training)
         return scores[0] if single else scores

@@ -7,6 +7,7 @@ import torch
 from transformers import LogitsProcessor
 
 from .item_trie import LIMIT, ItemTrie
+from .ragged import expand_ranges
 
 
 @dataclass
@@ -309,23 +310,6 @@ def _postings(leaf_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     counts = torch.bincount(tokens, minlength=int(tokens.max()) + 1)
     starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
     return (order // leaf_tokens.shape[1]).int(), starts.int()
-
-
-def expand_ranges(begin: torch.Tensor, end: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """
-    The places of the ranges [begin, end), one range after the other.
-
-    Args:
-        begin, end: (n,) int64.
-
-    Returns:
-        places (total,), the range each is of (total,), and where each range's places begin among them (n + 1,).
-    """
-    counts = end - begin
-    offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-    owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
-    places = torch.arange(len(owner), device=counts.device) + (begin - offsets[:-1])[owner]
-    return places, owner, offsets
 
 
 class SetLogitsProcessor(LogitsProcessor):

@@ -10,8 +10,9 @@ from transformers.utils import cached_file
 
 from .beam_search import constrained_beam_search
 from .catalogue import load_tensors
-from .item_trie import ItemTrie, TrieLogitsProcessor
+from .item_trie import ItemTrie
 from .processing_codes import CodeProcessor
+from .trie_logits_processor import TrieLogitsProcessor
 
 TRIE_FILE = "item_trie.safetensors"
 

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 
 from .beam_search import beam_search, score_leaves
-from .catalogue import ProcessorCarrier
+from .catalogue import ProcessorCarrier, evaluation_mode
 from .item_trie import ItemTrie
 from .processing_genrec import GenRecProcessor
+from .ragged import expand_ranges, first_of_each
 from .user_cache import UserCache
 
 
@@ -57,21 +58,17 @@ class GenerativeRecommenderMixin(ProcessorCarrier):
         Raises:
             ValueError: for an unknown item, a k or beam that is too small, or a model without a processor.
         """
-        processor = self._require_processor()
-        batch, single = processor.as_batch(histories)
-        allowed = None if candidates is None else processor.rows(candidates, where="candidates")
-        rows, scores = self.recommend_rows(
-            [processor.rows(history, unknown) for history in batch],
+        return self._recommend_ids(
+            histories,
             k,
             exclude_seen,
-            allowed,
-            num_beams,
-            batch_size,
-            normalize,
-            user_cache,
+            candidates,
+            unknown,
+            num_beams=num_beams,
+            batch_size=batch_size,
+            normalize=normalize,
+            user_cache=user_cache,
         )
-        item_ids, score_lists = processor.as_lists(rows, scores)
-        return (item_ids[0], score_lists[0]) if single else (item_ids, score_lists)
 
     def recommend_rows(
         self,
@@ -95,14 +92,12 @@ class GenerativeRecommenderMixin(ProcessorCarrier):
         if k < 1 or num_beams < k:
             raise ValueError(f"k={k}, num_beams={num_beams}: k must be at least 1 and num_beams at least k.")
         trie = processor.trie if candidates is None else processor.trie.restrict(candidates)
-        was_training = self.training
-        self.eval()
         rows = np.full((len(histories), k), -1, dtype=np.int64)
         scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
         batches = [
             np.arange(start, min(start + batch_size, len(histories))) for start in range(0, len(histories), batch_size)
         ]
-        try:
+        with evaluation_mode(self):
             for batch in batches:
                 prompts = processor.prompts([histories[int(i)] for i in batch])
                 known = np.zeros(len(batch), dtype=bool)
@@ -114,8 +109,6 @@ class GenerativeRecommenderMixin(ProcessorCarrier):
                     seen = [histories[int(i)] for i in batch[part]] if exclude_seen else None
                     found = self._recommend_batch(inputs, k, seen, trie, num_beams, normalize, user_cache)
                     rows[batch[part]], scores[batch[part]] = (tensor.cpu().numpy() for tensor in found)
-        finally:
-            self.train(was_training)
         return rows, scores
 
     def _recommend_batch(self, inputs, k: int, seen, trie: ItemTrie, num_beams: int, normalize: str, user_cache):
@@ -126,17 +119,13 @@ class GenerativeRecommenderMixin(ProcessorCarrier):
 
         # A leaf holds one item, or several that share their codes.
         start, end = trie.items_below(leaves.clamp(min=0), trie.num_levels)
-        count = torch.where(leaves >= 0, end - start, 0).flatten()
-        leaf = torch.repeat_interleave(torch.arange(leaves.numel(), device=leaves.device), count)
-        within = torch.arange(len(leaf), device=leaves.device) - (count.cumsum(0) - count)[leaf]
-        place = start.flatten()[leaf] + within
+        end = torch.where(leaves >= 0, end, start)
+        place, leaf, _ = expand_ranges(start.flatten(), end.flatten())
         user = leaf // leaves.shape[1]
         if excluded is not None:
             keep = ~torch.isin(user * len(trie) + place, excluded)
             leaf, place, user = leaf[keep], place[keep], user[keep]
-        per_user = torch.bincount(user, minlength=num_users)
-        rank = torch.arange(len(user), device=user.device) - (per_user.cumsum(0) - per_user)[user]
-        top = rank < k
+        rank, top = first_of_each(user, num_users, k)
         rows = torch.full((num_users, k), -1, device=user.device)
         scores = torch.full((num_users, k), -torch.inf, device=user.device)
         rows[user[top], rank[top]] = trie.items[place[top]].long()
@@ -179,10 +168,6 @@ class GenerativeRecommenderMixin(ProcessorCarrier):
         token_ids = torch.from_numpy(processor.token_ids)
         if item_ids is not None:
             token_ids = token_ids[processor.rows(item_ids, where="item_ids")]
-        was_training = self.training
-        self.eval()
-        try:
+        with evaluation_mode(self):
             scores = score_leaves(self, {name: tensor.to(self.device) for name, tensor in inputs.items()}, token_ids)
-        finally:
-            self.train(was_training)
         return scores[0] if single else scores

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from .catalogue import ProcessorCarrier
+from .catalogue import ProcessorCarrier, evaluation_mode
 from .crss import CrssSearch, Reflection, path_scores
-from .item_sets import ItemSets, expand_ranges
+from .item_sets import ItemSets
 from .processing_reg4rec import Reg4RecProcessor
+from .ragged import expand_ranges, first_of_each
 
 MAX_PATHS = 2**12  # paths decoded at once in exact scoring
 
@@ -62,21 +63,17 @@ class SetRecommenderMixin(ProcessorCarrier):
         Raises:
             ValueError: for an unknown item, a k or beam that is too small, or a model without a processor.
         """
-        processor = self._require_processor()
-        batch, single = processor.as_batch(histories)
-        allowed = None if candidates is None else processor.rows(candidates, where="candidates")
-        rows, scores = self.recommend_rows(
-            [processor.rows(history, unknown) for history in batch],
+        return self._recommend_ids(
+            histories,
             k,
             exclude_seen,
-            allowed,
-            num_beams,
-            batch_size,
-            order,
-            reflection_threshold,
+            candidates,
+            unknown,
+            num_beams=num_beams,
+            batch_size=batch_size,
+            order=order,
+            reflection_threshold=reflection_threshold,
         )
-        item_ids, score_lists = processor.as_lists(rows, scores)
-        return (item_ids[0], score_lists[0]) if single else (item_ids, score_lists)
 
     def recommend_rows(
         self,
@@ -111,9 +108,7 @@ class SetRecommenderMixin(ProcessorCarrier):
         rollbacks = np.zeros(len(histories), dtype=np.int64)
         # Histories of about one length stand together: little of a batch is padding.
         by_length = np.argsort([len(history) for history in histories], kind="stable")
-        was_training = self.training
-        self.eval()
-        try:
+        with evaluation_mode(self):
             for start in range(0, len(histories), batch_size):
                 batch = by_length[start : start + batch_size]
                 inputs = processor.prompts([histories[int(i)] for i in batch])
@@ -128,8 +123,6 @@ class SetRecommenderMixin(ProcessorCarrier):
                     self._reflection(reflection_threshold),
                 )
                 rows[batch], scores[batch], rollbacks[batch] = (tensor.cpu().numpy() for tensor in found)
-        finally:
-            self.train(was_training)
         return (rows, scores, rollbacks) if return_rollbacks else (rows, scores)
 
     def _reflection(self, threshold: float | None) -> Reflection | None:
@@ -174,9 +167,7 @@ class SetRecommenderMixin(ProcessorCarrier):
             owner, column = (leaves >= 0).nonzero(as_tuple=True)
             excluded = torch.cat([excluded, owner * sets.num_leaves + leaves[owner, column]]).unique()
 
-        per_user = torch.bincount(user, minlength=num_users)
-        rank = torch.arange(len(user), device=user.device) - (per_user.cumsum(0) - per_user)[user]
-        top = rank < k
+        rank, top = first_of_each(user, num_users, k)
         best_rows = leaves.new_full((num_users, k), -1)
         best_scores = scores.new_full((num_users, k), -torch.inf)
         best_rows[user[top], rank[top]], best_scores[user[top], rank[top]] = row[top], score[top]
@@ -224,9 +215,7 @@ class SetRecommenderMixin(ProcessorCarrier):
         if item_ids is not None:
             token_ids = token_ids[processor.rows(item_ids, where="item_ids")]
         token_ids = token_ids.to(self.device)
-        was_training = self.training
-        self.eval()
-        try:
+        with evaluation_mode(self):
             with torch.no_grad():
                 encoding = self.get_encoder()(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
             scores = torch.cat(
@@ -236,8 +225,6 @@ class SetRecommenderMixin(ProcessorCarrier):
                 ],
                 dim=1,
             )
-        finally:
-            self.train(was_training)
         return scores[0] if single else scores
 
 

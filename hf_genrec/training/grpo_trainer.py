@@ -11,6 +11,7 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import RepeatSampler, pad
 
+from hf_genrec.models.catalogue import evaluation_mode
 from hf_genrec.training.grpo_arguments import GRPOArguments
 from hf_genrec.training.trainer import GenRecTrainer
 from hf_genrec.training.trie_policy import code_log_probs, group_logits, sample_items
@@ -139,12 +140,8 @@ class GenRecGRPOTrainer(GenRecTrainer, GRPOTrainer):
         return output
 
     def evaluate(self, *args, **kwargs):
-        was_training = self.model.training
-        self.model.eval()  # TRL takes what is logged meanwhile for evaluation's, not for the training's
-        try:
+        with evaluation_mode(self.model):  # TRL takes what is logged meanwhile for evaluation's, not the training's
             return super().evaluate(*args, **kwargs)
-        finally:
-            self.model.train(was_training)
 
     def log(self, logs, *args, **kwargs):
         metrics = self._metrics["train"]

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from hf_genrec.models.care_layout import PADDING, attention_allowed
-from hf_genrec.models.item_trie import ItemTrie, TrieLogitsProcessor
+from hf_genrec.models.item_trie import ItemTrie
 from hf_genrec.models.modeling_care import CareConfig, CareForCausalLM
+from hf_genrec.models.trie_logits_processor import TrieLogitsProcessor
 
 CASES = sorted(path.parent for path in (Path(__file__).parents[1] / "golden/care").glob("*/case.json"))
 

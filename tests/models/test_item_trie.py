@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from hf_genrec.models import item_trie
-from hf_genrec.models.item_trie import ItemTrie, TrieLogitsProcessor
+from hf_genrec.models.item_trie import ItemTrie
+from hf_genrec.models.trie_logits_processor import TrieLogitsProcessor
 
 ANSWER = 99
 

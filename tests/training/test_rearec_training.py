@@ -1,10 +1,12 @@
 """ReaRec learns from the log, and what it trains on, logs and draws is what it says."""
 
+from functools import partial
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from transformers import TrainerCallback
+from conftest import check_accumulated_batches
 
 from hf_genrec.data.prepared import EvaluationSplit
 from hf_genrec.models.configuration_rearec import ReaRecConfig
@@ -161,22 +163,8 @@ def test_there_is_no_noise_in_the_first_epochs(sequences, tmp_path):
 @pytest.mark.parametrize("backbone", ["sasrec", "bert4rec"])
 def test_accumulated_batches_have_the_gradient_of_one(sequences, tmp_path, backbone):
     """With unequal numbers of targets, too."""
-    gradients = []
-
-    class Keep(TrainerCallback):
-        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-            gradients.append({name: tensor.grad.clone() for name, tensor in model.named_parameters()})
-
-    fields, numbers = {"backbone": backbone, "reasoning": "rpe"}, []
-    for batch_size, batches in ((1000, 1), (7, 1000)):
-        settings = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": batches}
-        trainer = make_trainer(cut(sequences), tmp_path, fields, num_train_epochs=1, max_grad_norm=0.0, **settings)
-        trainer.add_callback(Keep())
-        trainer.train()
-        numbers.append(lines(trainer)[0]["loss"])
-    assert len(gradients) == 2
-    assert numbers[0] == pytest.approx(numbers[1], rel=1e-5)
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+    fields = {"backbone": backbone, "reasoning": "rpe"}
+    check_accumulated_batches(partial(make_trainer, cut(sequences), tmp_path, fields), 7)
 
 
 def test_a_saved_model_is_evaluated_alike(sequences, tmp_path):

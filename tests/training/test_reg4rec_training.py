@@ -1,10 +1,12 @@
 """REG4Rec learns from the log, and what it trains on, logs and draws is what it says."""
 
+from functools import partial
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from transformers import TrainerCallback
+from conftest import check_accumulated_batches
 
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.models.configuration_reg4rec import Reg4RecConfig
@@ -145,23 +147,7 @@ def test_when_the_models_own_order_is_taught(prepared, tmp_path, monkeypatch, sh
 
 
 def test_accumulated_batches_have_the_gradient_of_one(prepared, tmp_path):
-    gradients, numbers = [], []
-
-    class Keep(TrainerCallback):
-        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-            gradients.append({name: tensor.grad.clone() for name, tensor in model.named_parameters()})
-
-    for batch_size, batches in ((1000, 1), (27, 1000)):
-        settings = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": batches}
-        trainer = make_trainer(
-            prepared, tmp_path, confidence_order_from=0.0, num_train_epochs=1, max_grad_norm=0.0, **settings
-        )
-        trainer.add_callback(Keep())
-        trainer.train()
-        numbers.append(lines(trainer)[0]["loss"])
-    assert len(gradients) == 2
-    assert numbers[0] == pytest.approx(numbers[1], rel=1e-5)
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+    check_accumulated_batches(partial(make_trainer, prepared, tmp_path, confidence_order_from=0.0), 27)
 
 
 def test_a_saved_model_is_evaluated_alike(prepared, tmp_path):
