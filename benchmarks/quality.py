@@ -61,6 +61,17 @@ METHODS: dict[str, dict[str, Any]] = {
     "care-collaborative-codes": {"vectors": "collaborative"},
     "care-recommender-codes": {"collaborative_run": "rearec-none"},  # the finished cell of this method
     "care-no-queries-recommender-codes": {"num_queries": [0], "collaborative_run": "rearec-none"},
+    "care-no-queries-recommender-codes-dropout": {
+        "num_queries": [0],
+        "collaborative_run": "rearec-none",
+        "hidden_dropout": 0.1,
+        "attention_dropout": 0.1,
+    },
+    "care-no-queries-recommender-codes-centroids": {
+        "num_queries": [0],
+        "collaborative_run": "rearec-none",
+        "code_embeddings": "centroids",
+    },
     "care-extra-code": {"collisions": "extra_code"},
     "care-centroids": {"code_embeddings": "centroids"},
     "care-dropout": {"hidden_dropout": 0.1, "attention_dropout": 0.1},
