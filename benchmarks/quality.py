@@ -93,6 +93,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "rearec-rpe": {"reasoning": "rpe", "temperature": 1.0},
     "rearec-erl": {"reasoning": "erl", "temperature": 1.0},
     "rearec-prl": {"reasoning": "prl"},
+    "rearec-prl-temperature-1": {"reasoning": "prl", "temperature": 1.0},
     "rearec-erl-adapter": {"reasoning": "erl", "temperature": 1.0, "reasoning_adapter_size": 16},
     "rearec-prl-adapter": {"reasoning": "prl", "reasoning_adapter_size": 16},
     "reg4rec": {},
