@@ -178,6 +178,8 @@ def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: floa
     fields = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     record["config"] = {name: value for name, value in fields.items() if not name.endswith(("_path", "_dir", "_run"))}
     record["training"] = {name: value for name, value in training.items() if name != "log"}
+    if training["resumed_from"] is not None:
+        record["training"]["resumed_from"] = Path(training["resumed_from"]).name
     record["curve"] = [
         {"cpu_minutes": round(line["cpu_seconds"] / 60, 2), "epoch": line["epoch"]}
         | {name: line[name] for name in line if name.startswith(("eval_ndcg", "eval_recall"))}
