@@ -155,14 +155,19 @@ def run_command(monkeypatch, capsys, *arguments) -> str:
     return captured.out
 
 
+def exit_code(*arguments) -> int:
+    """What `hf-genrec` with these arguments ends with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["hf-genrec", *map(str, arguments)])
+        with pytest.raises(SystemExit) as finished:
+            cli.main()
+    return finished.value.code
+
+
 def run_pipeline(config: Path) -> None:
     """`hf-genrec prepare`, `tokenize` and `train` with this configuration; all must succeed."""
     for command in ("prepare", "tokenize", "train"):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["hf-genrec", command, "--config", str(config)])
-            with pytest.raises(SystemExit) as finished:
-                cli.main()
-        assert finished.value.code == 0
+        assert exit_code(command, "--config", config) == 0
 
 
 def check_accumulated_batches(make_trainer, batch_size: int) -> None:
@@ -212,12 +217,8 @@ def check_a_killed_training(program: str, config: Path, whole: Path, killed: Pat
     assert process.wait() == -signal.SIGKILL
     assert not (killed / "model").exists()
 
-    options = ["--output_dir", str(killed), "--resume_from_checkpoint", "last"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["hf-genrec", "train", "--config", str(config), *options])
-        with pytest.raises(SystemExit) as finished:
-            cli.main()
-    assert finished.value.code == 0
+    options = ["--output_dir", killed, "--resume_from_checkpoint", "last"]
+    assert exit_code("train", "--config", config, *options) == 0
     record = json.loads((killed / "results/training.json").read_text())
     assert record["resumed_from"] is not None
     last = f"checkpoints/checkpoint-{record['steps']}/model.safetensors"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import USERS, check_a_killed_training, run_command
+from conftest import USERS, check_a_killed_training, run_command, run_pipeline
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -21,12 +21,7 @@ def folder(own_data):
 
 @pytest.fixture(scope="module")
 def trained(folder):
-    with pytest.MonkeyPatch.context() as patch:
-        for command in ("prepare", "tokenize", "train"):
-            patch.setattr(sys, "argv", ["hf-genrec", command, "--config", str(folder / "mine.yaml")])
-            with pytest.raises(SystemExit) as finished:
-                cli.main()
-            assert finished.value.code == 0
+    run_pipeline(folder / "mine.yaml")
     return folder / "run"
 
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ITEMS, USERS, run_command
+from conftest import ITEMS, USERS, exit_code, run_command
 from safetensors.torch import load_file
 from tiny_rearec import tiny_rearec
 
@@ -36,11 +36,7 @@ def run(rearec_config, own_data):
         # Few rounds of timing.
         patch.setattr(calibrate_depth, "ROUNDS", 1)
         for command in (["prepare"], ["train", "--num_reasoning_steps", "3", "--num_train_epochs", "2"]):
-            options = ["--config", str(rearec_config), "--output_dir", str(folder), *command[1:]]
-            patch.setattr(sys, "argv", ["hf-genrec", command[0], *options])
-            with pytest.raises(SystemExit) as finished:
-                cli.main()
-            assert finished.value.code == 0
+            assert exit_code(*command, "--config", rearec_config, "--output_dir", folder) == 0
         yield folder
 
 

@@ -180,7 +180,7 @@ class ItemSets:
         fits = (codebook >= 0) & ~states.used[parents].gather(1, column[:, None]).squeeze(1)
         if states.excluded is not None:
             begin, end = self.posting_starts[token].long(), self.posting_starts[token + 1].long()
-            flat, owner, _ = expand_ranges(begin, torch.where(fits, end, begin))
+            flat, owner = expand_ranges(begin, torch.where(fits, end, begin))
             leaves = self.postings[flat].long()
             keep = torch.ones_like(leaves, dtype=torch.bool)
             if len(states.excluded):
@@ -189,7 +189,7 @@ class ItemSets:
                 keep = states.excluded[place] != keys
         else:
             begin, end = states.offsets[parents], states.offsets[parents + 1]
-            flat, owner, _ = expand_ranges(begin, torch.where(fits, end, begin))
+            flat, owner = expand_ranges(begin, torch.where(fits, end, begin))
             leaves = states.leaves[flat]
             keep = self.leaf_tokens[leaves, column[owner]] == token[owner]
         used = states.used[parents].scatter(1, column[:, None], True)
@@ -229,7 +229,7 @@ class ItemSets:
         """
         leaves = self.walk(token_ids).first_leaves()
         begin, end = self.item_ranges(leaves)
-        flat, owner, _ = expand_ranges(begin, end)
+        flat, owner = expand_ranges(begin, end)
         holds = torch.zeros_like(leaves, dtype=torch.bool)
         holds[owner[self.items[flat] == rows[owner]]] = True
         return torch.where(holds, leaves, -1)

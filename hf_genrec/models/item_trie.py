@@ -272,7 +272,7 @@ class ItemTrie:
             return torch.from_numpy(np.where(items[found[at]] == rows, found[at], -1)).to(self.items.device)
         rows = torch.as_tensor(rows, device=ids.device)
         start, end = self.items_below(self.walk(ids), self.num_levels)
-        place, line, _ = expand_ranges(start, end)
+        place, line = expand_ranges(start, end)
         same = self.items[place] == rows[line]
         places = torch.full_like(start, -1)
         places[line[same]] = place[same]

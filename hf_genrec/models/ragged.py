@@ -3,7 +3,7 @@
 import torch
 
 
-def expand_ranges(begin: torch.Tensor, end: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def expand_ranges(begin: torch.Tensor, end: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     The places of the ranges [begin, end), one range after the other.
 
@@ -11,27 +11,22 @@ def expand_ranges(begin: torch.Tensor, end: torch.Tensor) -> tuple[torch.Tensor,
         begin, end: (n,) int64.
 
     Returns:
-        places (total,), the range each is of (total,), and where each range's places begin among them (n + 1,).
+        places (total,), and the range each is of (total,).
     """
     counts = end - begin
-    offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
     owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
-    places = torch.arange(len(owner), device=counts.device) + (begin - offsets[:-1])[owner]
-    return places, owner, offsets
+    return begin[owner] + rank_in_list(owner, counts), owner
 
 
-def first_of_each(owner: torch.Tensor, num_owners: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def rank_in_list(owner: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     """
-    The first k entries of each owner's list.
+    The place of each entry in its owner's list, from 0.
 
     Args:
-        owner: (n,) int64, whose each entry is; an owner's entries stand side by side, owners rising.
-        num_owners: how many lists there are, empty ones included.
+        owner: (total,) int64, whose each entry is, rising.
+        counts: (n,) int64, the length of each owner's list.
 
     Returns:
-        rank: (n,) place of each entry in its list.
-        first: (n,) bool, `rank < k`.
+        (total,) int64
     """
-    counts = torch.bincount(owner, minlength=num_owners)
-    rank = torch.arange(len(owner), device=owner.device) - (counts.cumsum(0) - counts)[owner]
-    return rank, rank < k
+    return torch.arange(len(owner), device=owner.device) - (counts.cumsum(0) - counts)[owner]

@@ -9,7 +9,7 @@ from .beam_search import beam_search, score_leaves
 from .catalogue import ProcessorCarrier, evaluation_mode
 from .item_trie import ItemTrie
 from .processing_genrec import GenRecProcessor
-from .ragged import expand_ranges, first_of_each
+from .ragged import expand_ranges, rank_in_list
 from .user_cache import UserCache
 
 
@@ -120,12 +120,13 @@ class GenerativeRecommenderMixin(ProcessorCarrier):
         # A leaf holds one item, or several that share their codes.
         start, end = trie.items_below(leaves.clamp(min=0), trie.num_levels)
         end = torch.where(leaves >= 0, end, start)
-        place, leaf, _ = expand_ranges(start.flatten(), end.flatten())
+        place, leaf = expand_ranges(start.flatten(), end.flatten())
         user = leaf // leaves.shape[1]
         if excluded is not None:
             keep = ~torch.isin(user * len(trie) + place, excluded)
             leaf, place, user = leaf[keep], place[keep], user[keep]
-        rank, top = first_of_each(user, num_users, k)
+        rank = rank_in_list(user, torch.bincount(user, minlength=num_users))
+        top = rank < k
         rows = torch.full((num_users, k), -1, device=user.device)
         scores = torch.full((num_users, k), -torch.inf, device=user.device)
         rows[user[top], rank[top]] = trie.items[place[top]].long()

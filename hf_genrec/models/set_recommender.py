@@ -9,7 +9,7 @@ from .catalogue import ProcessorCarrier, evaluation_mode
 from .crss import CrssSearch, Reflection, path_scores
 from .item_sets import ItemSets
 from .processing_reg4rec import Reg4RecProcessor
-from .ragged import expand_ranges, first_of_each
+from .ragged import expand_ranges, rank_in_list
 
 MAX_PATHS = 2**12  # paths decoded at once in exact scoring
 
@@ -167,7 +167,8 @@ class SetRecommenderMixin(ProcessorCarrier):
             owner, column = (leaves >= 0).nonzero(as_tuple=True)
             excluded = torch.cat([excluded, owner * sets.num_leaves + leaves[owner, column]]).unique()
 
-        rank, top = first_of_each(user, num_users, k)
+        rank = rank_in_list(user, torch.bincount(user, minlength=num_users))
+        top = rank < k
         best_rows = leaves.new_full((num_users, k), -1)
         best_scores = scores.new_full((num_users, k), -torch.inf)
         best_rows[user[top], rank[top]], best_scores[user[top], rank[top]] = row[top], score[top]
@@ -237,7 +238,7 @@ def _listed(sets: ItemSets, leaves: torch.Tensor, scores: torch.Tensor, seen_ite
     """
     leaves, by_leaf = leaves.sort(dim=1)
     scores, by_score = scores.gather(1, by_leaf).sort(dim=1, descending=True, stable=True)
-    place, leaf, _ = expand_ranges(*sets.item_ranges(leaves.gather(1, by_score).flatten()))
+    place, leaf = expand_ranges(*sets.item_ranges(leaves.gather(1, by_score).flatten()))
     user, row, score = leaf // leaves.shape[1], sets.items[place].long(), scores.flatten()[leaf]
     unseen = ~torch.isin(user * num_rows + row, seen_items)
     return user[unseen], row[unseen], score[unseen]

@@ -22,9 +22,14 @@ class LossTermsTrainer(GenRecTrainer):
         """Targets in a batch, which the terms are averaged over."""
         raise NotImplementedError
 
+    def loss_inputs(self, model, inputs, num_targets: int):
+        """The batch as the model is given it in training, here as it is; `model` is not wrapped."""
+        return inputs
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         count = self.num_targets(inputs)
+        inputs = self.loss_inputs(self.accelerator.unwrap_model(model), inputs, count)
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         divisor = count if num_items_in_batch is None else num_items_in_batch
         for name, value in outputs.losses.items():
             total, before = self._terms.get(name, (torch.zeros_like(value), 0))

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from hf_genrec.models.ragged import rank_in_list
+
 
 @dataclass
 class PromptGroups:
@@ -27,7 +29,7 @@ class PromptGroups:
         order = row.argsort(stable=True)
         counts = torch.bincount(row, minlength=len(different))
         place = torch.empty_like(row)
-        place[order] = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row[order]]
+        place[order] = rank_in_list(row[order], counts)
         return cls(different, row, place, int(counts.max()))
 
     def spread(self, values: torch.Tensor, missing: int) -> torch.Tensor:

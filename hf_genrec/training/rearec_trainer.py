@@ -21,12 +21,10 @@ class ReaRecTrainer(LossTermsTrainer):
         labels = inputs["sequence_labels"] if "sequence_labels" in inputs else inputs["labels"]
         return int((labels != -100).sum())
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        recommender = self.accelerator.unwrap_model(model)
-        config = recommender.config
-        if config.reasoning == "prl" and (self.state.epoch or 0) >= self.noise_start_epoch:
-            # From the generator that a checkpoint saves: a resumed training draws what it would have drawn.
-            shape = (config.steps, self.num_targets(inputs), config.hidden_size)
-            noise = torch.randn(shape, dtype=recommender.dtype, device=inputs["input_ids"].device)
-            inputs = {**inputs, "noise": noise}
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+    def loss_inputs(self, model, inputs, num_targets: int):
+        if model.config.reasoning != "prl" or (self.state.epoch or 0) < self.noise_start_epoch:
+            return inputs
+        # From the generator that a checkpoint saves: a resumed training draws what it would have drawn.
+        shape = (model.config.steps, num_targets, model.config.hidden_size)
+        noise = torch.randn(shape, dtype=model.dtype, device=inputs["input_ids"].device)
+        return {**inputs, "noise": noise}

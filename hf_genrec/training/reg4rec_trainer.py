@@ -28,10 +28,9 @@ class Reg4RecTrainer(LossTermsTrainer):
         labels = super()._get_num_items_in_batch(batch_samples, device)
         return None if labels is None else labels / batch_samples[0]["labels"].shape[1]
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        recommender = self.accelerator.unwrap_model(model)
+    def loss_inputs(self, model, inputs, num_targets: int):
         own_order = self.state.global_step >= self.confidence_order_from * self.state.max_steps
-        if own_order and recommender.config.code_order == "confidence":
-            orders = confidence_orders(recommender, inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
-            inputs = {**inputs, "orders": orders}
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if not own_order or model.config.code_order != "confidence":
+            return inputs
+        orders = confidence_orders(model, inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
+        return {**inputs, "orders": orders}
