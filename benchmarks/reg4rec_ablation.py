@@ -12,7 +12,8 @@ rewards (PARS) over the next three items (MSRA), and reflection when recommendin
 - without CRSS: parallel codebooks in a fixed order;
 - without PARS: not post-trained;
 - without MSRA: post-trained on the next item alone;
-- without CORP: no code is taken back.
+- without CORP: no code is taken back;
+- without lookahead: paths are judged by their codes, not by the items they lead to (this library's addition).
 
 One JSON per variant, data set and seed, with the difference from the full model of the same seed, user by user.
 Finished ones are skipped; a training that was interrupted goes on.
@@ -40,14 +41,16 @@ from hf_genrec.training.config import RunFolder, parse_grpo_config
 logger = logging.getLogger(__name__)
 
 THRESHOLD = 0.06  # CORP's theta as published
-# The pretrained cell, the items that count as targets in post-training (0: none), and whether there is reflection.
-VARIANTS: dict[str, tuple[str, int, bool]] = {
-    "full": ("reg4rec", 3, True),
-    "without MPQ": ("reg4rec-residual", 3, True),
-    "without CRSS": ("reg4rec-fixed-order", 3, True),
-    "without PARS": ("reg4rec", 0, True),
-    "without MSRA": ("reg4rec", 1, True),
-    "without CORP": ("reg4rec", 3, False),
+WITH_CORP, WITHOUT_CORP = {"reflection_threshold": THRESHOLD}, {"reflection_threshold": float("inf")}
+# The pretrained cell, the items that count as targets in post-training (0: none), and how it recommends.
+VARIANTS: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "full": ("reg4rec", 3, WITH_CORP),
+    "without MPQ": ("reg4rec-residual", 3, WITH_CORP),
+    "without CRSS": ("reg4rec-fixed-order", 3, WITH_CORP),
+    "without PARS": ("reg4rec", 0, WITH_CORP),
+    "without MSRA": ("reg4rec", 1, WITH_CORP),
+    "without CORP": ("reg4rec", 3, WITHOUT_CORP),
+    "without lookahead": ("reg4rec", 3, WITH_CORP | {"lookahead": False}),
 }
 PLACE = RESULTS / "reg4rec_ablation"
 
@@ -76,7 +79,7 @@ def run_variant(variant: str, seed: int, options: argparse.Namespace) -> None:
     path = PLACE / f"{variant.replace(' ', '-')}-{options.data.name}-seed{seed}.json"
     if path.is_file():
         return
-    method, horizon, reflects = VARIANTS[variant]
+    method, horizon, search = VARIANTS[variant]
     run_cell(
         plan_cell(method, options.data, seed, options.minutes, options.work),
         method,
@@ -100,7 +103,7 @@ def run_variant(variant: str, seed: int, options: argparse.Namespace) -> None:
         training = json.loads((run.results / "training.json").read_text(encoding="utf-8"))
         record["post_training_cpu_minutes"] = training["cpu_seconds"] / 60
     for split in ("validation", "test"):
-        record[split], of_users = evaluate(model, prepared, split, THRESHOLD if reflects else float("inf"))
+        record[split], of_users = evaluate(model, prepared, split, search)
         users_file = run_users_file(options, variant, seed, split)
         users_file.parent.mkdir(parents=True, exist_ok=True)
         np.savez(users_file, **of_users)
@@ -136,12 +139,12 @@ def post_train(pretrained: RunFolder, horizon: int, seed: int, steps: int) -> Ru
     return run
 
 
-def evaluate(model: Any, prepared: PreparedData, split: str, threshold: float) -> tuple[dict[str, Any], dict]:
+def evaluate(model: Any, prepared: PreparedData, split: str, search: dict[str, Any]) -> tuple[dict[str, Any], dict]:
     """Figures of a split, and those of its users by metric."""
     rollbacks: list[np.ndarray] = []
 
     def recommend(histories: list[np.ndarray], k: int) -> np.ndarray:
-        rows, _, lost = model.recommend_rows(histories, k, reflection_threshold=threshold, return_rollbacks=True)
+        rows, _, lost = model.recommend_rows(histories, k, return_rollbacks=True, **search)
         rollbacks.append(lost)
         return rows
 

@@ -125,16 +125,23 @@ class CrssSearch:
 
     At each step every path may go on with any code, of any codebook it has not used, that some item of the catalogue
     has together with the codes it holds. A path's score is the sum of log S(c), equation (5), in float32. The best W
-    extensions stay, those of the better path and then of the lower token first where scores are equal; except that
+    extensions stay, those of the better path and then of the lower token first where they are equal; except that
     paths with the same *outcome* are merged into the best of them: those that hold the same codes in another order, and
-    those that only one and the same item is left to. So no two paths end with the same item. With one path this is
-    equation (5).
+    those that only one and the same item is left to. So no two paths end with the same item.
+
+    The best extensions are those with the highest scores: with one path this is equation (5). But a path is surest of
+    what is common, and the first two or three codes leave only a few items: which ones is decided before the other
+    codes are asked. With `lookahead` an extension is worth what its best item is: the path's score and the
+    log-probabilities that the path gives now to all codes the item still needs; and every item left is worth only the
+    one extension by which it would go on, the surest of its needed codes ([`ItemSets.best_completions`]). The first
+    step then reads M numbers for every item of the catalogue, which is what ranking all items by a product costs.
 
     CORP, when `reflection` is given: let p_i be the category distribution of a path after i codes (p_0: of the start
     token). For i = s, 2s, ... < M, after the i-th code, a path with JS(p_{i-s}, p_i) > theta loses this code: it is
     forbidden after that prefix, and the path goes on from the prefix with the best extension that is not forbidden,
     whose outcome no other path has. Then it is looked at again, until it has lost `max_rollbacks` codes in all. A path
-    without another extension keeps its code. Of a user's paths, the better one looks for its extension first.
+    without another extension keeps its code. Of a user's paths, the better one (with `lookahead`, the one that was
+    worth more) looks for its extension first.
 
     Without `reflection` the search ends as soon as every path has one item left: later steps would not change which.
 
@@ -146,6 +153,7 @@ class CrssSearch:
         excluded (*optional*): sorted keys `user * sets.num_leaves + leaf` of leaves a user must not get.
         order: `"confidence"`, or `"fixed"` for codebook 1, 2, ..., M, the ablation.
         reflection (*optional*): CORP's settings.
+        lookahead: judge extensions by the items they lead to.
 
     Raises:
         ValueError: for another `order`.
@@ -160,6 +168,7 @@ class CrssSearch:
         excluded: torch.Tensor | None = None,
         order: str = "confidence",
         reflection: Reflection | None = None,
+        lookahead: bool = False,
     ):
         _check_order(order)
         self.model = model
@@ -167,6 +176,7 @@ class CrssSearch:
         self.num_beams = num_beams
         self.order = order
         self.reflection = reflection
+        self.lookahead = lookahead
         self.decoder = PathDecoder(model, encoding)
         num_users = self.decoder.num_users
         self.users = torch.arange(num_users, device=sets.items.device)
@@ -176,7 +186,8 @@ class CrssSearch:
         self.parents = self.tokens = self.outcomes = torch.zeros_like(self.scores, dtype=torch.long)
         self.rollbacks = torch.zeros_like(self.parents)
         self.prefixes = self.states
-        self.candidates = torch.empty(0)  # (B, W before, V)
+        self.extended = torch.empty(0)  # (B, W before, V), their scores
+        self.candidates = torch.empty(0)  # (B, W before, V), what they are worth; -inf: none, or tried
         self.trail = torch.empty(0)  # (B, W, codes so far + 1, G) category log-probabilities
 
     @torch.no_grad()
@@ -203,25 +214,30 @@ class CrssSearch:
 
     def _choose(self, step: int, hidden: torch.Tensor) -> None:
         """The best extensions of all paths, given the states (B, W, d) after their newest codes."""
-        legal = self.sets.allowed(self.states, self.order)
-        log_probs = self.model.code_log_probs(hidden)[..., : self.sets.num_tokens]
-        extended = self.scores[..., None] + log_probs.float()
-        self.candidates = extended.masked_fill_(~legal.view(extended.shape), -torch.inf)
+        log_probs = self.model.code_log_probs(hidden)[..., : self.sets.num_tokens].float()
+        self.extended = self.scores[..., None] + log_probs
+        if self.lookahead:
+            promise = self.sets.best_completions(self.states, log_probs.flatten(0, 1), self.order)
+            self.candidates = self.scores[..., None] + promise.view(log_probs.shape)
+        else:
+            legal = self.sets.allowed(self.states, self.order)
+            self.candidates = self.extended.masked_fill(~legal.view(log_probs.shape), -torch.inf)
         self.prefixes = self.states
         num_tokens = self.candidates.shape[2]
         flat = self.candidates.flatten(1)
         size = min(self.num_beams * (self.sets.num_codebooks - step), flat.shape[1])
         while True:
-            scores, columns = best_columns(flat, size)
+            worth, columns = best_columns(flat, size)
             parents, tokens = columns // num_tokens, columns % num_tokens
             outcomes = self.sets.outcomes(self._extended(parents, tokens)).view(columns.shape)
-            different = _first_of_each(outcomes) & (scores > -torch.inf)
-            enough = (different.sum(1) >= self.num_beams) | (scores[:, -1] == -torch.inf)
+            different = _first_of_each(outcomes) & (worth > -torch.inf)
+            enough = (different.sum(1) >= self.num_beams) | (worth[:, -1] == -torch.inf)
             if size == flat.shape[1] or enough.all():
                 break
             size = min(2 * size, flat.shape[1])
         first = (~different).byte().argsort(dim=1, stable=True)[:, : self.num_beams]
         first = first[:, : max(1, int(different.sum(1).max()))]
+        scores = self.extended.flatten(1).gather(1, columns)
         self.scores = scores.masked_fill(~different, -torch.inf).gather(1, first)
         self.parents, self.tokens, self.outcomes = (t.gather(1, first) for t in (parents, tokens, outcomes))
         self.states = self._extended(self.parents, self.tokens)
@@ -271,17 +287,17 @@ class CrssSearch:
             paths = waiting[users].byte().argmax(1)
             parents = self.parents[users, paths]
             tokens = self.candidates[users, parents].argmax(1)
-            scores = self.candidates[users, parents, tokens]
+            possible = self.candidates[users, parents, tokens] > -torch.inf
             self.candidates[users, parents, tokens] = -torch.inf  # tried: never again after this prefix
             rows = users * self.candidates.shape[1] + parents
             outcomes = self.sets.outcomes(self.sets.advance(self.prefixes, rows, tokens))
             held = self.outcomes[users] == outcomes[:, None]
             held[torch.arange(len(users)), paths] = False
             held &= self.scores[users] > -torch.inf
-            possible = scores > -torch.inf
             taken = held.any(1) & possible
             new = possible & ~taken
             at = users[new], paths[new]
+            scores = self.extended[users, parents, tokens]
             self.tokens[at], self.scores[at], self.outcomes[at] = tokens[new], scores[new], outcomes[new]
             replaced[at] = True
             waiting[users[~taken], paths[~taken]] = False

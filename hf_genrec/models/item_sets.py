@@ -1,5 +1,6 @@
 """The catalogue as sets of unordered codes, in flat integer arrays: which codes may still be chosen, in any order."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,8 @@ from transformers import LogitsProcessor
 
 from .item_trie import LIMIT, ItemTrie
 from .ragged import expand_ranges
+
+MAX_COMPLETIONS = 2**20  # leaves times states whose completions are summed at once
 
 
 @dataclass
@@ -161,6 +164,76 @@ class ItemSets:
         state, codebook = (states.used & alive[:, None]).nonzero(as_tuple=True)
         legal[state, self.leaf_tokens[states.first_leaves()[state], codebook].long()] = False
         return legal
+
+    def best_completions(self, states: SetStates, log_probs: torch.Tensor, order: str = "confidence") -> torch.Tensor:
+        """
+        What the codes that may be chosen next promise: the best sum of the log-probabilities that a state gives to all
+        codes it still needs, over the leaves that have the code and would choose it next.
+
+        A leaf chooses next the one of its needed codes that is likeliest (of equally likely ones that of the first
+        codebook), with `order="fixed"` that of the first unused codebook.
+
+        It reads M numbers for every leaf that is left: of a state without a code, of the whole catalogue.
+
+        Args:
+            log_probs: (S, V), what each state says of the codes.
+
+        Returns:
+            (S, V) in the dtype of `log_probs`, -inf for a code that no leaf would choose next
+        """
+        num_states, num_tokens = len(states), self.num_tokens
+        best = log_probs.new_full((num_states, num_tokens), -torch.inf)
+        if states.excluded is None:
+            owner = torch.repeat_interleave(torch.arange(num_states, device=best.device), states.counts)
+
+            def of_owners(tokens):
+                return log_probs.flatten()[owner * log_probs.shape[1] + tokens]
+
+            worth, token = self._completions(states.leaves, states.used[owner], of_owners, order)
+            best.view(-1).scatter_reduce_(0, owner * num_tokens + token, worth, "amax")
+            return best
+
+        # No code is chosen: all states have all leaves, but for those excluded.
+        excluded_of, excluded_leaf = states.excluded // self.num_leaves, states.excluded % self.num_leaves
+        width = max(1, MAX_COMPLETIONS // num_states)
+        for first in range(0, self.num_leaves, width):
+            leaves = torch.arange(first, min(first + width, self.num_leaves), device=best.device)
+            worth, token = self._completions(
+                leaves, states.used[:1], lambda tokens: log_probs.index_select(1, tokens), order
+            )
+            here = (excluded_leaf >= first) & (excluded_leaf < first + width)
+            worth[excluded_of[here], excluded_leaf[here] - first] = -torch.inf
+            best.scatter_reduce_(1, token, worth, "amax")
+        return best
+
+    def _completions(
+        self,
+        leaves: torch.Tensor,
+        used: torch.Tensor,
+        log_probs_of: Callable[[torch.Tensor], torch.Tensor],
+        order: str,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        What leaves are worth in all, and the token that each chooses next.
+
+        Args:
+            leaves: (n,)
+            used: (n, M), or (1, M) for all.
+            log_probs_of: from a token of each leaf (n,) to its log-probability (..., n).
+
+        Returns:
+            two (..., n)
+        """
+        worth = token = torch.zeros((), dtype=torch.long, device=leaves.device)
+        surest = torch.tensor(-torch.inf, device=leaves.device)
+        next_codebook = used.sum(1)
+        for codebook in range(self.num_codebooks):
+            own = self.leaf_tokens[leaves, codebook].long()
+            value, needed = log_probs_of(own), ~used[:, codebook]
+            worth = worth + value.masked_fill(~needed, 0.0)
+            better = needed & (value > surest) if order == "confidence" else next_codebook == codebook
+            surest, token = torch.where(better, value, surest), torch.where(better, own, token)
+        return worth, token.expand(worth.shape)
 
     def advance(self, states: SetStates, parents: torch.Tensor, tokens: torch.Tensor) -> SetStates:
         """

@@ -36,6 +36,7 @@ class SetRecommenderMixin(ProcessorCarrier):
         batch_size: int = 64,
         order: str | None = None,
         reflection_threshold: float | None = None,
+        lookahead: bool = True,
     ):
         """
         The k items most likely to come next, by CRSS over the catalogue ([`CrssSearch`]).
@@ -55,6 +56,8 @@ class SetRecommenderMixin(ProcessorCarrier):
                 the configuration's `code_order`.
             reflection_threshold (*optional*): CORP's theta, by default the configuration's; `inf` never takes a code
                 back.
+            lookahead: judge a path by the items it leads to, not by its codes alone. It finds more of the best items,
+                and the first step reads M numbers for each item of the catalogue.
 
         Returns:
             `(item_ids, scores)`, best first; lists of lists for a batch. A score is the sum of the M log-probabilities,
@@ -73,6 +76,7 @@ class SetRecommenderMixin(ProcessorCarrier):
             batch_size=batch_size,
             order=order,
             reflection_threshold=reflection_threshold,
+            lookahead=lookahead,
         )
 
     def recommend_rows(
@@ -85,6 +89,7 @@ class SetRecommenderMixin(ProcessorCarrier):
         batch_size: int = 64,
         order: str | None = None,
         reflection_threshold: float | None = None,
+        lookahead: bool = True,
         return_rollbacks: bool = False,
     ) -> tuple[np.ndarray, ...]:
         """
@@ -121,6 +126,7 @@ class SetRecommenderMixin(ProcessorCarrier):
                     num_beams,
                     order or self.config.code_order,
                     self._reflection(reflection_threshold),
+                    lookahead,
                 )
                 rows[batch], scores[batch], rollbacks[batch] = (tensor.cpu().numpy() for tensor in found)
         return (rows, scores, rollbacks) if return_rollbacks else (rows, scores)
@@ -132,7 +138,9 @@ class SetRecommenderMixin(ProcessorCarrier):
         return Reflection(threshold, self.config.reflection_interval, self.config.max_rollbacks)
 
     @torch.no_grad()
-    def _recommend_batch(self, inputs, k: int, seen, sets: ItemSets, num_beams: int, order: str, reflection):
+    def _recommend_batch(
+        self, inputs, k: int, seen, sets: ItemSets, num_beams: int, order: str, reflection, lookahead: bool
+    ):
         encoding = self.get_encoder()(**inputs)
         num_users = len(inputs["input_ids"])
         num_rows = len(self._require_processor().item_ids)
@@ -152,7 +160,7 @@ class SetRecommenderMixin(ProcessorCarrier):
             theirs = torch.isin(excluded // sets.num_leaves, users)
             place = torch.searchsorted(users, excluded[theirs] // sets.num_leaves)
             keys = place * sets.num_leaves + excluded[theirs] % sets.num_leaves
-            paths = CrssSearch(self, part, sets, num_beams, keys, order, reflection).run()
+            paths = CrssSearch(self, part, sets, num_beams, keys, order, reflection, lookahead).run()
             found = paths.leaves >= 0
             exact = path_scores(self, part, sets.leaf_tokens[paths.leaves.clamp(min=0)].long(), order)
             rollbacks[users] += paths.rollbacks.masked_fill(~found, 0).sum(1)

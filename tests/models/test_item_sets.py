@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_genrec.models import item_sets
 from hf_genrec.models.item_sets import ItemSets, SetLogitsProcessor
 
 SIZES = (3, 2, 4)
@@ -61,6 +62,37 @@ def test_states_equal_brute_force(data):
             in_turn = {token for token in after if sets.codebook_of[token] == length}
             if expected and used == set(range(length)):
                 assert sets.allowed(states, "fixed")[line].nonzero().flatten().tolist() == sorted(in_turn)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_completions_equal_brute_force(data):
+    token_ids = data.draw(catalogues())
+    leaves, sets = leaves_by_hand(token_ids), ItemSets.from_token_ids(token_ids)
+    order = data.draw(st.sampled_from(["confidence", "fixed"]))
+    gone: list[set] = [set()] * 3
+    if data.draw(st.booleans()):
+        gone = data.draw(st.lists(st.sets(st.integers(0, len(leaves) - 1)), min_size=3, max_size=3))
+        keys = torch.tensor([s * len(leaves) + leaf for s, those in enumerate(gone) for leaf in sorted(those)]).long()
+        states, paths = sets.start(3, keys), [[], [], []]
+    else:
+        length = data.draw(st.integers(0, 2))
+        paths = [list(data.draw(st.sampled_from(leaves)))[:length] for _ in gone]
+        if order == "confidence":
+            paths = [data.draw(st.permutations(path)) for path in paths]
+        states = sets.walk(torch.tensor(paths, dtype=torch.long).view(3, length))
+    log_probs = torch.from_numpy(np.random.default_rng(data.draw(st.integers(0, 99))).random((3, TOKENS + 2))).log()
+    with pytest.MonkeyPatch.context() as patch:  # part by part
+        patch.setattr(item_sets, "MAX_COMPLETIONS", data.draw(st.sampled_from([1, 12, 1000])))
+        best = sets.best_completions(states, log_probs, order)
+    for line, path in enumerate(paths):
+        expected = np.full(sets.num_tokens, -np.inf)
+        for place in compatible(leaves, path):
+            needed = [token for token in leaves[place] if token not in path]
+            chosen = needed[0] if order == "fixed" else max(needed, key=lambda token: log_probs[line, token])
+            if place not in gone[line]:
+                expected[chosen] = max(expected[chosen], sum(log_probs[line, token].item() for token in needed))
+        assert best[line].tolist() == pytest.approx(expected.tolist(), abs=1e-9)
 
 
 @settings(max_examples=20, deadline=None)

@@ -428,7 +428,7 @@ def test_too_few_items_are_searched_for_again(monkeypatch):
             return paths
 
     monkeypatch.setattr(set_recommender, "CrssSearch", Watched)
-    found, _ = model.recommend(HISTORIES, k=10, num_beams=10)
+    found, _ = model.recommend(HISTORIES, k=10, num_beams=10, lookahead=False)
     assert [len(line) for line in found] == [10] * 4
     assert min(searches[0]) < 10
     assert len(searches) > 1
