@@ -225,7 +225,9 @@ class CrssSearch:
         self.prefixes = self.states
         num_tokens = self.candidates.shape[2]
         flat = self.candidates.flatten(1)
-        size = min(self.num_beams * (self.sets.num_codebooks - step), flat.shape[1])
+        # Looking ahead, an item is one extension of a path; otherwise it is as many as it needs codes.
+        repeated = 2 if self.lookahead else self.sets.num_codebooks - step
+        size = min(self.num_beams * repeated, flat.shape[1])
         while True:
             worth, columns = best_columns(flat, size)
             parents, tokens = columns // num_tokens, columns % num_tokens
