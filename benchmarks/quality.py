@@ -72,6 +72,13 @@ METHODS: dict[str, dict[str, Any]] = {
         "collaborative_run": "rearec-none",
         "code_embeddings": "centroids",
     },
+    "care-no-queries-recommender-codes-centroids-dropout": {
+        "num_queries": [0],
+        "collaborative_run": "rearec-none",
+        "code_embeddings": "centroids",
+        "hidden_dropout": 0.1,
+        "attention_dropout": 0.1,
+    },
     "care-extra-code": {"collisions": "extra_code"},
     "care-centroids": {"code_embeddings": "centroids"},
     "care-dropout": {"hidden_dropout": 0.1, "attention_dropout": 0.1},
