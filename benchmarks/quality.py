@@ -99,11 +99,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "rearec-erl-adapter": {"reasoning": "erl", "reasoning_adapter_size": 16},
     "rearec-prl-adapter": {"reasoning": "prl", "reasoning_adapter_size": 16},
     "reg4rec": {},
-    "reg4rec-hidden-64": {"hidden_size": 64, "intermediate_size": 320},
-    "reg4rec-residual": {"item_tokenizer": "rq_vae", "code_order": "fixed"},  # as many codebooks, as large
-    "reg4rec-fixed-order": {"code_order": "fixed"},
     "reg4rec-2-codebooks": {"codebook_sizes": [300] * 2},
     "reg4rec-4-codebooks": {"codebook_sizes": [300] * 4},
+    "reg4rec-4-codebooks-residual": {  # as many codebooks, as large
+        "codebook_sizes": [300] * 4,
+        "item_tokenizer": "rq_vae",
+        "code_order": "fixed",
+    },
+    "reg4rec-4-codebooks-fixed-order": {"codebook_sizes": [300] * 4, "code_order": "fixed"},
     "reg4rec-12-codebooks": {"codebook_sizes": [300] * 12},
 }
 
