@@ -49,6 +49,11 @@ DATA_SETS = {"amazon2014_beauty": "beauty", "amazon2014_toys": "toys", "yelp2019
 PROGRAMS: dict[str, Any] = {"care": train_care, "rearec": train_rearec, "reg4rec": train_reg4rec}
 EVALUATED = ("validation", "test", "validation-unseen", "test-unseen")  # unseen: items of the history left out
 EVALUATIONS, EVAL_USERS = 6, 5000  # during a training of a model that decodes
+RECOMMENDER_CODES = {"collaborative_run": "rearec-none"}  # the finished cell of this method
+NO_QUERIES_RECOMMENDER_CODES = {"num_queries": [0]} | RECOMMENDER_CODES
+CENTROIDS = {"code_embeddings": "centroids"}
+DROPOUT = {"hidden_dropout": 0.1, "attention_dropout": 0.1}
+FOUR_CODEBOOKS = {"codebook_sizes": [300] * 4}
 # A method begins with the folder of its configurations.
 METHODS: dict[str, dict[str, Any]] = {
     "care": {},
@@ -59,29 +64,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "care-letter-codes": {"codes_path": "letter_semantic_ids.tsv"},  # in the folder of the data
     "care-text-codes": {"vectors": "text"},
     "care-collaborative-codes": {"vectors": "collaborative"},
-    "care-recommender-codes": {"collaborative_run": "rearec-none"},  # the finished cell of this method
-    "care-no-queries-recommender-codes": {"num_queries": [0], "collaborative_run": "rearec-none"},
-    "care-no-queries-recommender-codes-dropout": {
-        "num_queries": [0],
-        "collaborative_run": "rearec-none",
-        "hidden_dropout": 0.1,
-        "attention_dropout": 0.1,
-    },
-    "care-no-queries-recommender-codes-centroids": {
-        "num_queries": [0],
-        "collaborative_run": "rearec-none",
-        "code_embeddings": "centroids",
-    },
-    "care-no-queries-recommender-codes-centroids-dropout": {
-        "num_queries": [0],
-        "collaborative_run": "rearec-none",
-        "code_embeddings": "centroids",
-        "hidden_dropout": 0.1,
-        "attention_dropout": 0.1,
-    },
+    "care-recommender-codes": RECOMMENDER_CODES,
+    "care-no-queries-recommender-codes": NO_QUERIES_RECOMMENDER_CODES,
+    "care-no-queries-recommender-codes-dropout": NO_QUERIES_RECOMMENDER_CODES | DROPOUT,
+    "care-no-queries-recommender-codes-centroids": NO_QUERIES_RECOMMENDER_CODES | CENTROIDS,
+    "care-no-queries-recommender-codes-centroids-dropout": NO_QUERIES_RECOMMENDER_CODES | CENTROIDS | DROPOUT,
     "care-extra-code": {"collisions": "extra_code"},
-    "care-centroids": {"code_embeddings": "centroids"},
-    "care-dropout": {"hidden_dropout": 0.1, "attention_dropout": 0.1},
+    "care-centroids": CENTROIDS,
+    "care-dropout": DROPOUT,
     "care-dropout-3": {"hidden_dropout": 0.3, "attention_dropout": 0.3},
     "care-smoothing": {"label_smoothing": 0.1},
     "care-hidden-64": {"hidden_size": 64, "intermediate_size": 128},
@@ -100,13 +90,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "rearec-prl-adapter": {"reasoning": "prl", "reasoning_adapter_size": 16},
     "reg4rec": {},
     "reg4rec-2-codebooks": {"codebook_sizes": [300] * 2},
-    "reg4rec-4-codebooks": {"codebook_sizes": [300] * 4},
-    "reg4rec-4-codebooks-residual": {  # as many codebooks, as large
-        "codebook_sizes": [300] * 4,
-        "item_tokenizer": "rq_vae",
-        "code_order": "fixed",
-    },
-    "reg4rec-4-codebooks-fixed-order": {"codebook_sizes": [300] * 4, "code_order": "fixed"},
+    "reg4rec-4-codebooks": FOUR_CODEBOOKS,
+    # as many residual codebooks, as large
+    "reg4rec-4-codebooks-residual": FOUR_CODEBOOKS | {"item_tokenizer": "rq_vae", "code_order": "fixed"},
+    "reg4rec-4-codebooks-fixed-order": FOUR_CODEBOOKS | {"code_order": "fixed"},
     "reg4rec-12-codebooks": {"codebook_sizes": [300] * 12},
 }
 

@@ -40,6 +40,11 @@ class SetStates:
         """(S,) leaves that are left to each state, after the first code."""
         return self.offsets.diff()
 
+    @property
+    def owners(self) -> torch.Tensor:
+        """(n,) the state that each of `leaves` is left to."""
+        return torch.repeat_interleave(torch.arange(len(self), device=self.used.device), self.counts)
+
     def first_leaves(self) -> torch.Tensor:
         """(S,) the lowest leaf of each state, -1 for a dead state, after the first code."""
         padded = torch.nn.functional.pad(self.leaves, (0, 1), value=-1)
@@ -155,9 +160,8 @@ class ItemSets:
             keys = (state * self.num_tokens)[:, None] + self.leaf_tokens[leaf]
             gone = torch.bincount(keys.flatten(), minlength=size[0] * size[1]).view(size)
             return counts > gone
-        owner = torch.repeat_interleave(torch.arange(len(states), device=states.used.device), states.counts)
-        legal = torch.zeros(size, dtype=torch.bool, device=owner.device)
-        keys = (owner * self.num_tokens)[:, None] + self.leaf_tokens[states.leaves]
+        legal = torch.zeros(size, dtype=torch.bool, device=states.used.device)
+        keys = (states.owners * self.num_tokens)[:, None] + self.leaf_tokens[states.leaves]
         legal.view(-1)[keys.flatten()] = True
         # All leaves of a state share the chosen codes, so the first one tells them.
         alive = states.counts > 0
@@ -184,12 +188,10 @@ class ItemSets:
         num_states, num_tokens = len(states), self.num_tokens
         best = log_probs.new_full((num_states, num_tokens), -torch.inf)
         if states.excluded is None:
-            owner = torch.repeat_interleave(torch.arange(num_states, device=best.device), states.counts)
-
-            def of_owners(tokens):
-                return log_probs.flatten()[owner * log_probs.shape[1] + tokens]
-
-            worth, token = self._completions(states.leaves, states.used[owner], of_owners, order)
+            owner = states.owners
+            worth, token = self._completions(
+                states.leaves, states.used[owner], lambda tokens: log_probs[owner, tokens], order
+            )
             best.view(-1).scatter_reduce_(0, owner * num_tokens + token, worth, "amax")
             return best
 
