@@ -49,7 +49,8 @@ DATA_SETS = {"amazon2014_beauty": "beauty", "amazon2014_toys": "toys", "yelp2019
 PROGRAMS: dict[str, Any] = {"care": train_care, "rearec": train_rearec, "reg4rec": train_reg4rec}
 EVALUATED = ("validation", "test", "validation-unseen", "test-unseen")  # unseen: items of the history left out
 EVALUATIONS, EVAL_USERS = 6, 5000  # during a training of a model that decodes
-RECOMMENDER_CODES = {"collaborative_run": "rearec-none"}  # the finished cell of this method
+MINUTES = 30  # the usual budget
+RECOMMENDER_CODES = {"collaborative_run": "rearec-none"}  # the finished cell of this method, at the usual budget
 NO_QUERIES_RECOMMENDER_CODES = {"num_queries": [0]} | RECOMMENDER_CODES
 CENTROIDS = {"code_embeddings": "centroids"}
 DROPOUT = {"hidden_dropout": 0.1, "attention_dropout": 0.1}
@@ -103,7 +104,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help=f"folder of a data set, one of {', '.join(DATA_SETS)}")
     parser.add_argument("--methods", nargs="+", default=["care"], choices=METHODS, metavar="METHOD")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
-    parser.add_argument("--minutes", type=float, default=30, help="CPU minutes of training")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="CPU minutes of training")
     parser.add_argument("--work", type=Path, default=Path("runs/quality"), help="folder of the runs")
     parser.add_argument("--plan", action="store_true", help="only prepare the cells and plan their epochs")
     parser.add_argument("--against", choices=METHODS, metavar="METHOD", help="compare finished cells and stop")
@@ -141,7 +142,7 @@ def plan_cell(method: str, data: Path, seed: int, minutes: float, work: Path) ->
         if "codes_path" in fields:
             fields["codes_path"] = str(data / fields["codes_path"])
         if "collaborative_run" in fields:
-            fields["collaborative_run"] = str(work / cell_name(fields["collaborative_run"], data, seed, minutes))
+            fields["collaborative_run"] = str(work / cell_name(fields["collaborative_run"], data, seed, MINUTES))
         config = parse_config(str(_write_yaml(fields, folder / "unplanned.yaml")))
         prepare_data.main(config)
         tokenize_items.main(config)
