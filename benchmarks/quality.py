@@ -92,6 +92,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "reg4rec": {},
     "reg4rec-2-codebooks": {"codebook_sizes": [300] * 2},
     "reg4rec-4-codebooks": FOUR_CODEBOOKS,
+    "reg4rec-4-codebooks-recommender-codes": FOUR_CODEBOOKS | RECOMMENDER_CODES,
     # as many residual codebooks, as large
     "reg4rec-4-codebooks-residual": FOUR_CODEBOOKS | {"item_tokenizer": "rq_vae", "code_order": "fixed"},
     "reg4rec-4-codebooks-fixed-order": FOUR_CODEBOOKS | {"code_order": "fixed"},
