@@ -30,7 +30,7 @@ import yaml
 
 from benchmarks.measure import RESULTS, environment
 from hf_genrec.evaluation.metrics import paired_bootstrap_difference
-from hf_genrec.files import write_json
+from hf_genrec.files import whole_file, write_json
 from hf_genrec.trainers import (
     calibrate_depth,
     evaluate_run,
@@ -189,15 +189,16 @@ def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: floa
     record["losses"] = [line["loss"] for line in training["log"] if "loss" in line]
     here = ("command", "data_set")  # of the run; the cell's own stand above, without this machine's folders
     for evaluated in EVALUATED:
-        start = time.process_time()
-        split, _, unseen = evaluated.partition("-")
-        results = evaluate_run.main(str(run.path), split=split, exclude_seen=bool(unseen))
-        np.savez(run.results / f"{evaluated}-users.npz", **next(iter(results.values())).per_user)
+        users_file = run.results / f"{evaluated}-users.npz"
+        if not users_file.is_file():  # written last: an earlier attempt may have evaluated some
+            split, _, unseen = evaluated.partition("-")
+            results = evaluate_run.main(str(run.path), split=split, exclude_seen=bool(unseen))
+            with whole_file(users_file) as temporary, temporary.open("wb") as file:
+                np.savez(file, **next(iter(results.values())).per_user)
         systems = json.loads((run.results / f"{evaluated}.json").read_text(encoding="utf-8"))
         record[evaluated] = {
             name: {key: value for key, value in system.items() if key not in here} for name, system in systems.items()
         }
-        record[f"{evaluated}_cpu_seconds"] = time.process_time() - start
     if isinstance(config.model, ReaRecArguments) and config.model.reasoning != "none":
         depths = calibrate_depth.main(str(run.path))
         kept = ("best_fixed_depth", "best_rule_on_validation", "rules", "splits")
