@@ -16,8 +16,9 @@ which half an hour on a processor teaches better than the published eight.
 - without CORP: no code is taken back;
 - without lookahead: paths are judged by their codes, not by the items they lead to (this library's addition).
 
-One JSON per variant, data set and seed, with the difference from the full model of the same seed, user by user.
-Finished ones are skipped; a training that was interrupted goes on.
+One JSON per variant, data set and seed, with the difference from the full model of the same seed, user by user. Ten
+items are asked for, with the 20 beams that `recommend` then takes; a cell's own figures come from lists of 20 items and
+40 beams. Finished ones are skipped; a training that was interrupted goes on.
 """
 
 import argparse
@@ -150,7 +151,7 @@ def evaluate(model: Any, prepared: PreparedData, split: str, search: dict[str, A
         return rows
 
     start = time.process_time()
-    result = evaluate_recommender(recommend, prepared.split(split), len(prepared.item_ids))
+    result = evaluate_recommender(recommend, prepared.split(split), len(prepared.item_ids), ks=(10,))
     names = ("recall@10", "ndcg@10")
     figures: dict[str, Any] = {
         name: {"value": result.metrics[name], "interval": list(result.intervals[name])} for name in names
