@@ -110,7 +110,8 @@ class Paths:
 
     Args:
         leaves: (B, w) int64, different in each row; -1 where a row has fewer.
-        scores: (B, w) float32, the sum of log S(c) over the codes chosen, -inf where there is no leaf.
+        scores: (B, w) float32, the sum of log S(c) over the codes chosen (see [`CrssSearch`]), -inf where there is no
+            leaf.
         rollbacks: (B, w) int64, the codes that each path has lost to CORP.
     """
 
@@ -131,10 +132,11 @@ class CrssSearch:
 
     The best extensions are those with the highest scores: with one path this is equation (5). But a path is surest of
     what is common, and the first two or three codes leave only a few items: which ones is decided before the other
-    codes are asked. With `lookahead` an extension is worth what its best item is: the path's score and the
-    log-probabilities that the path gives now to all codes the item still needs; and every item left is worth only the
-    one extension by which it would go on, the surest of its needed codes ([`ItemSets.best_completions`]). The first
-    step then reads M numbers for every item of the catalogue, which is what ranking all items by a product costs.
+    codes are asked. With `lookahead` every item goes one way only, its *own path*: next is always the surest of the
+    codes it still needs ([`ItemSets.best_completions`]); and an extension is worth what its best item is: the path's
+    score and the log-probabilities that the path gives now to all codes the item still needs. So no item is found
+    twice, scores are those of [`path_scores`], and with as many beams as items the search is exact scoring. The first
+    step reads M numbers for every item of the catalogue, which is what ranking all items by a product costs.
 
     CORP, when `reflection` is given: let p_i be the category distribution of a path after i codes (p_0: of the start
     token). For i = s, 2s, ... < M, after the i-th code, a path with JS(p_{i-s}, p_i) > theta loses this code: it is
@@ -144,6 +146,7 @@ class CrssSearch:
     worth more) looks for its extension first.
 
     Without `reflection` the search ends as soon as every path has one item left: later steps would not change which.
+    With `lookahead` the codes that are left are scored; without, the scores are those of the codes chosen until then.
 
     Args:
         model ([`Reg4RecForConditionalGeneration`])
@@ -186,6 +189,7 @@ class CrssSearch:
         self.parents = self.tokens = self.outcomes = torch.zeros_like(self.scores, dtype=torch.long)
         self.rollbacks = torch.zeros_like(self.parents)
         self.prefixes = self.states
+        self.log_probs = torch.empty(0)  # (B, W before, V), log S(c) of what could follow them
         self.extended = torch.empty(0)  # (B, W before, V), their scores
         self.candidates = torch.empty(0)  # (B, W before, V), what they are worth; -inf: none, or tried
         self.trail = torch.empty(0)  # (B, W, codes so far + 1, G) category log-probabilities
@@ -204,6 +208,10 @@ class CrssSearch:
             if self.reflection is not None:
                 self._reflect(step + 1, hidden, self.reflection)
         leaves = self.states.first_leaves().view(self.scores.shape).masked_fill(self.scores == -torch.inf, -1)
+        if self.lookahead and step + 1 < num_codebooks:
+            log_probs = self.model.code_log_probs(self.decoder.extend(self.tokens, self.parents))
+            tokens, used = self.sets.leaf_tokens[leaves.clamp(min=0)].long(), self.states.used.view(*leaves.shape, -1)
+            self.scores += _rest_of_paths(self.model, self.decoder, log_probs, tokens, used, step + 1, self.order)
         scores, best = self.scores.sort(dim=1, descending=True, stable=True)
         return Paths(leaves.gather(1, best), scores, self.rollbacks.gather(1, best))
 
@@ -214,24 +222,25 @@ class CrssSearch:
 
     def _choose(self, step: int, hidden: torch.Tensor) -> None:
         """The best extensions of all paths, given the states (B, W, d) after their newest codes."""
-        log_probs = self.model.code_log_probs(hidden)[..., : self.sets.num_tokens].float()
-        self.extended = self.scores[..., None] + log_probs
+        self.log_probs = self.model.code_log_probs(hidden)[..., : self.sets.num_tokens].float()
+        self.extended = self.scores[..., None] + self.log_probs
         if self.lookahead:
-            promise = self.sets.best_completions(self.states, log_probs.flatten(0, 1), self.order)
-            self.candidates = self.scores[..., None] + promise.view(log_probs.shape)
+            promise = self.sets.best_completions(self.states, self.log_probs.flatten(0, 1), self.order)
+            self.candidates = self.scores[..., None] + promise.view(self.log_probs.shape)
         else:
             legal = self.sets.allowed(self.states, self.order)
-            self.candidates = self.extended.masked_fill(~legal.view(log_probs.shape), -torch.inf)
+            self.candidates = self.extended.masked_fill(~legal.view(self.log_probs.shape), -torch.inf)
         self.prefixes = self.states
         num_tokens = self.candidates.shape[2]
         flat = self.candidates.flatten(1)
-        # Looking ahead, an item is one extension of a path; otherwise it is as many as it needs codes.
-        repeated = 2 if self.lookahead else self.sets.num_codebooks - step
+        # Looking ahead, an item is one extension of one path; otherwise it is as many as it needs codes.
+        repeated = 1 if self.lookahead else self.sets.num_codebooks - step
         size = min(self.num_beams * repeated, flat.shape[1])
         while True:
             worth, columns = best_columns(flat, size)
             parents, tokens = columns // num_tokens, columns % num_tokens
-            outcomes = self.sets.outcomes(self._extended(parents, tokens)).view(columns.shape)
+            states = self._extended(parents, tokens)
+            outcomes = self.sets.outcomes(states).view(columns.shape)
             different = _first_of_each(outcomes) & (worth > -torch.inf)
             enough = (different.sum(1) >= self.num_beams) | (worth[:, -1] == -torch.inf)
             if size == flat.shape[1] or enough.all():
@@ -242,7 +251,7 @@ class CrssSearch:
         scores = self.extended.flatten(1).gather(1, columns)
         self.scores = scores.masked_fill(~different, -torch.inf).gather(1, first)
         self.parents, self.tokens, self.outcomes = (t.gather(1, first) for t in (parents, tokens, outcomes))
-        self.states = self._extended(self.parents, self.tokens)
+        self.states = states.at((self.users[:, None] * columns.shape[1] + first).flatten())
         self.rollbacks = self.rollbacks.gather(1, self.parents)
         if self.reflection is not None:
             self.candidates[self.users[:, None], self.parents, self.tokens] = -torch.inf
@@ -250,7 +259,13 @@ class CrssSearch:
     def _extended(self, parents: torch.Tensor, tokens: torch.Tensor) -> SetStates:
         """States of the prefixes `parents` (B, n) with one more code `tokens` (B, n)."""
         rows = self.users[:, None] * self.candidates.shape[1] + parents
-        return self.sets.advance(self.prefixes, rows.flatten(), tokens.flatten())
+        return self._advanced(rows.flatten(), tokens.flatten())
+
+    def _advanced(self, rows: torch.Tensor, tokens: torch.Tensor) -> SetStates:
+        """States of the prefixes `rows` (n,), counted over all users, with one more code `tokens` (n,)."""
+        if self.lookahead:
+            return self.sets.advance_own(self.prefixes, rows, tokens, self.log_probs.flatten(0, 1), self.order)
+        return self.sets.advance(self.prefixes, rows, tokens)
 
     # ---- CORP ----
 
@@ -292,7 +307,7 @@ class CrssSearch:
             possible = self.candidates[users, parents, tokens] > -torch.inf
             self.candidates[users, parents, tokens] = -torch.inf  # tried: never again after this prefix
             rows = users * self.candidates.shape[1] + parents
-            outcomes = self.sets.outcomes(self.sets.advance(self.prefixes, rows, tokens))
+            outcomes = self.sets.outcomes(self._advanced(rows, tokens))
             held = self.outcomes[users] == outcomes[:, None]
             held[torch.arange(len(users)), paths] = False
             held &= self.scores[users] > -torch.inf
@@ -340,16 +355,40 @@ def path_scores(model, encoding: Reg4RecEncoding, tokens: torch.Tensor, order: s
     _check_order(order)
     decoder = PathDecoder(model, encoding)
     log_probs = model.code_log_probs(decoder.start()).expand(-1, tokens.shape[1], -1)
-    used = torch.zeros_like(tokens, dtype=torch.bool)
+    return _rest_of_paths(model, decoder, log_probs, tokens, torch.zeros_like(tokens, dtype=torch.bool), 0, order)
+
+
+def _rest_of_paths(
+    model,
+    decoder: PathDecoder,
+    log_probs: torch.Tensor,
+    tokens: torch.Tensor,
+    used: torch.Tensor,
+    count: int,
+    order: str,
+) -> torch.Tensor:
+    """
+    What the items' own paths add to their scores from where the decoder's paths stand.
+
+    Args:
+        log_probs: (B, W, V), log S(c) after these paths.
+        tokens: (B, W, M) token ids of their items, column r of codebook r.
+        used: (B, W, M) boolean, the codebooks whose codes the paths hold.
+        count: how many these are.
+
+    Returns:
+        (B, W) float32
+    """
     scores = torch.zeros(tokens.shape[:2], device=tokens.device)
-    for step in range(tokens.shape[2]):
+    for step in range(count, tokens.shape[2]):
         of_items = log_probs.gather(2, tokens).float().masked_fill(used, -torch.inf)  # (B, W, M)
         codebook = of_items.argmax(2, keepdim=True) if order == "confidence" else torch.full_like(tokens[..., :1], step)
         scores += of_items.gather(2, codebook).squeeze(2)
-        used.scatter_(2, codebook, True)
+        used = used.scatter(2, codebook, True)
         if step + 1 < tokens.shape[2]:
             fed = tokens.gather(2, codebook).squeeze(2)
-            log_probs = model.code_log_probs(decoder.extend(fed, torch.zeros_like(fed) if step == 0 else None))
+            parents = torch.zeros_like(fed) if decoder.width < fed.shape[1] else None
+            log_probs = model.code_log_probs(decoder.extend(fed, parents))
     return scores
 
 

@@ -45,6 +45,13 @@ class SetStates:
         """(n,) the state that each of `leaves` is left to."""
         return torch.repeat_interleave(torch.arange(len(self), device=self.used.device), self.counts)
 
+    def at(self, places: torch.Tensor) -> "SetStates":
+        """The states at `places` (n,), after the first code."""
+        begin, end = self.offsets[places], self.offsets[places + 1]
+        flat, _ = expand_ranges(begin, end)
+        offsets = torch.nn.functional.pad((end - begin).cumsum(0), (1, 0))
+        return SetStates(self.used[places], self.leaves[flat], offsets)
+
     def first_leaves(self) -> torch.Tensor:
         """(S,) the lowest leaf of each state, -1 for a dead state, after the first code."""
         padded = torch.nn.functional.pad(self.leaves, (0, 1), value=-1)
@@ -268,8 +275,27 @@ class ItemSets:
             leaves = states.leaves[flat]
             keep = self.leaf_tokens[leaves, column[owner]] == token[owner]
         used = states.used[parents].scatter(1, column[:, None], True)
-        counts = torch.bincount(owner[keep], minlength=len(parents))
-        return SetStates(used, leaves[keep], torch.nn.functional.pad(counts.cumsum(0), (1, 0)))
+        return SetStates(used, *_kept(leaves, owner, keep, len(parents)))
+
+    def advance_own(
+        self,
+        states: SetStates,
+        parents: torch.Tensor,
+        tokens: torch.Tensor,
+        log_probs: torch.Tensor,
+        order: str = "confidence",
+    ) -> SetStates:
+        """
+        [`advance`] that keeps the leaves alone which would choose the code next, as [`best_completions`] says.
+
+        Args:
+            log_probs: (S, V), what each of the states says of the codes.
+        """
+        after = self.advance(states, parents, tokens)
+        owner = after.owners
+        row = parents[owner]
+        _, own = self._completions(after.leaves, states.used[row], lambda token: log_probs[row, token], order)
+        return SetStates(after.used, *_kept(after.leaves, owner, own == tokens[owner], len(after)))
 
     def walk(self, tokens: torch.Tensor) -> SetStates:
         """States after the codes `tokens` (S, s), any tokens."""
@@ -284,7 +310,7 @@ class ItemSets:
         A number for what each state can still lead to, (S,) int64, after the first code; -1 for a dead state.
 
         States with the same single leaf left have the same number, whatever codes are chosen; other states have the
-        same number exactly if the same codes are chosen.
+        same number exactly if the same codes are chosen and their lowest leaf is the same.
         """
         first = states.first_leaves()
         # The chosen codes are those of the first leaf in the used codebooks.
@@ -374,6 +400,12 @@ class ItemSets:
                 "again."
             )
         return cls(**tensors)
+
+
+def _kept(leaves: torch.Tensor, owner: torch.Tensor, keep: torch.Tensor, num_states: int):
+    """`leaves` (n,) of the states `owner` (n,) that are kept, and the states' offsets among them."""
+    counts = torch.bincount(owner[keep], minlength=num_states)
+    return leaves[keep], torch.nn.functional.pad(counts.cumsum(0), (1, 0))
 
 
 def _postings(leaf_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

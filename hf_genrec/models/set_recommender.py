@@ -41,8 +41,8 @@ class SetRecommenderMixin(ProcessorCarrier):
         """
         The k items most likely to come next, by CRSS over the catalogue ([`CrssSearch`]).
 
-        The search finds the items, then each is scored exactly along its own path, as [`score_items`] does; so a score
-        depends neither on k nor on the beam.
+        Each item found is scored along its own path, as [`score_items`] does; so a score depends neither on k nor on
+        the beam.
 
         Args:
             histories: one history (item ids, oldest first) or a batch of them; an empty history is allowed.
@@ -56,8 +56,8 @@ class SetRecommenderMixin(ProcessorCarrier):
                 the configuration's `code_order`.
             reflection_threshold (*optional*): CORP's theta, by default the configuration's; `inf` never takes a code
                 back.
-            lookahead: judge a path by the items it leads to, not by its codes alone. It finds more of the best items,
-                and the first step reads M numbers for each item of the catalogue.
+            lookahead: keep to the items' own paths, and judge a path by the items it leads to, not by its codes alone.
+                It finds more of the best items, and its first step reads M numbers for each item of the catalogue.
 
         Returns:
             `(item_ids, scores)`, best first; lists of lists for a batch. A score is the sum of the M log-probabilities,
@@ -162,7 +162,9 @@ class SetRecommenderMixin(ProcessorCarrier):
             keys = place * sets.num_leaves + excluded[theirs] % sets.num_leaves
             paths = CrssSearch(self, part, sets, num_beams, keys, order, reflection, lookahead).run()
             found = paths.leaves >= 0
-            exact = path_scores(self, part, sets.leaf_tokens[paths.leaves.clamp(min=0)].long(), order)
+            exact = paths.scores
+            if not lookahead:
+                exact = path_scores(self, part, sets.leaf_tokens[paths.leaves.clamp(min=0)].long(), order)
             rollbacks[users] += paths.rollbacks.masked_fill(~found, 0).sum(1)
 
             more_leaves = leaves.new_full((num_users, found.shape[1]), -1)

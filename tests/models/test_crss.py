@@ -50,12 +50,22 @@ def in_plain_python(model, history, num_beams, order="confidence", reflection=No
             output = model(encoder_outputs=encoding, decoder_input_ids=ids)
         return output.logits[0, -1].tolist(), output.category_logits[0, -1]
 
+    def next_of(leaf, path):
+        """Looking ahead: the code by which an item goes on."""
+        needed = [token for token in leaf if token not in path]
+        return needed[0] if order == "fixed" else max(needed, key=lambda token: after(path)[0][token])
+
+    @functools.cache
     def left_to(path):
-        return [leaf for leaf in leaves if set(path) <= set(leaf)]
+        if not lookahead:
+            return [leaf for leaf in leaves if set(path) <= set(leaf)]
+        return [leaf for leaf in left_to(path[:-1]) if next_of(leaf, path[:-1]) == path[-1]] if path else leaves
 
     def outcome(path):
         left = left_to(path)
-        return ("leaf", left[0]) if len(left) == 1 else ("codes", frozenset(path))
+        if lookahead or len(left) == 1:
+            return tuple(left)
+        return frozenset(path)
 
     def extensions(path):
         codebooks = range(num_codebooks) if order == "confidence" else [len(path)]
@@ -67,7 +77,7 @@ def in_plain_python(model, history, num_beams, order="confidence", reflection=No
         worth = {}
         for leaf in left_to(path):
             needed = [token for token in leaf if token not in path]
-            chosen = needed[0] if order == "fixed" else max(needed, key=lambda token: log_probs[token])
+            chosen = next_of(leaf, path)
             worth[chosen] = max(worth.get(chosen, -np.inf), sum(log_probs[token] for token in needed))
         return worth
 
@@ -150,6 +160,9 @@ def test_ending_early_finds_the_same_items():
         late = search(model, num_beams=num_beams, lookahead=lookahead, reflection=NEVER)
         assert early.leaves.sort(1).values.tolist() == late.leaves.sort(1).values.tolist()
         assert late.rollbacks.sum() == 0
+        if lookahead:  # the codes that are left are scored all the same
+            assert early.leaves.tolist() == late.leaves.tolist()
+            torch.testing.assert_close(early.scores, late.scores, rtol=0, atol=1e-5)
 
 
 # ---- against brute force ----
@@ -171,12 +184,16 @@ def test_enough_beams_find_the_best_of_all_orders_and_items():
         assert found.scores[line].tolist() == pytest.approx(sorted(best.values(), reverse=True), abs=1e-4)
 
 
-def test_in_fixed_order_wide_beams_are_exact_scoring():
+@pytest.mark.parametrize(
+    ("order", "lookahead", "reflection"),
+    [("confidence", True, None), ("confidence", True, NEVER), ("fixed", True, None), ("fixed", False, NEVER)],
+)
+def test_wide_beams_are_exact_scoring(order, lookahead, reflection):
     processor = make_set_processor(num_items=25)
     model = make_reg4rec(processor)
-    found = search(model, num_beams=100, order="fixed", reflection=NEVER)
+    found = search(model, num_beams=100, order=order, lookahead=lookahead, reflection=reflection)
     tokens = processor.item_sets.leaf_tokens[found.leaves].long()
-    exact = path_scores(model, encode(model, HISTORIES), tokens, order="fixed")
+    exact = path_scores(model, encode(model, HISTORIES), tokens, order)
     assert found.leaves.sort(1).values.tolist() == [list(range(25))] * len(HISTORIES)
     torch.testing.assert_close(found.scores, exact, rtol=0, atol=1e-5)
     assert (found.scores.diff(dim=1) <= 0).all()

@@ -67,6 +67,7 @@ def test_states_equal_brute_force(data):
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_completions_equal_brute_force(data):
+    """What the next codes are worth, and which leaves go on by each."""
     token_ids = data.draw(catalogues())
     leaves, sets = leaves_by_hand(token_ids), ItemSets.from_token_ids(token_ids)
     order = data.draw(st.sampled_from(["confidence", "fixed"]))
@@ -85,14 +86,23 @@ def test_completions_equal_brute_force(data):
     with pytest.MonkeyPatch.context() as patch:  # part by part
         patch.setattr(item_sets, "MAX_COMPLETIONS", data.draw(st.sampled_from([1, 12, 1000])))
         best = sets.best_completions(states, log_probs, order)
+    everyone, tokens = torch.arange(3).repeat_interleave(sets.num_tokens), torch.arange(sets.num_tokens).repeat(3)
+    after = sets.advance_own(states, everyone, tokens, log_probs, order)
     for line, path in enumerate(paths):
         expected = np.full(sets.num_tokens, -np.inf)
+        own: list[list[int]] = [[] for _ in expected]
         for place in compatible(leaves, path):
             needed = [token for token in leaves[place] if token not in path]
             chosen = needed[0] if order == "fixed" else max(needed, key=lambda token: log_probs[line, token])
             if place not in gone[line]:
                 expected[chosen] = max(expected[chosen], sum(log_probs[line, token].item() for token in needed))
+                own[chosen].append(place)
         assert best[line].tolist() == pytest.approx(expected.tolist(), abs=1e-9)
+        for token, those in enumerate(own):
+            alone = after.at(torch.tensor([line * sets.num_tokens + token]))
+            assert alone.leaves.tolist() == those
+            assert alone.counts.tolist() == [len(those)]
+            assert alone.used.tolist() == after.used[line * sets.num_tokens + token].unsqueeze(0).tolist()
 
 
 @settings(max_examples=20, deadline=None)
