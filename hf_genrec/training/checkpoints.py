@@ -18,8 +18,7 @@ def checkpoint_to_resume(folder: Path, resume: str | None) -> str | None:
     Args:
         folder: the run's `checkpoints/`.
         resume: `None` to start anew, `"last"` for the newest complete checkpoint (a start, where there is none), or a
-        path.
-            Incomplete checkpoints, left by a killed process, are removed.
+            path. Incomplete checkpoints, left by a killed process, are removed.
 
     Raises:
         ValueError: if checkpoints of an earlier training stand where a new one would write.
@@ -34,18 +33,19 @@ def checkpoint_to_resume(folder: Path, resume: str | None) -> str | None:
             )
         return None
     if resume != "last":
-        if not _is_complete(Path(resume)):
+        if not is_complete(Path(resume)):
             raise FileNotFoundError(f"{resume} is no complete checkpoint: name one of {folder}, or 'last'")
         return resume
     for checkpoint in reversed(checkpoints):
-        if _is_complete(checkpoint):
+        if is_complete(checkpoint):
             return str(checkpoint)
         logger.warning("%s is incomplete (the training was killed while saving it) and is removed", checkpoint)
         shutil.rmtree(checkpoint)
     return None
 
 
-def _is_complete(checkpoint: Path) -> bool:
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint was saved to the end."""
     # Trainer writes its state after everything else.
     try:
         json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
