@@ -17,9 +17,10 @@ which half an hour on a processor teaches better than the published eight.
 - without lookahead: paths are judged by their codes, not by the items they lead to (this library's addition);
 - published search: without lookahead, and CORP takes a code back at a divergence of 0.06 instead of 0.45.
 
-One JSON per variant, data set and seed, with the difference from the full model of the same seed, user by user. Ten
-items are asked for, with the 20 beams that `recommend` then takes; a cell's own figures come from lists of 20 items and
-40 beams. Finished ones are skipped; a training that was interrupted goes on.
+One JSON per variant, data set and seed; finished ones are skipped, a training that was interrupted goes on. Ten items
+are asked for, with the 20 beams that `recommend` then takes; a cell's own figures come from lists of 20 items and 40
+beams. `differences-<data set>.json` compares what is finished with the full model user by user: the mean over the seeds
+that both have, and its 95 % bootstrap interval over users.
 """
 
 import argparse
@@ -75,12 +76,14 @@ def main() -> None:
     for seed in [] if options.table else options.seeds:
         for variant in options.variants:
             run_variant(variant, seed, options)
+    if not options.table:
+        write_json(differences(options), PLACE / f"differences-{options.data.name}.json")
     print(table(options.data.name))
 
 
 def run_variant(variant: str, seed: int, options: argparse.Namespace) -> None:
     """Bring one variant to its JSON."""
-    path = PLACE / f"{variant.replace(' ', '-')}-{options.data.name}-seed{seed}.json"
+    path = record_file(variant, options, seed)
     if path.is_file():
         return
     method, horizon, search = VARIANTS[variant]
@@ -98,7 +101,7 @@ def run_variant(variant: str, seed: int, options: argparse.Namespace) -> None:
         "variant": variant,
         "data_set": options.data.name,
         "seed": seed,
-        "command": f"python -m benchmarks.reg4rec_ablation --data {options.data.name}",
+        "command": f"python -m benchmarks.reg4rec_ablation --data {options.data.name} --seeds {seed}",
         "pretraining_minutes": options.minutes,
         "post_training_steps": options.steps if horizon else 0,
         **environment(),
@@ -111,22 +114,35 @@ def run_variant(variant: str, seed: int, options: argparse.Namespace) -> None:
         users_file = run_users_file(options, variant, seed, split)
         users_file.parent.mkdir(parents=True, exist_ok=True)
         np.savez(users_file, **of_users)
-        full = run_users_file(options, "full", seed, split)
-        if variant != "full" and full.is_file():
-            other = np.load(full)
-            record[split]["difference_from_full"] = {
-                name: dict(
-                    zip(("difference", "low", "high"), paired_bootstrap_difference(values, other[name]), strict=True)
-                )
-                for name, values in of_users.items()
-            }
     write_json(record, path)
     logger.info("%s", table(options.data.name))
+
+
+def record_file(variant: str, options: argparse.Namespace, seed: int) -> Path:
+    return PLACE / f"{variant.replace(' ', '-')}-{options.data.name}-seed{seed}.json"
 
 
 def run_users_file(options: argparse.Namespace, variant: str, seed: int, split: str) -> Path:
     name = f"{variant.replace(' ', '-')}-{options.data.name}-seed{seed}-{split}.npz"
     return options.work / "reg4rec_ablation" / name
+
+
+def differences(options: argparse.Namespace) -> dict[str, Any]:
+    """By variant: the finished seeds that it shares with the full model, and how it differs from it there."""
+    compared: dict[str, Any] = {}
+    for variant in list(VARIANTS)[1:]:
+        pair = (variant, "full")
+        seeds = [seed for seed in options.seeds if all(record_file(name, options, seed).is_file() for name in pair)]
+        if not seeds:
+            continue
+        compared[variant] = {"seeds": seeds}
+        for split in ("validation", "test"):
+            files = [[np.load(run_users_file(options, name, seed, split)) for seed in seeds] for name in pair]
+            for metric in ("recall@10", "ndcg@10"):
+                of_users = [np.mean([of_seed[metric] for of_seed in of_pair], axis=0) for of_pair in files]
+                figures = paired_bootstrap_difference(*of_users)
+                compared[variant][f"{split} {metric}"] = dict(zip(("difference", "low", "high"), figures, strict=True))
+    return compared
 
 
 def post_train(pretrained: RunFolder, horizon: int, seed: int, steps: int) -> RunFolder:
@@ -180,6 +196,14 @@ def table(data: str) -> str:
             + "  ".join(f"{figure:.4f}" for figure in figures)
             + f"  {test['mean_rollbacks']:8.2f}  {test['cpu_ms_per_user']:8.1f}"
         )
+    differences_file = PLACE / f"differences-{data}.json"
+    if differences_file.is_file():
+        lines += ["", "less the full model, mean of the seeds that both have"]
+        for variant, figures in json.loads(differences_file.read_text(encoding="utf-8")).items():
+            for name, figure in figures.items():
+                if name != "seeds":
+                    interval = f"[{figure['low']:+.4f}, {figure['high']:+.4f}]"
+                    lines.append(f"{variant:<18} {name:<21} {figure['difference']:+.4f} {interval}")
     return "\n".join(lines)
 
 
