@@ -188,9 +188,8 @@ class CrssSearch:
         self.scores = torch.zeros(num_users, 1, device=sets.items.device)
         self.parents = self.tokens = self.outcomes = torch.zeros_like(self.scores, dtype=torch.long)
         self.rollbacks = torch.zeros_like(self.parents)
-        self.prefixes = self.states
+        self.prefixes, self.prefix_scores = self.states, self.scores
         self.log_probs = torch.empty(0)  # (B, W before, V), log S(c) of what could follow them
-        self.extended = torch.empty(0)  # (B, W before, V), their scores
         self.candidates = torch.empty(0)  # (B, W before, V), what they are worth; -inf: none, or tried
         self.trail = torch.empty(0)  # (B, W, codes so far + 1, G) category log-probabilities
 
@@ -223,14 +222,14 @@ class CrssSearch:
     def _choose(self, step: int, hidden: torch.Tensor) -> None:
         """The best extensions of all paths, given the states (B, W, d) after their newest codes."""
         self.log_probs = self.model.code_log_probs(hidden)[..., : self.sets.num_tokens].float()
-        self.extended = self.scores[..., None] + self.log_probs
+        self.prefixes, self.prefix_scores = self.states, self.scores
         if self.lookahead:
             promise = self.sets.best_completions(self.states, self.log_probs.flatten(0, 1), self.order)
-            self.candidates = self.scores[..., None] + promise.view(self.log_probs.shape)
+            worth = promise.view(self.log_probs.shape)
         else:
             legal = self.sets.allowed(self.states, self.order)
-            self.candidates = self.extended.masked_fill(~legal.view(self.log_probs.shape), -torch.inf)
-        self.prefixes = self.states
+            worth = self.log_probs.masked_fill(~legal.view(self.log_probs.shape), -torch.inf)
+        self.candidates = self.scores[..., None] + worth
         num_tokens = self.candidates.shape[2]
         flat = self.candidates.flatten(1)
         # Looking ahead, an item is one extension of one path; otherwise it is as many as it needs codes.
@@ -248,7 +247,7 @@ class CrssSearch:
             size = min(2 * size, flat.shape[1])
         first = (~different).byte().argsort(dim=1, stable=True)[:, : self.num_beams]
         first = first[:, : max(1, int(different.sum(1).max()))]
-        scores = self.extended.flatten(1).gather(1, columns)
+        scores = self.scores.gather(1, parents) + self.log_probs.flatten(1).gather(1, columns)
         self.scores = scores.masked_fill(~different, -torch.inf).gather(1, first)
         self.parents, self.tokens, self.outcomes = (t.gather(1, first) for t in (parents, tokens, outcomes))
         self.states = states.at((self.users[:, None] * columns.shape[1] + first).flatten())
@@ -314,7 +313,7 @@ class CrssSearch:
             taken = held.any(1) & possible
             new = possible & ~taken
             at = users[new], paths[new]
-            scores = self.extended[users, parents, tokens]
+            scores = self.prefix_scores[users, parents] + self.log_probs[users, parents, tokens]
             self.tokens[at], self.scores[at], self.outcomes[at] = tokens[new], scores[new], outcomes[new]
             replaced[at] = True
             waiting[users[~taken], paths[~taken]] = False

@@ -456,17 +456,18 @@ def test_the_batch_changes_nothing(model):
     assert (item_ids, scores) == (together[0][0], pytest.approx(together[1][0], abs=1e-5))
 
 
-def test_codes_taken_back_are_counted(model):
+def test_codes_taken_back_are_counted():
+    # More items than paths: a path that loses a code has others to go to.
+    model = make_reg4rec(make_set_processor(num_items=100, sizes=(6, 6, 6)))
     rows = [model.processor.rows(history) for history in HISTORIES]
-    *_, none = model.recommend_rows(rows, 5, num_beams=5, return_rollbacks=True)
-    # With no more paths than wanted there are items left to go to.
-    *_, some = model.recommend_rows(rows, 5, num_beams=5, reflection_threshold=0.01, return_rollbacks=True)
+    *_, none = model.recommend_rows(rows, 5, return_rollbacks=True)
+    *_, some = model.recommend_rows(rows, 5, reflection_threshold=0.01, return_rollbacks=True)
     assert none.tolist() == [0] * 4
-    assert some.max() > 0
+    assert some.min() > 0
     model.config.reflection_threshold = 0.01
-    *_, same = model.recommend_rows(rows, 5, num_beams=5, return_rollbacks=True)
+    *_, same = model.recommend_rows(rows, 5, return_rollbacks=True)
     assert same.tolist() == some.tolist()
-    *_, off = model.recommend_rows(rows, 5, num_beams=5, reflection_threshold=float("inf"), return_rollbacks=True)
+    *_, off = model.recommend_rows(rows, 5, reflection_threshold=float("inf"), return_rollbacks=True)
     assert off.tolist() == [0] * 4
 
 
