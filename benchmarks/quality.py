@@ -40,7 +40,7 @@ from hf_genrec.trainers import (
     train_rearec,
     train_reg4rec,
 )
-from hf_genrec.training.config import RunConfig, find_config, parse_config
+from hf_genrec.training.config import RunConfig, RunFolder, find_config, parse_config
 from hf_genrec.training.rearec_arguments import ReaRecArguments
 
 logger = logging.getLogger(__name__)
@@ -163,10 +163,7 @@ def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: floa
     if result.is_file():
         logger.info("%s is finished", cell)
         return
-    config = parse_config(str(config_file), ["--resume_from_checkpoint", "last"])
-    run = config.run
-    if not (run.model / "config.json").is_file():
-        PROGRAMS[config.model.method].main(config)
+    config, run = parse_config(str(config_file)), train_cell(config_file)
     training = json.loads((run.results / "training.json").read_text(encoding="utf-8"))
     record: dict[str, Any] = {"cell": cell, "method": method, "data_set": data, "seed": seed, "minutes": minutes}
     record |= {
@@ -205,6 +202,15 @@ def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: floa
         record["adaptive_depth"] = {name: depths[name] for name in kept}
     write_json(record, result)
     logger.info("%s", table())
+
+
+def train_cell(config_file: Path) -> RunFolder:
+    """A cell's run, its training finished, from wherever an earlier attempt ended."""
+    config = parse_config(str(config_file), ["--resume_from_checkpoint", "last"])
+    run = config.run
+    if not (run.model / "config.json").is_file():
+        PROGRAMS[config.model.method].main(config)
+    return run
 
 
 def plan_epochs(config: RunConfig, minutes: float) -> float:

@@ -15,11 +15,12 @@ which half an hour on a processor teaches better than the published eight.
 - without MSRA: post-trained on the next item alone;
 - without CORP: no code is taken back;
 - without lookahead: paths are judged by their codes, not by the items they lead to (this library's addition);
-- published search: without lookahead, and CORP takes a code back at a divergence of 0.06 instead of 0.45.
+- published search: without lookahead, and CORP takes a code back at a divergence of 0.06 instead of 0.45;
+- 2, 8, 12 codebooks: not post-trained, to be read beside "without PARS", which has four.
 
 One JSON per variant, data set and seed; finished ones are skipped, a training that was interrupted goes on. Ten items
-are asked for, with the 20 beams that `recommend` then takes; a cell's own figures come from lists of 20 items and 40
-beams. `differences-<data set>.json` compares what is finished with the full model user by user: the mean over the seeds
+are asked for, with the 20 beams that `recommend` then takes (`benchmarks.quality` asks a cell for 20, with 40 beams).
+`differences-<data set>.json` compares what is finished with the full model user by user: the mean over the seeds
 that both have, and its 95 % bootstrap interval over users.
 """
 
@@ -33,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import RESULTS, environment
-from benchmarks.quality import DATA_SETS, cell_name, plan_cell, run_cell
+from benchmarks.quality import DATA_SETS, plan_cell, train_cell
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.evaluation.evaluator import evaluate_recommender
 from hf_genrec.evaluation.metrics import paired_bootstrap_difference
@@ -56,6 +57,9 @@ VARIANTS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "without CORP": ("reg4rec-4-codebooks", 3, WITHOUT_CORP),
     "without lookahead": ("reg4rec-4-codebooks", 3, WITH_CORP | {"lookahead": False}),
     "published search": ("reg4rec-4-codebooks", 3, {"reflection_threshold": 0.06, "lookahead": False}),
+    "2 codebooks": ("reg4rec-2-codebooks", 0, WITH_CORP),
+    "8 codebooks": ("reg4rec", 0, WITH_CORP),
+    "12 codebooks": ("reg4rec-12-codebooks", 0, WITH_CORP),
 }
 PLACE = RESULTS / "reg4rec_ablation"
 
@@ -87,14 +91,7 @@ def run_variant(variant: str, seed: int, options: argparse.Namespace) -> None:
     if path.is_file():
         return
     method, horizon, search = VARIANTS[variant]
-    run_cell(
-        plan_cell(method, options.data, seed, options.minutes, options.work),
-        method,
-        options.data.name,
-        seed,
-        options.minutes,
-    )
-    pretrained = RunFolder(options.work / cell_name(method, options.data, seed, options.minutes))
+    pretrained = train_cell(plan_cell(method, options.data, seed, options.minutes, options.work))
     run = post_train(pretrained, horizon, seed, options.steps) if horizon else pretrained
     model, prepared = load_model(run.model), PreparedData.load(run.data)
     record: dict[str, Any] = {
@@ -102,13 +99,11 @@ def run_variant(variant: str, seed: int, options: argparse.Namespace) -> None:
         "data_set": options.data.name,
         "seed": seed,
         "command": f"python -m benchmarks.reg4rec_ablation --data {options.data.name} --seeds {seed}",
-        "pretraining_minutes": options.minutes,
-        "post_training_steps": options.steps if horizon else 0,
         **environment(),
     }
-    if horizon:
-        training = json.loads((run.results / "training.json").read_text(encoding="utf-8"))
-        record["post_training_cpu_minutes"] = training["cpu_seconds"] / 60
+    for stage, folder in {"pretraining": pretrained} | ({"post_training": run} if horizon else {}):
+        training = json.loads((folder.results / "training.json").read_text(encoding="utf-8"))
+        record[stage] = {"cpu_minutes": training["cpu_seconds"] / 60, "epochs": training["epochs"]}
     for split in ("validation", "test"):
         record[split], of_users = evaluate(model, prepared, split, search)
         users_file = run_users_file(options, variant, seed, split)
