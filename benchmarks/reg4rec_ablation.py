@@ -101,7 +101,7 @@ def run_variant(variant: str, seed: int, options: argparse.Namespace) -> None:
         "command": f"python -m benchmarks.reg4rec_ablation --data {options.data.name} --seeds {seed}",
         **environment(),
     }
-    for stage, folder in {"pretraining": pretrained} | ({"post_training": run} if horizon else {}):
+    for stage, folder in ({"pretraining": pretrained} | ({"post_training": run} if horizon else {})).items():
         training = json.loads((folder.results / "training.json").read_text(encoding="utf-8"))
         record[stage] = {"cpu_minutes": training["cpu_seconds"] / 60, "epochs": training["epochs"]}
     for split in ("validation", "test"):
