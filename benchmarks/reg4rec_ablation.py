@@ -20,8 +20,8 @@ which half an hour on a processor teaches better than the published eight.
 
 One JSON per variant, data set and seed; finished ones are skipped, a training that was interrupted goes on. Ten items
 are asked for, with the 20 beams that `recommend` then takes (`benchmarks.quality` asks a cell for 20, with 40 beams).
-`differences-<data set>.json` compares what is finished with the full model user by user: the mean over the seeds
-that both have, and its 95 % bootstrap interval over users.
+A JSON names the users whose item was found, by its rank, so that `--table` compares each variant with the full model
+user by user: the mean over the seeds that both have, and its 95 % bootstrap interval over users.
 """
 
 import argparse
@@ -62,6 +62,7 @@ VARIANTS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "12 codebooks": ("reg4rec-12-codebooks", 0, WITH_CORP),
 }
 PLACE = RESULTS / "reg4rec_ablation"
+SPLITS, METRICS = ("validation", "test"), ("recall@10", "ndcg@10")
 
 
 def main() -> None:
@@ -80,14 +81,12 @@ def main() -> None:
     for seed in [] if options.table else options.seeds:
         for variant in options.variants:
             run_variant(variant, seed, options)
-    if not options.table:
-        write_json(differences(options), PLACE / f"differences-{options.data.name}.json")
     print(table(options.data.name))
 
 
 def run_variant(variant: str, seed: int, options: argparse.Namespace) -> None:
     """Bring one variant to its JSON."""
-    path = record_file(variant, options, seed)
+    path = PLACE / f"{variant.replace(' ', '-')}-{options.data.name}-seed{seed}.json"
     if path.is_file():
         return
     method, horizon, search = VARIANTS[variant]
@@ -104,40 +103,10 @@ def run_variant(variant: str, seed: int, options: argparse.Namespace) -> None:
     for stage, folder in ({"pretraining": pretrained} | ({"post_training": run} if horizon else {})).items():
         training = json.loads((folder.results / "training.json").read_text(encoding="utf-8"))
         record[stage] = {"cpu_minutes": training["cpu_seconds"] / 60, "epochs": training["epochs"]}
-    for split in ("validation", "test"):
-        record[split], of_users = evaluate(model, prepared, split, search)
-        users_file = run_users_file(options, variant, seed, split)
-        users_file.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(users_file, **of_users)
+    for split in SPLITS:
+        record[split] = evaluate(model, prepared, split, search)
     write_json(record, path)
     logger.info("%s", table(options.data.name))
-
-
-def record_file(variant: str, options: argparse.Namespace, seed: int) -> Path:
-    return PLACE / f"{variant.replace(' ', '-')}-{options.data.name}-seed{seed}.json"
-
-
-def run_users_file(options: argparse.Namespace, variant: str, seed: int, split: str) -> Path:
-    name = f"{variant.replace(' ', '-')}-{options.data.name}-seed{seed}-{split}.npz"
-    return options.work / "reg4rec_ablation" / name
-
-
-def differences(options: argparse.Namespace) -> dict[str, Any]:
-    """By variant: the finished seeds that it shares with the full model, and how it differs from it there."""
-    compared: dict[str, Any] = {}
-    for variant in list(VARIANTS)[1:]:
-        pair = (variant, "full")
-        seeds = [seed for seed in options.seeds if all(record_file(name, options, seed).is_file() for name in pair)]
-        if not seeds:
-            continue
-        compared[variant] = {"seeds": seeds}
-        for split in ("validation", "test"):
-            files = [[np.load(run_users_file(options, name, seed, split)) for seed in seeds] for name in pair]
-            for metric in ("recall@10", "ndcg@10"):
-                of_users = [np.mean([of_seed[metric] for of_seed in of_pair], axis=0) for of_pair in files]
-                figures = paired_bootstrap_difference(*of_users)
-                compared[variant][f"{split} {metric}"] = dict(zip(("difference", "low", "high"), figures, strict=True))
-    return compared
 
 
 def post_train(pretrained: RunFolder, horizon: int, seed: int, steps: int) -> RunFolder:
@@ -154,8 +123,8 @@ def post_train(pretrained: RunFolder, horizon: int, seed: int, steps: int) -> Ru
     return run
 
 
-def evaluate(model: Any, prepared: PreparedData, split: str, search: dict[str, Any]) -> tuple[dict[str, Any], dict]:
-    """Figures of a split, and those of its users by metric."""
+def evaluate(model: Any, prepared: PreparedData, split: str, search: dict[str, Any]) -> dict[str, Any]:
+    """Figures of a split, and the users whose item was found, by its rank."""
     rollbacks: list[np.ndarray] = []
 
     def recommend(histories: list[np.ndarray], k: int) -> np.ndarray:
@@ -165,40 +134,57 @@ def evaluate(model: Any, prepared: PreparedData, split: str, search: dict[str, A
 
     start = time.process_time()
     result = evaluate_recommender(recommend, prepared.split(split), len(prepared.item_ids), ks=(10,))
-    names = ("recall@10", "ndcg@10")
     figures: dict[str, Any] = {
-        name: {"value": result.metrics[name], "interval": list(result.intervals[name])} for name in names
+        name: {"value": result.metrics[name], "interval": list(result.intervals[name])} for name in METRICS
     }
-    figures |= {
+    reciprocal_ranks = result.per_user["mrr@10"]
+    return figures | {
         "invalid_share": result.metrics["invalid_share"],
         "mean_rollbacks": float(np.concatenate(rollbacks).mean()),
         "cpu_ms_per_user": 1000 * (time.process_time() - start) / result.num_users,
+        "num_users": result.num_users,
+        "users_by_rank": {
+            rank: " ".join(map(str, np.flatnonzero(reciprocal_ranks == 1 / rank))) for rank in range(1, 11)
+        },
     }
-    return figures, {name: result.per_user[name] for name in names}
+
+
+def metrics_of_users(figures: dict[str, Any]) -> dict[str, np.ndarray]:
+    """(users,) by metric, from what `evaluate` recorded; every user has one item to be found."""
+    recall, ndcg = np.zeros((2, figures["num_users"]))
+    for rank, users in figures["users_by_rank"].items():
+        found = np.array(users.split(), dtype=int)
+        recall[found], ndcg[found] = 1, 1 / np.log2(int(rank) + 1)
+    return dict(zip(METRICS, (recall, ndcg), strict=True))
 
 
 def table(data: str) -> str:
-    """The finished variants of a data set."""
+    """The finished variants of a data set, and how each differs from the full model."""
     lines = ["variant            seed   validation        test           rollbacks   ms/user"]
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(PLACE.glob(f"*-{data}-seed*.json"))]
-    for record in sorted(records, key=lambda record: (record["seed"], list(VARIANTS).index(record["variant"]))):
-        figures = [
-            record[split][name]["value"] for split in ("validation", "test") for name in ("recall@10", "ndcg@10")
-        ]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in PLACE.glob(f"*-{data}-seed*.json")]
+    finished = {(record["variant"], record["seed"]): record for record in records}
+    for (variant, seed), record in sorted(
+        finished.items(), key=lambda item: (item[0][1], [*VARIANTS].index(item[0][0]))
+    ):
+        figures = "  ".join(f"{record[split][name]['value']:.4f}" for split in SPLITS for name in METRICS)
         test = record["test"]
         lines.append(
-            f"{record['variant']:<18} {record['seed']:>4}   "
-            + "  ".join(f"{figure:.4f}" for figure in figures)
-            + f"  {test['mean_rollbacks']:8.2f}  {test['cpu_ms_per_user']:8.1f}"
+            f"{variant:<18} {seed:>4}   {figures}  {test['mean_rollbacks']:8.2f}  {test['cpu_ms_per_user']:8.1f}"
         )
-    differences_file = PLACE / f"differences-{data}.json"
-    if differences_file.is_file():
-        lines += ["", "less the full model, mean of the seeds that both have"]
-        for variant, figures in json.loads(differences_file.read_text(encoding="utf-8")).items():
-            for name, figure in figures.items():
-                if name != "seeds":
-                    interval = f"[{figure['low']:+.4f}, {figure['high']:+.4f}]"
-                    lines.append(f"{variant:<18} {name:<21} {figure['difference']:+.4f} {interval}")
+    lines += ["", "less the full model, mean of the seeds that both have"]
+    for variant in [*VARIANTS][1:]:
+        seeds = [seed for name, seed in finished if name == variant and ("full", seed) in finished]
+        for split in SPLITS if seeds else ():
+            mine, full = (
+                [metrics_of_users(finished[name, seed][split]) for seed in seeds] for name in (variant, "full")
+            )
+            for metric in METRICS:
+                means = [np.mean([of_seed[metric] for of_seed in of_model], axis=0) for of_model in (mine, full)]
+                difference, low, high = paired_bootstrap_difference(*means)
+                lines.append(
+                    f"{variant:<18} {f'{split} {metric}':<21} {difference:+.4f} [{low:+.4f}, {high:+.4f}]"
+                    f"  {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+                )
     return "\n".join(lines)
 
 
