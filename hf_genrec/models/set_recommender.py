@@ -36,7 +36,7 @@ class SetRecommenderMixin(ProcessorCarrier):
         batch_size: int = 64,
         order: str | None = None,
         reflection_threshold: float | None = None,
-        lookahead: bool = True,
+        lookahead: bool | None = None,
     ):
         """
         The k items most likely to come next, by CRSS over the catalogue ([`CrssSearch`]).
@@ -56,8 +56,10 @@ class SetRecommenderMixin(ProcessorCarrier):
                 the configuration's `code_order`.
             reflection_threshold (*optional*): CORP's theta, by default the configuration's; `inf` never takes a code
                 back.
-            lookahead: keep to the items' own paths, and judge a path by the items it leads to, not by its codes alone.
-                It finds more of the best items, and its first step reads M numbers for each item of the catalogue.
+            lookahead (*optional*): keep to the items' own paths, and judge a path by the items it leads to, not by its
+                codes alone. It finds more of the best items, and its first step reads M numbers for each item of the
+                catalogue. By default where the model was taught codes in any order: with `code_order: fixed` it was
+                taught the next codebook alone, and what it says of the others too early means nothing.
 
         Returns:
             `(item_ids, scores)`, best first; lists of lists for a batch. A score is the sum of the M log-probabilities,
@@ -89,7 +91,7 @@ class SetRecommenderMixin(ProcessorCarrier):
         batch_size: int = 64,
         order: str | None = None,
         reflection_threshold: float | None = None,
-        lookahead: bool = True,
+        lookahead: bool | None = None,
         return_rollbacks: bool = False,
     ) -> tuple[np.ndarray, ...]:
         """
@@ -106,6 +108,8 @@ class SetRecommenderMixin(ProcessorCarrier):
         num_beams = max(2 * k, 20) if num_beams is None else num_beams
         if k < 1 or num_beams < k:
             raise ValueError(f"k={k}, num_beams={num_beams}: k must be at least 1 and num_beams at least k.")
+        if lookahead is None:
+            lookahead = self.config.code_order == "confidence"
         sets = processor.item_sets if candidates is None else processor.item_sets.restrict(candidates)
         sets = sets.to(self.device)
         rows = np.full((len(histories), k), -1, dtype=np.int64)

@@ -436,6 +436,17 @@ def test_too_few_items_are_searched_for_again(monkeypatch):
     assert len(searches) > 1
 
 
+def test_a_model_taught_one_order_is_searched_without_lookahead():
+    """At its first step it knows the first codebook alone: nothing may depend on what it says of the others there."""
+    processor = make_set_processor(num_items=40, sizes=(5, 5, 5), seed=3)
+    for code_order, by_default in (("fixed", False), ("confidence", True)):
+        model = make_reg4rec(processor, code_order=code_order)
+        found = {
+            choice: model.recommend(HISTORIES, k=3, num_beams=3, lookahead=choice) for choice in (None, True, False)
+        }
+        assert found[None] == found[by_default] != found[not by_default]
+
+
 def test_items_that_share_codes_stand_in_order_of_popularity():
     processor = make_set_processor(num_items=30, sizes=(4, 4), unique=False)
     model = make_reg4rec(processor)
