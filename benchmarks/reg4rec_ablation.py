@@ -106,7 +106,7 @@ def run_variant(variant: str, seed: int, options: argparse.Namespace) -> None:
     for split in SPLITS:
         record[split] = evaluate(model, prepared, split, search)
     write_json(record, path)
-    logger.info("%s", table(options.data.name))
+    logger.info("%s, seed %d: finished", variant, seed)
 
 
 def post_train(pretrained: RunFolder, horizon: int, seed: int, steps: int) -> RunFolder:

@@ -50,13 +50,19 @@ def log_probs_after(model, history: np.ndarray, tokens: list[int]) -> torch.Tens
     return output.logits[0, -1, : model.config.num_codes]
 
 
-def own_path_score(model, history: np.ndarray, item_tokens: list[int], fixed=False) -> float:
-    """The score of an item along its own greedy path, without a cache."""
+def surest_codebook(log_probs, sizes, left) -> int:
+    """Of the codebooks `left`, the first of those that hold the likeliest code."""
+    starts = np.cumsum([0, *sizes])
+    return max(left, key=lambda r: (max(log_probs[starts[r] : starts[r + 1]]), -r))
+
+
+def model_path_score(model, history: np.ndarray, item_tokens: list[int], fixed=False) -> float:
+    """The score of an item along the model's path to it, without a cache."""
     left, path, total = list(range(len(item_tokens))), [], 0.0
     while left:
-        log_probs = log_probs_after(model, history, path)
-        codebook = left[0] if fixed else max(left, key=lambda r: (log_probs[item_tokens[r]].item(), -r))
-        total += log_probs[item_tokens[codebook]].item()
+        log_probs = log_probs_after(model, history, path).tolist()
+        codebook = left[0] if fixed else surest_codebook(log_probs, model.config.codebook_sizes, left)
+        total += log_probs[item_tokens[codebook]]
         path.append(item_tokens[codebook])
         left.remove(codebook)
     return total

@@ -1,6 +1,7 @@
 """CRSS (REG4Rec, section 3.3.2): paths of codes, the surest codebook first; with CORP (section 3.5), which takes codes
 back where the category prediction jumps."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,10 +133,10 @@ class CrssSearch:
 
     The best extensions are those with the highest scores: with one path this is equation (5). But a path is surest of
     what is common, and the first two or three codes leave only a few items: which ones is decided before the other
-    codes are asked. With `lookahead` every item goes one way only, its *own path*: next is always the surest of the
-    codes it still needs ([`ItemSets.best_completions`]); and an extension is worth what its best item is: the path's
-    score and the log-probabilities that the path gives now to all codes the item still needs. So no item is found
-    twice, scores are those of [`path_scores`], and with as many beams as items the search is exact scoring. The first
+    codes are asked. With `lookahead` every path goes on in one codebook only, that of [`next_codebooks`], as in
+    training; and an extension is worth what its best item is: the path's score and the log-probabilities that the path
+    gives now to all codes the item still needs ([`ItemSets.best_completions`]). So an item is at the end of one path
+    only, scores are those of [`path_scores`], and with as many beams as items the search is exact scoring. The first
     step reads M numbers for every item of the catalogue, which is what ranking all items by a product costs.
 
     CORP, when `reflection` is given: let p_i be the category distribution of a path after i codes (p_0: of the start
@@ -146,7 +147,8 @@ class CrssSearch:
     worth more) looks for its extension first.
 
     Without `reflection` the search ends as soon as every path has one item left: later steps would not change which.
-    With `lookahead` the codes that are left are scored; without, the scores are those of the codes chosen until then.
+    With `lookahead` or `order="fixed"` the codes that are left are scored; pairs have the scores of the codes chosen
+    until then.
 
     Args:
         model ([`Reg4RecForConditionalGeneration`])
@@ -180,6 +182,8 @@ class CrssSearch:
         self.order = order
         self.reflection = reflection
         self.lookahead = lookahead
+        # Whether an item can be reached by one path only, of which its score is the sum.
+        self.one_path_per_item = lookahead or order == "fixed"
         self.decoder = PathDecoder(model, encoding)
         num_users = self.decoder.num_users
         self.users = torch.arange(num_users, device=sets.items.device)
@@ -207,7 +211,7 @@ class CrssSearch:
             if self.reflection is not None:
                 self._reflect(step + 1, hidden, self.reflection)
         leaves = self.states.first_leaves().view(self.scores.shape).masked_fill(self.scores == -torch.inf, -1)
-        if self.lookahead and step + 1 < num_codebooks:
+        if self.one_path_per_item and step + 1 < num_codebooks:
             log_probs = self.model.code_log_probs(self.decoder.extend(self.tokens, self.parents))
             tokens, used = self.sets.leaf_tokens[leaves.clamp(min=0)].long(), self.states.used.view(*leaves.shape, -1)
             self.scores += _rest_of_paths(self.model, self.decoder, log_probs, tokens, used, step + 1, self.order)
@@ -221,10 +225,13 @@ class CrssSearch:
 
     def _choose(self, step: int, hidden: torch.Tensor) -> None:
         """The best extensions of all paths, given the states (B, W, d) after their newest codes."""
-        self.log_probs = self.model.code_log_probs(hidden)[..., : self.sets.num_tokens].float()
+        log_probs = self.model.code_log_probs(hidden).float()
+        self.log_probs = log_probs[..., : self.sets.num_tokens]
         self.prefixes, self.prefix_scores = self.states, self.scores
         if self.lookahead:
-            promise = self.sets.best_completions(self.states, self.log_probs.flatten(0, 1), self.order)
+            used = self.states.used.view(*self.scores.shape, -1)
+            codebooks = next_codebooks(log_probs, used, self.model.config.codebook_sizes, self.order)
+            promise = self.sets.best_completions(self.states, self.log_probs.flatten(0, 1), codebooks.flatten())
             worth = promise.view(self.log_probs.shape)
         else:
             legal = self.sets.allowed(self.states, self.order)
@@ -232,8 +239,8 @@ class CrssSearch:
         self.candidates = self.scores[..., None] + worth
         num_tokens = self.candidates.shape[2]
         flat = self.candidates.flatten(1)
-        # Looking ahead, an item is one extension of one path; otherwise it is as many as it needs codes.
-        repeated = 1 if self.lookahead else self.sets.num_codebooks - step
+        # An item is one extension of one path, or of each codebook that it still needs.
+        repeated = 1 if self.one_path_per_item else self.sets.num_codebooks - step
         size = min(self.num_beams * repeated, flat.shape[1])
         while True:
             worth, columns = best_columns(flat, size)
@@ -258,13 +265,7 @@ class CrssSearch:
     def _extended(self, parents: torch.Tensor, tokens: torch.Tensor) -> SetStates:
         """States of the prefixes `parents` (B, n) with one more code `tokens` (B, n)."""
         rows = self.users[:, None] * self.candidates.shape[1] + parents
-        return self._advanced(rows.flatten(), tokens.flatten())
-
-    def _advanced(self, rows: torch.Tensor, tokens: torch.Tensor) -> SetStates:
-        """States of the prefixes `rows` (n,), counted over all users, with one more code `tokens` (n,)."""
-        if self.lookahead:
-            return self.sets.advance_own(self.prefixes, rows, tokens, self.log_probs.flatten(0, 1), self.order)
-        return self.sets.advance(self.prefixes, rows, tokens)
+        return self.sets.advance(self.prefixes, rows.flatten(), tokens.flatten())
 
     # ---- CORP ----
 
@@ -306,7 +307,7 @@ class CrssSearch:
             possible = self.candidates[users, parents, tokens] > -torch.inf
             self.candidates[users, parents, tokens] = -torch.inf  # tried: never again after this prefix
             rows = users * self.candidates.shape[1] + parents
-            outcomes = self.sets.outcomes(self._advanced(rows, tokens))
+            outcomes = self.sets.outcomes(self.sets.advance(self.prefixes, rows, tokens))
             held = self.outcomes[users] == outcomes[:, None]
             held[torch.arange(len(users)), paths] = False
             held &= self.scores[users] > -torch.inf
@@ -333,13 +334,32 @@ def _check_order(order: str) -> None:
         raise ValueError(f"order={order!r}: use one of {', '.join(CODE_ORDERS)}.")
 
 
+def next_codebooks(
+    log_probs: torch.Tensor, used: torch.Tensor, codebook_sizes: Sequence[int], order: str
+) -> torch.Tensor:
+    """
+    The codebook that each path goes on with: of the unused ones that whose best code the model is surest of (the first
+    one, where it is equally sure), whether or not an item has this code; with `order="fixed"` the first one.
+
+    Args:
+        log_probs: (..., V), log S(c) after each path.
+        used: (..., M) boolean, the codebooks that it holds a code of. At least one is left.
+
+    Returns:
+        (...) int64
+    """
+    if order == "fixed":
+        return used.sum(-1)
+    surest = torch.stack([of_codebook.amax(-1) for of_codebook in log_probs.split(list(codebook_sizes), -1)], -1)
+    return surest.masked_fill(used, -torch.inf).argmax(-1)
+
+
 @torch.no_grad()
 def path_scores(model, encoding: Reg4RecEncoding, tokens: torch.Tensor, order: str = "confidence") -> torch.Tensor:
     """
-    Exact scores of items by teacher forcing: the sum of log S(c) along the item's own path.
-
-    That path is the greedy one: at each step the unused codebook of whose own code the model is surest (the first one,
-    where it is equally sure). With `order="fixed"` it is codebook 1, 2, ..., M.
+    Exact scores of items by teacher forcing: the sum of log S(c) along the model's path to the item, on which each
+    step's codebook is that of [`next_codebooks`]. So they are the logarithms of a distribution over all sets of codes,
+    one of each codebook.
 
     Args:
         encoding: the histories of B users.
@@ -367,7 +387,7 @@ def _rest_of_paths(
     order: str,
 ) -> torch.Tensor:
     """
-    What the items' own paths add to their scores from where the decoder's paths stand.
+    What the codes that items still need add to their scores, from where the decoder's paths stand.
 
     Args:
         log_probs: (B, W, V), log S(c) after these paths.
@@ -380,12 +400,12 @@ def _rest_of_paths(
     """
     scores = torch.zeros(tokens.shape[:2], device=tokens.device)
     for step in range(count, tokens.shape[2]):
-        of_items = log_probs.gather(2, tokens).float().masked_fill(used, -torch.inf)  # (B, W, M)
-        codebook = of_items.argmax(2, keepdim=True) if order == "confidence" else torch.full_like(tokens[..., :1], step)
-        scores += of_items.gather(2, codebook).squeeze(2)
+        codebook = next_codebooks(log_probs, used, model.config.codebook_sizes, order)[..., None]
+        fed = tokens.gather(2, codebook)
+        scores += log_probs.gather(2, fed).squeeze(2).float()
         used = used.scatter(2, codebook, True)
         if step + 1 < tokens.shape[2]:
-            fed = tokens.gather(2, codebook).squeeze(2)
+            fed = fed.squeeze(2)
             parents = torch.zeros_like(fed) if decoder.width < fed.shape[1] else None
             log_probs = model.code_log_probs(decoder.extend(fed, parents))
     return scores
@@ -394,8 +414,8 @@ def _rest_of_paths(
 @torch.no_grad()
 def confidence_orders(model, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor):
     """
-    The order in which CRSS would go through a target's codebooks: at each step the unused codebook whose best code, the
-    right one or not, has the highest confidence; then the right code of that codebook is fed. Without dropout.
+    The order of a target's codebooks on the model's path to it: at each step that of [`next_codebooks`], of which the
+    right code is fed. Without dropout.
 
     Args:
         input_ids, attention_mask: (B, T * M) histories.
@@ -406,18 +426,13 @@ def confidence_orders(model, input_ids: torch.Tensor, attention_mask: torch.Tens
     """
     with evaluation_mode(model):
         decoder = PathDecoder(model, model.get_encoder()(input_ids, attention_mask))
-        hidden = decoder.start()
+        log_probs = model.code_log_probs(decoder.start()[:, 0])
         used = torch.zeros_like(labels, dtype=torch.bool)
         orders = torch.empty_like(labels)
         for step in range(labels.shape[1]):
-            if step + 1 < labels.shape[1]:
-                of_codebooks = model.code_log_probs(hidden[:, 0]).split(model.config.codebook_sizes, -1)
-                surest = torch.stack([part.amax(-1) for part in of_codebooks], 1)  # (B, M)
-                codebook = surest.masked_fill(used, -torch.inf).argmax(1, keepdim=True)
-            else:
-                codebook = (~used).byte().argmax(1, keepdim=True)  # the one that is left
+            codebook = next_codebooks(log_probs, used, model.config.codebook_sizes, "confidence")[:, None]
             orders[:, step] = codebook.squeeze(1)
             used.scatter_(1, codebook, True)
-            if step + 2 < labels.shape[1]:
-                hidden = decoder.extend(labels.gather(1, codebook))
+            if step + 2 < labels.shape[1]:  # of the last codebook nothing is to be asked
+                log_probs = model.code_log_probs(decoder.extend(labels.gather(1, codebook))[:, 0])
     return orders

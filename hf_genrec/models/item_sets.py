@@ -1,6 +1,5 @@
 """The catalogue as sets of unordered codes, in flat integer arrays: which codes may still be chosen, in any order."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -176,29 +175,30 @@ class ItemSets:
         legal[state, self.leaf_tokens[states.first_leaves()[state], codebook].long()] = False
         return legal
 
-    def best_completions(self, states: SetStates, log_probs: torch.Tensor, order: str = "confidence") -> torch.Tensor:
+    def best_completions(self, states: SetStates, log_probs: torch.Tensor, codebooks: torch.Tensor) -> torch.Tensor:
         """
         What the codes that may be chosen next promise: the best sum of the log-probabilities that a state gives to all
-        codes it still needs, over the leaves that have the code and would choose it next.
-
-        A leaf chooses next the one of its needed codes that is likeliest (of equally likely ones that of the first
-        codebook), with `order="fixed"` that of the first unused codebook.
+        codes it still needs, over the leaves that have the code.
 
         It reads M numbers for every leaf that is left: of a state without a code, of the whole catalogue.
 
         Args:
             log_probs: (S, V), what each state says of the codes.
+            codebooks: (S,), the unused codebook of which each state chooses next.
 
         Returns:
-            (S, V) in the dtype of `log_probs`, -inf for a code that no leaf would choose next
+            (S, V) in the dtype of `log_probs`, -inf for a code that may not be chosen
         """
         num_states, num_tokens = len(states), self.num_tokens
         best = log_probs.new_full((num_states, num_tokens), -torch.inf)
         if states.excluded is None:
             owner = states.owners
-            worth, token = self._completions(
-                states.leaves, states.used[owner], lambda tokens: log_probs[owner, tokens], order
-            )
+            needed = ~states.used[owner]
+            worth = torch.zeros(len(owner), dtype=best.dtype, device=best.device)
+            for codebook in range(self.num_codebooks):
+                value = log_probs[owner, self.leaf_tokens[states.leaves, codebook].long()]
+                worth += value.masked_fill(~needed[:, codebook], 0.0)
+            token = self.leaf_tokens[states.leaves, codebooks[owner]].long()
             best.view(-1).scatter_reduce_(0, owner * num_tokens + token, worth, "amax")
             return best
 
@@ -206,43 +206,14 @@ class ItemSets:
         excluded_of, excluded_leaf = states.excluded // self.num_leaves, states.excluded % self.num_leaves
         width = max(1, MAX_COMPLETIONS // num_states)
         for first in range(0, self.num_leaves, width):
-            leaves = torch.arange(first, min(first + width, self.num_leaves), device=best.device)
-            worth, token = self._completions(
-                leaves, states.used[:1], lambda tokens: log_probs.index_select(1, tokens), order
-            )
+            tokens = self.leaf_tokens[first : first + width].long()
+            worth = torch.zeros(num_states, len(tokens), dtype=best.dtype, device=best.device)
+            for column in tokens.unbind(1):
+                worth += log_probs.index_select(1, column)
             here = (excluded_leaf >= first) & (excluded_leaf < first + width)
             worth[excluded_of[here], excluded_leaf[here] - first] = -torch.inf
-            best.scatter_reduce_(1, token, worth, "amax")
+            best.scatter_reduce_(1, tokens.T[codebooks], worth, "amax")
         return best
-
-    def _completions(
-        self,
-        leaves: torch.Tensor,
-        used: torch.Tensor,
-        log_probs_of: Callable[[torch.Tensor], torch.Tensor],
-        order: str,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        What leaves are worth in all, and the token that each chooses next.
-
-        Args:
-            leaves: (n,)
-            used: (n, M), or (1, M) for all.
-            log_probs_of: from a token of each leaf (n,) to its log-probability (..., n).
-
-        Returns:
-            two (..., n)
-        """
-        worth = token = torch.zeros((), dtype=torch.long, device=leaves.device)
-        surest = torch.tensor(-torch.inf, device=leaves.device)
-        next_codebook = used.sum(1)
-        for codebook in range(self.num_codebooks):
-            own = self.leaf_tokens[leaves, codebook].long()
-            value, needed = log_probs_of(own), ~used[:, codebook]
-            worth = worth + value.masked_fill(~needed, 0.0)
-            better = needed & (value > surest) if order == "confidence" else next_codebook == codebook
-            surest, token = torch.where(better, value, surest), torch.where(better, own, token)
-        return worth, token.expand(worth.shape)
 
     def advance(self, states: SetStates, parents: torch.Tensor, tokens: torch.Tensor) -> SetStates:
         """
@@ -276,26 +247,6 @@ class ItemSets:
             keep = self.leaf_tokens[leaves, column[owner]] == token[owner]
         used = states.used[parents].scatter(1, column[:, None], True)
         return SetStates(used, *_kept(leaves, owner, keep, len(parents)))
-
-    def advance_own(
-        self,
-        states: SetStates,
-        parents: torch.Tensor,
-        tokens: torch.Tensor,
-        log_probs: torch.Tensor,
-        order: str = "confidence",
-    ) -> SetStates:
-        """
-        [`advance`] that keeps the leaves alone which would choose the code next, as [`best_completions`] says.
-
-        Args:
-            log_probs: (S, V), what each of the states says of the codes.
-        """
-        after = self.advance(states, parents, tokens)
-        owner = after.owners
-        row = parents[owner]
-        _, own = self._completions(after.leaves, states.used[row], lambda token: log_probs[row, token], order)
-        return SetStates(after.used, *_kept(after.leaves, owner, own == tokens[owner], len(after)))
 
     def walk(self, tokens: torch.Tensor) -> SetStates:
         """States after the codes `tokens` (S, s), any tokens."""

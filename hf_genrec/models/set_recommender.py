@@ -41,8 +41,8 @@ class SetRecommenderMixin(ProcessorCarrier):
         """
         The k items most likely to come next, by CRSS over the catalogue ([`CrssSearch`]).
 
-        Each item found is scored along its own path, as [`score_items`] does; so a score depends neither on k nor on
-        the beam.
+        Each item found is scored along the model's path to it, as [`score_items`] does; so a score depends neither on k
+        nor on the beam.
 
         Args:
             histories: one history (item ids, oldest first) or a batch of them; an empty history is allowed.
@@ -56,17 +56,18 @@ class SetRecommenderMixin(ProcessorCarrier):
                 the configuration's `code_order`.
             reflection_threshold (*optional*): CORP's theta, by default the configuration's; `inf` never takes a code
                 back.
-            lookahead (*optional*): keep to the items' own paths, and judge a path by the items it leads to, not by its
-                codes alone. It finds more of the best items, and its first step reads M numbers for each item of the
-                catalogue. By default where the model was taught codes in any order: with `code_order: fixed` it was
-                taught the next codebook alone, and what it says of the others too early means nothing.
+            lookahead (*optional*): judge a path by the items it leads to, not by its codes alone. It finds more of the
+                best items, and its first step reads M numbers for each item of the catalogue. By default where the
+                model was taught codes in any order, and nowhere else: with `code_order: fixed` it was taught the next
+                codebook alone, and what it says of the others too early means nothing.
 
         Returns:
             `(item_ids, scores)`, best first; lists of lists for a batch. A score is the sum of the M log-probabilities,
             each within its codebook, in float32. Fewer than k items only where fewer are allowed.
 
         Raises:
-            ValueError: for an unknown item, a k or beam that is too small, or a model without a processor.
+            ValueError: for an unknown item, a k or beam that is too small, lookahead or confidence order of a model
+                taught a fixed one, or a model without a processor.
         """
         return self._recommend_ids(
             histories,
@@ -108,8 +109,11 @@ class SetRecommenderMixin(ProcessorCarrier):
         num_beams = max(2 * k, 20) if num_beams is None else num_beams
         if k < 1 or num_beams < k:
             raise ValueError(f"k={k}, num_beams={num_beams}: k must be at least 1 and num_beams at least k.")
+        order = self._order(order)
         if lookahead is None:
             lookahead = self.config.code_order == "confidence"
+        elif lookahead:
+            self._require_any_order("lookahead=True")
         sets = processor.item_sets if candidates is None else processor.item_sets.restrict(candidates)
         sets = sets.to(self.device)
         rows = np.full((len(histories), k), -1, dtype=np.int64)
@@ -128,12 +132,24 @@ class SetRecommenderMixin(ProcessorCarrier):
                     seen,
                     sets,
                     num_beams,
-                    order or self.config.code_order,
+                    order,
                     self._reflection(reflection_threshold),
                     lookahead,
                 )
                 rows[batch], scores[batch], rollbacks[batch] = (tensor.cpu().numpy() for tensor in found)
         return (rows, scores, rollbacks) if return_rollbacks else (rows, scores)
+
+    def _order(self, order: str | None) -> str:
+        if order == "confidence":
+            self._require_any_order(f"order={order!r}")
+        return self.config.code_order if order is None else order
+
+    def _require_any_order(self, wish: str) -> None:
+        if self.config.code_order != "confidence":
+            raise ValueError(
+                f"{wish} reads what the model says of every codebook, but with code_order={self.config.code_order!r} "
+                f"it was taught the next one alone: leave {wish.split('=')[0]} out."
+            )
 
     def _reflection(self, threshold: float | None) -> Reflection | None:
         threshold = self.config.reflection_threshold if threshold is None else threshold
@@ -164,10 +180,11 @@ class SetRecommenderMixin(ProcessorCarrier):
             theirs = torch.isin(excluded // sets.num_leaves, users)
             place = torch.searchsorted(users, excluded[theirs] // sets.num_leaves)
             keys = place * sets.num_leaves + excluded[theirs] % sets.num_leaves
-            paths = CrssSearch(self, part, sets, num_beams, keys, order, reflection, lookahead).run()
+            search = CrssSearch(self, part, sets, num_beams, keys, order, reflection, lookahead)
+            paths = search.run()
             found = paths.leaves >= 0
             exact = paths.scores
-            if not lookahead:
+            if not search.one_path_per_item:
                 exact = path_scores(self, part, sets.leaf_tokens[paths.leaves.clamp(min=0)].long(), order)
             rollbacks[users] += paths.rollbacks.masked_fill(~found, 0).sum(1)
 
@@ -213,7 +230,7 @@ class SetRecommenderMixin(ProcessorCarrier):
         order: str | None = None,
     ) -> torch.Tensor:
         """
-        Exact scores of items along their own paths ([`path_scores`]), equal to those of [`recommend`].
+        Exact scores of items along the model's path to them ([`path_scores`]), equal to those of [`recommend`].
 
         Args:
             histories: one history or a batch.
@@ -223,7 +240,7 @@ class SetRecommenderMixin(ProcessorCarrier):
         Returns:
             float32 tensor (B, items), or (items,) for a single history.
         """
-        processor = self._require_processor()
+        processor, order = self._require_processor(), self._order(order)
         batch, single = processor.as_batch(histories)
         inputs = processor.prompts([processor.rows(history, unknown) for history in batch])
         token_ids = torch.from_numpy(processor.token_ids)
@@ -235,7 +252,7 @@ class SetRecommenderMixin(ProcessorCarrier):
                 encoding = self.get_encoder()(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
             scores = torch.cat(
                 [
-                    path_scores(self, encoding, part.expand(len(batch), -1, -1), order or self.config.code_order)
+                    path_scores(self, encoding, part.expand(len(batch), -1, -1), order)
                     for part in token_ids.split(max(1, MAX_PATHS // len(batch)))
                 ],
                 dim=1,

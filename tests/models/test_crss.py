@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny_reg4rec import log_probs_after, make_reg4rec, make_set_processor, own_path_score
+from tiny_reg4rec import log_probs_after, make_reg4rec, make_set_processor, model_path_score, surest_codebook
 
 from hf_genrec.models.crss import CrssSearch, Reflection, confidence_orders, js_divergence, path_scores
 from hf_genrec.models.item_sets import ItemSets
@@ -50,22 +50,19 @@ def in_plain_python(model, history, num_beams, order="confidence", reflection=No
             output = model(encoder_outputs=encoding, decoder_input_ids=ids)
         return output.logits[0, -1].tolist(), output.category_logits[0, -1]
 
-    def next_of(leaf, path):
-        """Looking ahead: the code by which an item goes on."""
-        needed = [token for token in leaf if token not in path]
-        return needed[0] if order == "fixed" else max(needed, key=lambda token: after(path)[0][token])
+    @functools.cache
+    def next_codebook(path):
+        """Looking ahead: the only codebook that a path goes on with."""
+        unused = [r for r, tokens in enumerate(zip(*leaves, strict=True)) if not set(path) & set(tokens)]
+        return unused[0] if order == "fixed" else surest_codebook(after(path)[0], model.config.codebook_sizes, unused)
 
     @functools.cache
     def left_to(path):
-        if not lookahead:
-            return [leaf for leaf in leaves if set(path) <= set(leaf)]
-        return [leaf for leaf in left_to(path[:-1]) if next_of(leaf, path[:-1]) == path[-1]] if path else leaves
+        return [leaf for leaf in leaves if set(path) <= set(leaf)]
 
     def outcome(path):
         left = left_to(path)
-        if lookahead or len(left) == 1:
-            return tuple(left)
-        return frozenset(path)
+        return left[0] if len(left) == 1 else frozenset(path)
 
     def extensions(path):
         codebooks = range(num_codebooks) if order == "confidence" else [len(path)]
@@ -77,7 +74,7 @@ def in_plain_python(model, history, num_beams, order="confidence", reflection=No
         worth = {}
         for leaf in left_to(path):
             needed = [token for token in leaf if token not in path]
-            chosen = next_of(leaf, path)
+            chosen = leaf[next_codebook(path)]
             worth[chosen] = max(worth.get(chosen, -np.inf), sum(log_probs[token] for token in needed))
         return worth
 
@@ -215,21 +212,32 @@ def test_looking_ahead_finds_more_of_what_exact_scoring_ranks_first(order):
 
 
 @pytest.mark.parametrize("fixed", [False, True])
-def test_path_scores_are_those_of_the_items_own_paths(fixed):
+def test_path_scores_are_those_of_the_models_paths(fixed):
     processor = make_set_processor(num_items=12)
     model = make_reg4rec(processor)
     tokens = torch.from_numpy(processor.token_ids).expand(len(HISTORIES), -1, -1)
     scores = path_scores(model, encode(model, HISTORIES), tokens, "fixed" if fixed else "confidence")
     for line, history in enumerate(HISTORIES):
-        expected = [own_path_score(model, history, item, fixed) for item in processor.token_ids.tolist()]
+        expected = [model_path_score(model, history, item, fixed) for item in processor.token_ids.tolist()]
         assert scores[line].tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def test_with_one_path_the_surest_code_of_any_unused_codebook_is_next():
-    """Equation (5), with all combinations of codes in the catalogue."""
+@pytest.mark.parametrize("order", ["confidence", "fixed"])
+def test_scores_are_a_distribution(order):
+    """Over all combinations of codes, whatever order each path goes through the codebooks in."""
     processor = make_set_processor(num_items=60)
     model = make_reg4rec(processor)
-    found = search(model, num_beams=1)
+    found = search(model, num_beams=60, order=order, lookahead=True)
+    assert found.leaves.sort(1).values.tolist() == [list(range(60))] * len(HISTORIES)
+    torch.testing.assert_close(found.scores.double().exp().sum(1), torch.ones(len(HISTORIES)).double())
+
+
+@pytest.mark.parametrize("lookahead", [True, False])
+def test_with_one_path_the_surest_code_of_any_unused_codebook_is_next(lookahead):
+    """Equation (5), with all combinations of codes in the catalogue; then it is also the best code to look ahead by."""
+    processor = make_set_processor(num_items=60)
+    model = make_reg4rec(processor)
+    found = search(model, num_beams=1, lookahead=lookahead)
     offsets = np.cumsum([0, *processor.codebook_sizes])
     for line, history in enumerate(HISTORIES):
         path, left = [], set(range(3))
@@ -250,13 +258,12 @@ def test_the_confidence_order_of_a_target():
     orders = confidence_orders(model, inputs["input_ids"], inputs["attention_mask"], labels)
     assert model.training
     model.eval()
-    offsets = np.cumsum([0, *processor.codebook_sizes])
     for line, history in enumerate(HISTORIES):
         order = []
         while len(order) < 3:
-            log_probs = log_probs_after(model, history, labels[line, order].tolist())
-            surest = [log_probs[offsets[r] : offsets[r + 1]].max().item() for r in range(3)]
-            order.append(max((r for r in range(3) if r not in order), key=lambda r: surest[r]))
+            log_probs = log_probs_after(model, history, labels[line, order].tolist()).tolist()
+            left = [r for r in range(3) if r not in order]
+            order.append(surest_codebook(log_probs, processor.codebook_sizes, left))
         assert orders[line].tolist() == order
 
 

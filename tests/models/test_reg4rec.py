@@ -439,12 +439,17 @@ def test_too_few_items_are_searched_for_again(monkeypatch):
 def test_a_model_taught_one_order_is_searched_without_lookahead():
     """At its first step it knows the first codebook alone: nothing may depend on what it says of the others there."""
     processor = make_set_processor(num_items=40, sizes=(5, 5, 5), seed=3)
-    for code_order, by_default in (("fixed", False), ("confidence", True)):
-        model = make_reg4rec(processor, code_order=code_order)
-        found = {
-            choice: model.recommend(HISTORIES, k=3, num_beams=3, lookahead=choice) for choice in (None, True, False)
-        }
-        assert found[None] == found[by_default] != found[not by_default]
+    settings = {"k": 3, "num_beams": 3}
+    free, fixed = make_reg4rec(processor), make_reg4rec(processor, code_order="fixed")
+    found = {choice: free.recommend(HISTORIES, lookahead=choice, **settings) for choice in (None, True, False)}
+    assert found[None] == found[True] != found[False]
+    without = free.recommend(HISTORIES, order="fixed", lookahead=False, **settings)
+    assert fixed.recommend(HISTORIES, **settings) == without == fixed.recommend(HISTORIES, lookahead=False, **settings)
+    with pytest.raises(ValueError, match=r"lookahead=True reads .* leave lookahead out"):
+        fixed.recommend(HISTORIES, lookahead=True)
+    for ask in (fixed.recommend, fixed.score_items):
+        with pytest.raises(ValueError, match=r"order='confidence' reads .* leave order out"):
+            ask(HISTORIES, order="confidence")
 
 
 def test_items_that_share_codes_stand_in_order_of_popularity():
@@ -469,7 +474,7 @@ def test_the_batch_changes_nothing(model):
 
 def test_codes_taken_back_are_counted():
     # More items than paths: a path that loses a code has others to go to.
-    model = make_reg4rec(make_set_processor(num_items=100, sizes=(6, 6, 6)))
+    model = make_reg4rec(make_set_processor(num_items=400, sizes=(40, 40, 40)))
     rows = [model.processor.rows(history) for history in HISTORIES]
     *_, none = model.recommend_rows(rows, 5, return_rollbacks=True)
     *_, some = model.recommend_rows(rows, 5, reflection_threshold=0.01, return_rollbacks=True)
