@@ -6,7 +6,8 @@
 
 Every variant is a pretrained cell of `benchmarks.quality` and what is done with it: post-training by GRPO with the four
 rewards (PARS) over the next three items (MSRA), and reflection when recommending (CORP). Four codebooks of 300 codes,
-which half an hour on a processor teaches better than the published eight.
+which half an hour on a processor teaches better than the published eight. All validation users choose among the model
+that post-training starts from and its checkpoints, so it may end where it began: a JSON has their figures by step.
 
 - full: parallel codebooks, the surest first, all of it;
 - without MPQ: codes of an RQ-VAE of the same number and size, which are written in their order;
@@ -102,7 +103,9 @@ def run_variant(variant: str, seed: int, options: argparse.Namespace) -> None:
     }
     for stage, folder in ({"pretraining": pretrained} | ({"post_training": run} if horizon else {})).items():
         training = json.loads((folder.results / "training.json").read_text(encoding="utf-8"))
+        of_steps = {line["step"]: line["eval_ndcg@10"] for line in training["log"] if "eval_ndcg@10" in line}
         record[stage] = {"cpu_minutes": training["cpu_seconds"] / 60, "epochs": training["epochs"]}
+        record[stage] |= {"validation_ndcg@10": of_steps, "best_step": training["best_step"]}
     for split in SPLITS:
         record[split] = evaluate(model, prepared, split, search)
     write_json(record, path)
@@ -115,7 +118,7 @@ def post_train(pretrained: RunFolder, horizon: int, seed: int, steps: int) -> Ru
     if not (run.model / "config.json").is_file():
         changes = {
             "pretrained": pretrained.path, "output_dir": run.path, "horizon": horizon, "seed": seed, "max_steps": steps,
-            "eval_users": 2000, "eval_strategy": "steps", "eval_steps": steps // 2, "save_steps": steps // 2,
+            "eval_strategy": "steps", "eval_steps": steps // 2, "save_steps": steps // 2,
             "report_to": "none", "disable_tqdm": True, "resume_from_checkpoint": "last",
         }  # fmt: skip
         overrides = [part for name, value in changes.items() for part in (f"--{name}", str(value))]

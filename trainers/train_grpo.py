@@ -61,22 +61,12 @@ def main(arguments: GRPOArguments) -> None:
     if arguments.layer_precision is not None:
         trainer.add_callback(layer_precision(arguments, model, prompts))
     train_and_save(trainer, run, resume, model_folder / "item_tokenizer")
-    if trainer.is_world_process_zero():
-        _warn_of_a_loss(trainer, source)
-
-
-def _warn_of_a_loss(trainer: GenRecGRPOTrainer, source: RunFolder) -> None:
-    """More reward is not a better list: say so if no checkpoint ranks the validation users' items as well as before."""
-    before = [
-        line["eval_ndcg@10"] for line in trainer.state.log_history if line.get("step") == 0 and "eval_ndcg@10" in line
-    ]
-    best = trainer.state.best_metric
-    if before and best is not None and best < before[0]:
+    if trainer.is_world_process_zero() and trainer.state.best_global_step == 0:
         logger.warning(
-            "no checkpoint is as good as the model it started from: validation NDCG@10 %.4f, before %.4f; keep %s",
-            best,
-            before[0],
-            source.path,
+            "more reward, but no better lists: of all checkpoints the model it started from has the best validation "
+            "NDCG@10 (%.4f), so %s is that model again",
+            trainer.state.best_metric,
+            run.model,
         )
 
 

@@ -2,11 +2,13 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import is_peft_model
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import RepeatSampler, pad
@@ -31,7 +33,9 @@ class GenRecGRPOTrainer(GenRecTrainer, GRPOTrainer):
 
     Samples and log-probabilities are those of one policy, the softmax over the codes that are legal under the trie
     (`trie_policy`). The reference of the divergence is a frozen copy of the weights the model comes with; with LoRA it
-    is the model without its adapters. Evaluation recommends, as everywhere ([`GenRecTrainer`]).
+    is the model without its adapters. Evaluation recommends, as everywhere ([`GenRecTrainer`]). The model it starts
+    from is a checkpoint like any other (with `eval_on_start` and `load_best_model_at_end`): training ends with it
+    unless another one is better.
 
     Args:
         model: a decoder with its processor, on whose catalogue it is trained.
@@ -148,6 +152,15 @@ class GenRecGRPOTrainer(GenRecTrainer, GRPOTrainer):
         for name in [name for name in metrics if name.startswith("completions/")]:
             del metrics[name]  # lengths, which are all L, and how many ended with an end token: there is none
         super().log(logs, *args, **kwargs)
+
+    def _evaluate(self, trial, *args, **kwargs):
+        metrics = super()._evaluate(trial, *args, **kwargs)
+        if self.state.global_step == 0 and self.args.load_best_model_at_end:
+            self._determine_best_metric(metrics, trial)
+            self._save_checkpoint(self.model, trial)
+            # transformers takes step 0 for no step
+            self.state.best_model_checkpoint = str(Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-0")
+        return metrics
 
     def create_model_card(self, *args, **kwargs) -> None:
         """None beside the checkpoints: the exported model has a card of this library."""

@@ -5,8 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,14 +17,16 @@ from hf_genrec.hub import load_model
 from hf_genrec.models.modeling_residual_kmeans import ResidualKMeansTokenizer
 from hf_genrec.semantic_ids.ids import SemanticIds
 from hf_genrec.trainers import evaluate_run, prepare_data, tokenize_items, train_care, train_grpo
+from hf_genrec.training import trainer
 from hf_genrec.training.build_grpo import code_vectors, load_policy
 from hf_genrec.training.build_reg4rec import build_reg4rec, build_set_processor
-from hf_genrec.training.config import RunFolder, find_config, parse_config, parse_grpo_config, shipped_configs
+from hf_genrec.training.config import find_config, parse_config, parse_grpo_config, shipped_configs
 from hf_genrec.training.reg4rec_arguments import Reg4RecArguments
 
 OPTIONS = {
     "num_generations": 4, "per_device_train_batch_size": 32, "max_steps": 4, "eval_steps": 2, "save_steps": 2,
-    "logging_steps": 1, "learning_rate": 0.003, "use_cpu": "true", "report_to": "none", "disable_tqdm": "true",
+    "save_total_limit": 3, "logging_steps": 1, "learning_rate": 0.003, "use_cpu": "true", "report_to": "none",
+    "disable_tqdm": "true",
 }  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def test_the_run_folder_is_like_any_other(source, result):
         assert line["reward"] == pytest.approx(np.dot(weighted, rewards), abs=1e-5)
     by_step = {line["step"]: line["eval_ndcg@10"] for line in record["log"] if "eval_ndcg@10" in line}
     assert set(by_step) == {0, 2, 4}  # the model it starts from, too
-    assert record["best_validation_ndcg@10"] == max(by_step[2], by_step[4]) == by_step[record["best_step"]]
+    assert record["best_validation_ndcg@10"] == max(by_step.values()) == by_step[record["best_step"]]
     best = load_file(target / f"checkpoints/checkpoint-{record['best_step']}/model.safetensors")
     saved = load_file(target / "model/model.safetensors")
     assert all(torch.equal(best[name], saved[name]) for name in best)
@@ -82,7 +82,8 @@ def test_the_run_folder_is_like_any_other(source, result):
 
 def test_it_starts_from_the_source_and_evaluates_and_recommends(source, result):
     target, record = result
-    before, after = load_file(source / "model/model.safetensors"), load_file(target / "model/model.safetensors")
+    before = load_file(source / "model/model.safetensors")
+    after = load_file(target / "checkpoints/checkpoint-4/model.safetensors")
     assert before.keys() == after.keys()
     assert not any(torch.equal(before[name], after[name]) for name in before)
     start = json.loads((source / "results/training.json").read_text())["best_validation_ndcg@10"]
@@ -229,17 +230,18 @@ def test_two_processes_sample_groups_of_their_own(source):
     assert next(line["eval_ndcg@10"] for line in record["log"] if "eval_ndcg@10" in line) == pytest.approx(start)
 
 
-def test_a_loss_of_accuracy_is_said(caplog):
-    def warnings(*ndcgs: float, best: float | None) -> list[str]:
-        caplog.clear()
-        history: list[dict] = [{"step": step, "eval_ndcg@10": ndcg} for step, ndcg in enumerate(ndcgs)]
-        state = SimpleNamespace(log_history=[{"step": 0, "reward": 1.0}, *history], best_metric=best)
-        train_grpo._warn_of_a_loss(SimpleNamespace(state=state), RunFolder(Path("runs/source")))
-        return caplog.messages
-
-    assert warnings(0.3, 0.2, 0.1, best=0.2) == [
-        "no checkpoint is as good as the model it started from: validation NDCG@10 0.2000, before 0.3000; "
-        "keep runs/source"
-    ]
-    assert warnings(0.3, 0.4, best=0.4) == []
-    assert warnings(best=None) == []
+@pytest.mark.parametrize("adapters", [{}, {"lora_r": 4}], ids=["weights", "lora"])
+def test_where_no_checkpoint_is_better_the_result_is_what_it_started_from(
+    source, tmp_path, caplog, monkeypatch, adapters
+):
+    falling = iter((0.3, 0.2, 0.1))
+    monkeypatch.setattr(trainer, "ndcg_at_k", lambda rows, targets, k: np.full(len(rows), next(falling)))
+    record = post_train(source, tmp_path / "run", **adapters)
+    assert record["best_step"] == 0
+    assert record["best_validation_ndcg@10"] == pytest.approx(0.3)
+    said = "of all checkpoints the model it started from has the best validation NDCG@10 (0.3000)"
+    assert said in caplog.text
+    files = source / "model", tmp_path / "run/model"
+    before, after = (load_file(folder / "model.safetensors") for folder in files)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
