@@ -106,6 +106,8 @@ def run_variant(variant: str, seed: int, options: argparse.Namespace) -> None:
         of_steps = {line["step"]: line["eval_ndcg@10"] for line in training["log"] if "eval_ndcg@10" in line}
         record[stage] = {"cpu_minutes": training["cpu_seconds"] / 60, "epochs": training["epochs"]}
         record[stage] |= {"validation_ndcg@10": of_steps, "best_step": training["best_step"]}
+        if stage == "post_training":
+            record[stage] |= course_of_rewards(training["log"])
     for split in SPLITS:
         record[split] = evaluate(model, prepared, split, search)
     write_json(record, path)
@@ -124,6 +126,14 @@ def post_train(pretrained: RunFolder, horizon: int, seed: int, steps: int) -> Ru
         overrides = [part for name, value in changes.items() for part in (f"--{name}", str(value))]
         train_grpo.main(parse_grpo_config("grpo/reg4rec-ml-100k", overrides))
     return run
+
+
+def course_of_rewards(log: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Rewards, divergence and entropy by name: the means of the first and of the last fifth of the log."""
+    lines = [line for line in log if "reward" in line]
+    ends = lines[: len(lines) // 5], lines[-(len(lines) // 5) :]
+    names = [name for name in lines[0] if name.startswith("rewards/") and name.endswith("/mean")]
+    return {name: [float(np.mean([line[name] for line in end])) for end in ends] for name in (*names, "kl", "entropy")}
 
 
 def evaluate(model: Any, prepared: PreparedData, split: str, search: dict[str, Any]) -> dict[str, Any]:
