@@ -16,6 +16,7 @@ import functools
 import itertools
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,6 @@ def run_cell(cell: str, options: argparse.Namespace) -> dict[str, Any]:
             for metric, values in before.items()
         }
     log = json.loads((run.results / "training.json").read_text(encoding="utf-8"))["log"]
-    lines = [line for line in log if "reward" in line]
-    tenth = max(len(lines) // 10, 1)
     kept = ("reward", "rewards/hit/mean", "kl", "entropy", "frac_reward_zero_std")
     return {
         "cell": cell,
@@ -117,10 +116,20 @@ def run_cell(cell: str, options: argparse.Namespace) -> dict[str, Any]:
         "seed": options.seed,
         "settings": {name: str(value) for name, value in (BASE | CELLS[cell]).items()},
         "cpu_seconds_per_step": float(np.median(training_cost(log))),
-        "start": {name: float(np.mean([line[name] for line in lines[:tenth] if name in line] or [0])) for name in kept},
-        "end": {name: float(np.mean([line[name] for line in lines[-tenth:] if name in line] or [0])) for name in kept},
+        **course(log, kept),
         "precisions": [line["layer_precision"] for line in log if "layer_precision" in line],
         "differences": differences,
+    }
+
+
+def course(log: list[dict[str, Any]], names: Iterable[str]) -> dict[str, dict[str, float]]:
+    """What a post-training logged of its steps, by name: means of the first (`start`) and the last tenth (`end`)."""
+    lines = [line for line in log if "reward" in line]
+    tenth = max(len(lines) // 10, 1)
+    ends = {"start": lines[:tenth], "end": lines[-tenth:]}
+    return {
+        end: {name: float(np.mean([line[name] for line in of_end if name in line] or [0])) for name in names}
+        for end, of_end in ends.items()
     }
 
 

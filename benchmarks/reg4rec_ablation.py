@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.grpo_quality import course
 from benchmarks.measure import RESULTS, environment
 from benchmarks.quality import DATA_SETS, plan_cell, train_cell
 from hf_genrec.data.prepared import PreparedData
@@ -64,6 +65,8 @@ VARIANTS: dict[str, tuple[str, int, dict[str, Any]]] = {
 }
 PLACE = RESULTS / "reg4rec_ablation"
 SPLITS, METRICS = ("validation", "test"), ("recall@10", "ndcg@10")
+REWARDS = ("step_hit", "category_hit", "consistency", "path")
+COURSE = (*(f"rewards/{name}/mean" for name in REWARDS), "kl", "entropy")
 
 
 def main() -> None:
@@ -107,7 +110,7 @@ def run_variant(variant: str, seed: int, options: argparse.Namespace) -> None:
         record[stage] = {"cpu_minutes": training["cpu_seconds"] / 60, "epochs": training["epochs"]}
         record[stage] |= {"validation_ndcg@10": of_steps, "best_step": training["best_step"]}
         if stage == "post_training":
-            record[stage] |= course_of_rewards(training["log"])
+            record[stage] |= course(training["log"], COURSE)
     for split in SPLITS:
         record[split] = evaluate(model, prepared, split, search)
     write_json(record, path)
@@ -126,14 +129,6 @@ def post_train(pretrained: RunFolder, horizon: int, seed: int, steps: int) -> Ru
         overrides = [part for name, value in changes.items() for part in (f"--{name}", str(value))]
         train_grpo.main(parse_grpo_config("grpo/reg4rec-ml-100k", overrides))
     return run
-
-
-def course_of_rewards(log: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Rewards, divergence and entropy by name: the means of the first and of the last fifth of the log."""
-    lines = [line for line in log if "reward" in line]
-    ends = lines[: len(lines) // 5], lines[-(len(lines) // 5) :]
-    names = [name for name in lines[0] if name.startswith("rewards/") and name.endswith("/mean")]
-    return {name: [float(np.mean([line[name] for line in end])) for end in ends] for name in (*names, "kl", "entropy")}
 
 
 def evaluate(model: Any, prepared: PreparedData, split: str, search: dict[str, Any]) -> dict[str, Any]:
