@@ -54,7 +54,9 @@ RECOMMENDER_CODES = {"collaborative_run": "rearec-none"}  # the finished cell of
 NO_QUERIES_RECOMMENDER_CODES = {"num_queries": [0]} | RECOMMENDER_CODES
 CENTROIDS = {"code_embeddings": "centroids"}
 DROPOUT = {"hidden_dropout": 0.1, "attention_dropout": 0.1}
-FOUR_CODEBOOKS = {"codebook_sizes": [300] * 4}
+# At the rate of eight codebooks, fewer learn slowly; at this one eight learn how popular codes are and then no more.
+FEW_CODEBOOKS = {"learning_rate": 0.004}
+FOUR_CODEBOOKS = FEW_CODEBOOKS | {"codebook_sizes": [300] * 4}
 # A method begins with the folder of its configurations.
 METHODS: dict[str, dict[str, Any]] = {
     "care": {},
@@ -90,7 +92,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "rearec-erl-adapter": {"reasoning": "erl", "reasoning_adapter_size": 16},
     "rearec-prl-adapter": {"reasoning": "prl", "reasoning_adapter_size": 16},
     "reg4rec": {},
-    "reg4rec-2-codebooks": {"codebook_sizes": [300] * 2},
+    "reg4rec-2-codebooks": FEW_CODEBOOKS | {"codebook_sizes": [300] * 2},
     "reg4rec-4-codebooks": FOUR_CODEBOOKS,
     "reg4rec-4-codebooks-recommender-codes": FOUR_CODEBOOKS | RECOMMENDER_CODES,
     # as many residual codebooks, as large
