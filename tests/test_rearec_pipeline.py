@@ -100,6 +100,20 @@ def test_a_text_backbone_trains_on_embeddings(trained, rearec_config, own_data, 
     assert len(model.recommend(["f01"], k=ITEMS)[0]) == ITEMS
 
 
+def test_a_training_without_evaluations(trained, rearec_config, own_data, caplog):
+    """The newest weights are the model; patience has no evaluations to count."""
+    folder = own_data / "rearec-unseen"
+    folder.mkdir()
+    subprocess.run(["cp", "-r", trained / "data", folder / "data"], check=True)
+    options = ["--output_dir", str(folder), "--eval_strategy", "no", "--save_strategy", "no", "--max_steps", "2"]
+    with caplog.at_level("INFO"):
+        train_rearec.main(parse_config(str(rearec_config), [*options, "--early_stopping_patience", "1"]))
+    assert f"never evaluated, saved to {folder / 'model'}" in caplog.text
+    record = json.loads((folder / "results/training.json").read_text())
+    assert (record["steps"], record["best_validation_ndcg@10"]) == (2, None)
+    assert len(load_model(folder / "model").recommend(["f01"], k=5)[0]) == 5
+
+
 def test_a_program_refuses_the_configuration_of_another_method(rearec_config, own_data):
     with pytest.raises(ValueError, match="train_care trains method: care, the configuration has method: rearec"):
         train_care.main(parse_config(str(rearec_config)))

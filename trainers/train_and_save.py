@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import torch.distributed
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, IntervalStrategy
 
 from hf_genrec.files import write_json
 from hf_genrec.hub import export_model, write_model_card
@@ -28,7 +28,7 @@ def train_and_save(
     """
     arguments, examples = trainer.args, trainer.train_dataset
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if arguments.early_stopping_patience is not None:
+    if arguments.early_stopping_patience is not None and arguments.eval_strategy != IntervalStrategy.NO:
         trainer.add_callback(EarlyStoppingCallback(arguments.early_stopping_patience))
     logger.info("%s weights, %s training targets", f"{model.num_parameters():,}", f"{examples.num_targets:,}")
 
@@ -52,7 +52,9 @@ def train_and_save(
         write_json(record, run.results / "training.json")
         export_model(trainer.accelerator.unwrap_model(trainer.model), run.model, arguments, item_tokenizer)
         write_model_card(run.model, run.results)
-        logger.info("best validation NDCG@10 %.4f, saved to %s", trainer.state.best_metric or float("nan"), run.model)
+        best = trainer.state.best_metric
+        chosen = "never evaluated" if best is None else f"best validation NDCG@10 {best:.4f}"
+        logger.info("%s, saved to %s", chosen, run.model)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()

@@ -63,7 +63,8 @@ def main(arguments: GRPOArguments) -> None:
     train_and_save(trainer, run, resume, model_folder / "item_tokenizer")
     if trainer.is_world_process_zero() and trainer.state.best_global_step == 0:
         logger.warning(
-            "of all checkpoints the model it started from has the best validation NDCG@10 (%.4f): %s is that model again",
+            "of all checkpoints the model it started from has the best validation NDCG@10 (%.4f): "
+            "%s is that model again",
             trainer.state.best_metric,
             run.model,
         )
