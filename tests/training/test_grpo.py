@@ -214,6 +214,27 @@ def test_advantages_are_those_of_the_group(model, tmp_path):
     assert torch.equal(scored["prompt_mask"], prompts["attention_mask"])
 
 
+def test_the_loss_is_the_clipped_objective_and_the_divergence(model, tmp_path):
+    """Equation (9) for each code, mean over codes and answers; epsilon 0.15, beta 0.5."""
+    trainer = make_trainer(model, tmp_path, beta=0.5)
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    rows = [trainer.train_dataset[row] for row in range(6) for _ in range(8)]
+    scored = trainer._generate_and_score_completions(rows)
+    now = scored["ref_per_token_logps"].double()
+    ratios = torch.tensor([0.5, 0.9, 1.2]).double().expand_as(now)  # below, within and above 1 - 0.15 to 1 + 0.15
+    advantages = torch.linspace(-2, 2, len(now)).double()
+    divergences = torch.tensor([0.1, -0.2, 0.3]).double().expand_as(now)  # log of the reference less that of the policy
+    changed = {"old_per_token_logps": now - ratios.log(), "ref_per_token_logps": now + divergences}
+    loss = trainer.compute_loss(model, scored | changed | {"advantages": advantages})
+    # A good answer gains 0.5, 0.9 and at most 1.15 times its advantage, a bad one loses at least 0.85 times it.
+    good, bad = (0.5 + 0.9 + 1.15) / 3, (0.85 + 0.9 + 1.2) / 3
+    objective = (advantages.clamp(min=0) * good + advantages.clamp(max=0) * bad).mean()
+    # The samples are the older policy's: TRL weighs what they say of the divergence by the ratio.
+    estimate = (ratios * (divergences.exp() - divergences - 1)).mean()
+    assert loss.item() == pytest.approx((-objective + 0.5 * estimate).item(), abs=1e-5)
+
+
 def test_adapters_are_trained_and_merged(model, tmp_path):
     before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
     lora = LoraConfig(r=8, lora_alpha=32, target_modules="all-linear", modules_to_save=["query_embeddings"])
