@@ -7,7 +7,12 @@ CONFIG ?= care/ml-100k
 # folder with the sequences.txt of Amazon-2014 Beauty, whose lengths the training benchmark takes
 DATA ?= data/amazon2014_beauty
 
-.PHONY: quickstart reg4rec test test-slow lint bench
+# environments that outlive a checkout, each of the files that decide what is in it
+ENVIRONMENTS ?= $(HOME)/.cache/hf_genrec/environments
+DECIDED_BY := $(shell cat setup.cfg pyproject.toml constraints.txt .ci/oldest.py | sha256sum | cut -c1-12)
+KEPT = $(ENVIRONMENTS)/$*-$(DECIDED_BY)
+
+.PHONY: quickstart reg4rec test test-newest test-oldest test-slow lint bench
 
 # MovieLens 100K -> semantic IDs -> CARE -> figures -> ten titles, and the saved model opened by a stranger
 quickstart: $(VENV)/.train
@@ -35,6 +40,22 @@ reg4rec: $(VENV)/.train
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+# what touches other libraries, with their newest releases and with the oldest ones that setup.cfg allows; torch is the
+# one of constraints.txt in both. Old releases use names that their newer neighbours deprecate: not an error there.
+test-newest test-oldest: test-%:
+	@start=$$(date +%s) && set -e && mkdir -p $(ENVIRONMENTS) \
+	&& find $(ENVIRONMENTS) -maxdepth 1 -name '$*-*' ! -name '*-$(DECIDED_BY)' -exec rm -r {} + \
+	&& { test -x $(KEPT)/bin/python || $(PYTHON) -m venv $(KEPT); } \
+	&& grep '^torch==' constraints.txt > $(KEPT)/constraints.txt \
+	&& if test $* = oldest; then $(PYTHON) .ci/oldest.py | grep -v '^torch==' >> $(KEPT)/constraints.txt; fi \
+	&& $(KEPT)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager \
+		-c $(KEPT)/constraints.txt -e ".[test]" \
+	&& echo "== $* releases installed in $$(( $$(date +%s) - start )) s" \
+	&& $(KEPT)/bin/python -m pytest -m "libraries and not slow" $(if $(filter oldest,$*),-o filterwarnings=)
+
+environment-of-%:
+	@echo $(KEPT)
 
 # what needs more than a few seconds, or data that is not shipped
 test-slow: $(VENV)/.test

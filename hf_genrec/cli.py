@@ -19,7 +19,7 @@ def main() -> None:
     """Run the command; an error the user can mend is one line."""
     try:
         app()
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         raise SystemExit(2) from None
 
@@ -195,6 +195,28 @@ def push(
     from hf_genrec.training.config import RunFolder
 
     typer.echo(upload(RunFolder(Path(run)).require_model(), repo_id, private))
+
+
+@app.command()
+def refresh(
+    folder: Annotated[str, typer.Argument(help="Saved model, or the run folder that holds one.")],
+    push_to: Annotated[str | None, typer.Option(help="Repository on the Hub to upload it to, too.")] = None,
+) -> None:
+    """Today's code beside the weights of an older version; checks that it recommends the same."""
+    _quiet()
+    from hf_genrec.hub import push as upload
+    from hf_genrec.refresh import refresh as save_anew
+    from hf_genrec.training.config import RunFolder
+
+    path = Path(folder)
+    model = path if (path / "config.json").is_file() else RunFolder(path).require_model()
+    compared = save_anew(model)
+    typer.echo(
+        f"{model} has the code of today: the same {len(compared[0])} items for each of {len(compared)} histories, "
+        f"opened in a process that cannot import hf_genrec"
+    )
+    if push_to is not None:
+        typer.echo(upload(model, push_to))
 
 
 @app.command()

@@ -12,7 +12,7 @@ from typing import Any
 import transformers
 from transformers import PreTrainedModel, TrainingArguments
 
-from hf_genrec.files import whole_file, write_json
+from hf_genrec.files import whole_file, whole_folder, write_json
 
 METHOD_NAMES = {"care": "CARE", "rearec": "ReaRec", "reg4rec": "REG4Rec"}  # by model_type
 
@@ -67,7 +67,7 @@ def load_model(folder: Path) -> Any:
     """A saved model of this library with its processor, by the library's own classes and not the code in the folder."""
     import hf_genrec.models  # noqa: F401  (registers the classes with the Auto classes)
 
-    return getattr(transformers, auto_class(folder)).from_pretrained(folder)
+    return getattr(transformers, auto_class(folder)).from_pretrained(folder, trust_remote_code=False)
 
 
 def export_model(
@@ -77,23 +77,19 @@ def export_model(
     Save a model with its processor, code, training arguments as JSON and, where there is one, its item tokenizer. The
     folder appears whole, in place of an older one.
     """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        model.save_pretrained(temporary)
+    with whole_folder(folder) as temporary:
+        save_model(model, temporary, item_tokenizer)
         write_json(arguments.to_dict(), temporary / "training_args.json")
-        if item_tokenizer is not None and item_tokenizer.is_dir():
-            shutil.copytree(item_tokenizer, temporary / "item_tokenizer")
-            # With `subfolder="item_tokenizer"` the Auto classes read its configuration there and its code here.
-            for code in item_tokenizer.glob("*.py"):
-                shutil.copy(code, temporary)
-        os.chmod(temporary, 0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_model(model: PreTrainedModel, folder: Path, item_tokenizer: Path | None) -> None:
+    """A model with its processor and code in a folder, and its item tokenizer in a folder below."""
+    model.save_pretrained(folder)
+    if item_tokenizer is not None and item_tokenizer.is_dir():
+        shutil.copytree(item_tokenizer, folder / "item_tokenizer")
+        # With `subfolder="item_tokenizer"` the Auto classes read its configuration there and its code here.
+        for code in item_tokenizer.glob("*.py"):
+            shutil.copy(code, folder)
 
 
 def write_model_card(model_folder: Path, results_folder: Path) -> None:
@@ -197,18 +193,20 @@ class Blocked:
             raise ModuleNotFoundError("hf_genrec is not to be used here")
 
 sys.meta_path.insert(0, Blocked())
-import transformers
-folder, history, k, auto_class = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+import os, transformers
+folder, histories, k, auto_class = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+if os.path.isdir(os.path.join(folder, "item_tokenizer")):
+    transformers.AutoModel.from_pretrained(folder, subfolder="item_tokenizer", trust_remote_code=True)
 for name in ("AutoConfig", "AutoModel", "AutoProcessor", auto_class):
     model = getattr(transformers, name).from_pretrained(folder, trust_remote_code=True)
-print(json.dumps(model.recommend(history, k=k)))
+print(json.dumps(model.recommend(histories, k=k)))
 """
 
 
-def recommend_as_stranger(folder: Path, history: list[str], k: int = 10) -> tuple[list[str], list[float]]:
+def recommend_as_stranger(folder: Path, histories: list[Any], k: int = 10) -> tuple[list[Any], list[Any]]:
     """
     Recommendations of a saved folder opened through the Auto classes by a process that cannot import hf_genrec,
-    offline.
+    offline, for one history or several. Its item tokenizer must open there, too.
 
     Raises:
         RuntimeError: if the folder does not open there, with the last line of its error.
@@ -216,7 +214,7 @@ def recommend_as_stranger(folder: Path, history: list[str], k: int = 10) -> tupl
     program = [sys.executable, "-c", RELOAD_PROGRAM]
     with tempfile.TemporaryDirectory() as modules:
         finished = subprocess.run(
-            [*program, str(Path(folder).resolve()), json.dumps(history), str(k), auto_class(folder)],
+            [*program, str(Path(folder).resolve()), json.dumps(histories), str(k), auto_class(folder)],
             capture_output=True,
             text=True,
             env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": modules},

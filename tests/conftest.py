@@ -1,9 +1,11 @@
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 # One thread here and in the processes that tests start: sums in another order differ in their last bits.
@@ -22,6 +24,33 @@ from hf_genrec.semantic_ids.tokens import code_tokenizer
 from hf_genrec.training.checkpoints import is_complete
 
 torch.set_num_threads(1)
+
+
+def pytest_report_header(config):
+    names = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "huggingface_hub")
+    return ", ".join(f"{name} {version(name)}" for name in names)
+
+
+class _Deprecations(logging.Handler):
+    """Keeps what transformers says to whoever uses a name that it will drop: it logs some of that and warns of some."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record):
+        if "deprecated" in record.getMessage():
+            self.messages.append(record.getMessage())
+
+
+@pytest.fixture(autouse=True)
+def no_deprecated_names():
+    """As a warning (see setup.cfg), a log line about a deprecated name fails the test that causes it."""
+    handler = _Deprecations()
+    logging.getLogger("transformers").addHandler(handler)
+    yield
+    logging.getLogger("transformers").removeHandler(handler)
+    assert not handler.messages
 
 
 def make_processor(num_items=40, sizes=(5, 6, 7), max_history=8, unique=True, seed=0) -> GenRecProcessor:

@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 
 from hf_genrec.hub import push, recommend_as_stranger
 
+pytestmark = pytest.mark.libraries
+
 STRANGER = """
 import sys
 class Blocked:

@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from hf_genrec import cli
 
+pytestmark = pytest.mark.libraries
+
 
 @pytest.fixture(scope="module")
 def folder(own_data):

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from loopback_hub import LoopbackHub
 
+pytestmark = pytest.mark.libraries
+
 LOOPBACK_ONLY = """
 import os, sys
 

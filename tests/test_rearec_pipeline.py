@@ -17,6 +17,8 @@ from hf_genrec.trainers import train_care, train_rearec
 from hf_genrec.training import build_rearec
 from hf_genrec.training.config import parse_config
 
+pytestmark = pytest.mark.libraries
+
 
 @pytest.fixture(scope="module")
 def trained(rearec_config, own_data):

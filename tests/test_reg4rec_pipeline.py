@@ -12,6 +12,8 @@ from hf_genrec.hub import load_model
 from hf_genrec.trainers import train_care, train_reg4rec
 from hf_genrec.training.config import parse_config
 
+pytestmark = pytest.mark.libraries
+
 
 @pytest.fixture(scope="module")
 def config(own_data):

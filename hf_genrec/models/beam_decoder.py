@@ -6,7 +6,8 @@ ancestry mask lets it see the prompt and the slots of the tokens it descends fro
 
 import torch
 from transformers import Cache
-from transformers.cache_utils import DynamicLayer
+
+from .transformers_bridge import CACHE, DynamicLayer
 
 
 class RoomyLayer(DynamicLayer):
@@ -40,7 +41,7 @@ class BeamDecoder:
     Decodes many beams per prompt with any decoder whose logits are aligned with its tokens.
 
     The model is called as transformers' decoders are: `model.base_model(input_ids, attention_mask, position_ids,
-    past_key_values)` with a mask (B, 1, rows, columns), and `model.get_output_embeddings()` turns states into logits. A
+    cache)` with a mask (B, 1, rows, columns), and `model.get_output_embeddings()` turns states into logits. A
     model that feeds more than the token itself (CARE's queries) brings a subclass as its `beam_decoder_class`.
 
     Args:
@@ -135,8 +136,8 @@ class BeamDecoder:
             input_ids=input_ids[:, past:],
             attention_mask=attention_mask,
             position_ids=positions[:, past:],
-            past_key_values=self.cache,
             use_cache=True,
+            **{CACHE: self.cache},
         )
         return outputs.last_hidden_state[:, -1:]
 
@@ -166,8 +167,8 @@ class BeamDecoder:
             inputs_embeds=embeddings,
             attention_mask=additive_mask(allowed, embeddings.dtype),
             position_ids=positions,
-            past_key_values=self.cache,
             use_cache=True,
+            **{CACHE: self.cache},
         )
         return outputs.last_hidden_state[:, size - 1 :: size]
 

@@ -9,6 +9,7 @@ from transformers.generation import GenerateBeamDecoderOnlyOutput
 
 from .beam_decoder import BeamDecoder
 from .item_trie import ItemTrie, gather_last
+from .transformers_bridge import CACHE
 from .user_cache import UserCache
 
 
@@ -165,7 +166,7 @@ def score_leaves(
     for user in range(len(inputs["input_ids"])):
         prompt = {name: tensor[user : user + 1] for name, tensor in inputs.items()}
         history = DynamicCache(config=model.config)
-        outputs = model(**prompt, past_key_values=history, use_cache=True, logits_to_keep=1)
+        outputs = model(**prompt, use_cache=True, logits_to_keep=1, **{CACHE: history})
         first = outputs.logits[0, -1].float().log_softmax(-1)
         parts = []
         for chunk in token_ids.split(chunk_size):
@@ -179,8 +180,8 @@ def score_leaves(
                     input_ids=codes,
                     context_ids=torch.cat([prompt["input_ids"].expand(rows, -1), codes], dim=1),
                     attention_mask=mask.expand(rows, -1),
-                    past_key_values=cache,
                     use_cache=True,
+                    **{CACHE: cache},
                 )
                 log_probs = outputs.logits.float().log_softmax(-1)
                 score = score + log_probs.gather(2, chunk[:, 1:, None]).squeeze(-1).sum(-1)

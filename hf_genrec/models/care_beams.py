@@ -5,6 +5,7 @@ from transformers import Qwen2Model
 
 from .beam_decoder import BeamDecoder, additive_mask
 from .care_layout import HISTORY
+from .transformers_bridge import CACHE
 
 
 class CareBeamDecoder(BeamDecoder):
@@ -25,7 +26,7 @@ class CareBeamDecoder(BeamDecoder):
             input_ids=input_ids[:, past:],
             context_ids=input_ids,
             attention_mask=attention_mask,
-            past_key_values=self.cache,
+            cache=self.cache,
             use_cache=True,
             logits_to_keep=1,
         )
@@ -59,8 +60,8 @@ class CareBeamDecoder(BeamDecoder):
             inputs_embeds=embeddings,
             attention_mask={"full_attention": additive_mask(allowed, embeddings.dtype)},
             position_ids=positions,
-            past_key_values=self.cache,
             use_cache=True,
             read_slots=read_slots.expand(len(embeddings), -1),
+            **{CACHE: self.cache},
         )
         return outputs.last_hidden_state

@@ -2,17 +2,20 @@
 
 import torch
 from torch import nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.qwen2.modeling_qwen2 import (
+from transformers import AttentionInterface
+
+from .care_packing import PackedMask, packed_attention, packed_reading
+from .transformers_bridge import (
     Qwen2Attention,
     Qwen2DecoderLayer,
     Qwen2MLP,
     eager_attention_forward,
     repeat_kv,
     rotate_half,
+    takes_cache,
 )
 
-from .care_packing import PackedMask, packed_attention, packed_reading
+ATTENTION = AttentionInterface()
 
 
 def take_slots(states: torch.Tensor, slots: torch.Tensor | None) -> torch.Tensor:
@@ -23,12 +26,13 @@ def take_slots(states: torch.Tensor, slots: torch.Tensor | None) -> torch.Tensor
 class CareAttention(Qwen2Attention):
     """Qwen2's attention, which takes a [`PackedMask`] too, and may answer for `read_slots` (B, R) only."""
 
+    @takes_cache
     def forward(
         self,
         hidden_states,
         position_embeddings,
         attention_mask=None,
-        past_key_values=None,
+        cache=None,
         read_slots: torch.Tensor | None = None,
         **kwargs,
     ):
@@ -40,8 +44,8 @@ class CareAttention(Qwen2Attention):
         )
         key = rotated(key, *position_embeddings)
         query = rotated(query, *(take_slots(part, read_slots) for part in position_embeddings))
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
         dropout = self.attention_dropout if self.training else 0.0
         weights = None
         if isinstance(attention_mask, PackedMask):
@@ -54,7 +58,7 @@ class CareAttention(Qwen2Attention):
         else:
             if read_slots is not None:
                 attention_mask = torch.take_along_dim(attention_mask, read_slots[:, None, :, None], dim=2)
-            attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+            attend = ATTENTION.get_interface(self.config._attn_implementation, eager_attention_forward)
             states, weights = attend(
                 self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
             )

@@ -11,7 +11,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
-from transformers.utils import cached_file, logging
+from transformers.utils import logging
+
+from .transformers_bridge import cached_file
 
 logger = logging.get_logger(__name__)
 

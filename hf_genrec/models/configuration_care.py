@@ -4,6 +4,8 @@ from dataclasses import field
 
 from transformers import Qwen2Config
 
+from .transformers_bridge import CACHE_NAMES
+
 
 class CareConfig(Qwen2Config):
     r"""
@@ -59,6 +61,7 @@ class CareConfig(Qwen2Config):
     """
 
     model_type = "care"
+    keys_to_ignore_at_inference = [*CACHE_NAMES]  # noqa: RUF012
 
     num_queries: list[int] = field(default_factory=lambda: [1, 1, 1, 1])
     codebook_sizes: list[int] | None = None

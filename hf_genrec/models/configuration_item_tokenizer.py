@@ -3,10 +3,10 @@
 from dataclasses import field
 from typing import Any, ClassVar
 
-from transformers import PretrainedConfig
+from .transformers_bridge import PreTrainedConfig
 
 
-class ItemTokenizerConfig(PretrainedConfig):
+class ItemTokenizerConfig(PreTrainedConfig):
     """What an [`ItemTokenizer`] quantizes, and into how many codes.
 
     An item's vector is made of named parts side by side (for instance a text embedding and a collaborative

@@ -2,7 +2,7 @@
 
 import math
 
-from transformers import PreTrainedConfig
+from .transformers_bridge import PreTrainedConfig
 
 BACKBONES = ("sasrec", "bert4rec", "unisrec", "morec")
 REASONING = ("none", "naive", "rpe", "erl", "prl")

@@ -2,7 +2,7 @@
 
 from dataclasses import field
 
-from transformers import PreTrainedConfig
+from .transformers_bridge import CACHE_NAMES, PreTrainedConfig
 
 CODE_ORDERS = ("confidence", "fixed")
 
@@ -84,7 +84,7 @@ class Reg4RecConfig(PreTrainedConfig):
     """
 
     model_type = "reg4rec"
-    keys_to_ignore_at_inference = ["losses", "past_key_values"]  # noqa: RUF012
+    keys_to_ignore_at_inference = ["losses", *CACHE_NAMES]  # noqa: RUF012
 
     codebook_sizes: list[int] = field(default_factory=lambda: [300] * 8)
     num_categories: int = 1

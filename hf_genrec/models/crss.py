@@ -84,7 +84,7 @@ class PathDecoder:
         return states.squeeze(1)
 
     def _decode(self, ids: torch.Tensor | None, encoding: Reg4RecEncoding, cache: EncoderDecoderCache) -> torch.Tensor:
-        outputs = self.model.model(decoder_input_ids=ids, encoder_outputs=encoding, past_key_values=cache)
+        outputs = self.model.model(decoder_input_ids=ids, encoder_outputs=encoding, cache=cache)
         return outputs.last_hidden_state
 
 

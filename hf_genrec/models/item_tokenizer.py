@@ -7,11 +7,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 from transformers import PreTrainedModel
-from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_item_tokenizer import ItemTokenizerConfig
 from .nearest_centroid import MAX_NUMBERS, nearest_centroid
+from .transformers_bridge import initialization as init
 
 
 @dataclass

@@ -6,10 +6,10 @@ from itertools import pairwise
 import numpy as np
 import torch
 from torch import nn
-from transformers import initialization as init
 
 from .configuration_item_tokenizer import LearnedItemTokenizerConfig
 from .item_tokenizer import ItemTokenizer, ItemTokenizerOutput
+from .transformers_bridge import initialization as init
 
 
 class Network(nn.Module):

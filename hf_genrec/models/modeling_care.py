@@ -15,7 +15,7 @@ from transformers import (
     Qwen2Model,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils import logging
 
 from .beam_decoder import additive_mask
 from .care_beams import CareBeamDecoder
@@ -25,6 +25,7 @@ from .care_packing import PackedMask, pack_layout, packed_mask
 from .configuration_care import CareConfig
 from .published import require_same_weights
 from .recommender import GenerativeRecommenderMixin
+from .transformers_bridge import CACHE, CacheByBothNames, overrides, takes_cache
 
 
 class CarePreTrainedModel(PreTrainedModel):
@@ -65,19 +66,20 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
             block_ids = split_blocks(input_ids, attention_mask, self.config.answer_token_id)
         return care_layout(input_ids, block_ids, self.config.num_queries, self.config.answer_token_id)
 
+    @takes_cache
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
         block_ids: torch.LongTensor | None = None,
         context_ids: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs,
-    ) -> BaseModelOutputWithPast:
+    ) -> "CareModelOutput":
         r"""
         Args:
             input_ids (`torch.LongTensor` of shape `(B, T)`):
@@ -86,6 +88,8 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
                 1 for tokens, 0 for padding, over the full rows.
             block_ids (`torch.LongTensor` of shape `(B, T_total)`, *optional*):
                 Packed rows: 0 history, 1..n target blocks, -1 padding (see `care_layout`).
+            cache (`Cache`, *optional*):
+                Keys and values so far; may be named `past_key_values`.
             context_ids (`torch.LongTensor` of shape `(B, T_total)`, *optional*):
                 The full rows whose last tokens are `input_ids`. Required with a filled cache.
             logits_to_keep (`int` or `torch.Tensor`, *optional*):
@@ -93,7 +97,7 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
                 layer then leaves the other slots out.
 
         Returns:
-            `BaseModelOutputWithPast`: `last_hidden_state` and, if asked for, `hidden_states` of shape `(B, T,
+            [`CareModelOutput`]: `last_hidden_state` and, if asked for, `hidden_states` of shape `(B, T,
             hidden_size)`; the cache and `attentions` count slots, queries included. With `logits_to_keep`
             `last_hidden_state` holds the rows kept, `(B, rows, hidden_size)`, or `(rows, hidden_size)` for a mask.
 
@@ -107,14 +111,14 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
         if attention_mask is not None and attention_mask.dim() != 2:
             raise ValueError(f"attention_mask has {attention_mask.dim()} dimensions: pass the 2-D padding mask (B, T).")
 
-        past_slots = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
+        past_slots = int(cache.get_seq_length()) if cache is not None else 0
         if past_slots and context_ids is None:
             raise ValueError("With a filled cache pass context_ids, the full rows: stages are read from them.")
         full_ids = input_ids if context_ids is None else context_ids
         layout = self.layout(full_ids, attention_mask, block_ids)
         config = self.config
         # Eager attention keeps the mask over all pairs of slots: with it, the two ways can be compared.
-        packed = block_ids is not None and past_key_values is None and config._attn_implementation != "eager"
+        packed = block_ids is not None and cache is None and config._attn_implementation != "eager"
         if packed:
             layout, num_history = pack_layout(layout, config.num_queries)
 
@@ -139,8 +143,8 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
             )
         else:
             allowed = attention_allowed(layout, config.progressive, config.code_sees_itself, past_slots)
-            if past_key_values is not None:  # a static cache has columns that are not filled yet
-                columns, _ = past_key_values.get_mask_sizes(allowed.shape[1], 0)
+            if cache is not None:  # a static cache has columns that are not filled yet
+                columns, _ = cache.get_mask_sizes(allowed.shape[1], 0)
                 allowed = nn.functional.pad(allowed, (0, columns - allowed.shape[2]), value=False)
             mask = self.attention_mask(allowed, embeddings.dtype)
         rows = reading_slot - past_slots
@@ -151,9 +155,9 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
             inputs_embeds=embeddings,
             attention_mask={"full_attention": mask},
             position_ids=layout.position[:, new],
-            past_key_values=past_key_values,
             use_cache=use_cache,
             read_slots=last_layer_slots,
+            **{CACHE: cache},
             **kwargs,
         )
         if last_layer_slots is None:
@@ -163,7 +167,7 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
             outputs.last_hidden_state = outputs.last_hidden_state[kept]
         if outputs.hidden_states is not None:
             outputs.hidden_states = tuple(take_slots(states, rows) for states in outputs.hidden_states)
-        return outputs
+        return CareModelOutput(**outputs)
 
     def attention_mask(self, allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """(B, rows, columns) boolean, True = attended, as the layers take it: one mask for all heads."""
@@ -182,10 +186,22 @@ def _rows_to_read(
     if isinstance(logits_to_keep, int):
         return (rows[:, -logits_to_keep:], None) if logits_to_keep else (None, None)
     if logits_to_keep.dtype != torch.bool:
-        return slice_logits_to_keep(rows.unsqueeze(-1), logits_to_keep).squeeze(-1), None
+        return kept_rows(rows, logits_to_keep), None
     counts = logits_to_keep.sum(-1, keepdim=True)
     first = logits_to_keep.int().argsort(dim=-1, descending=True, stable=True)[:, : int(counts.max())]
     return rows.gather(1, first), torch.arange(first.shape[1], device=rows.device) < counts
+
+
+def kept_rows(tensor: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+    """
+    Of a tensor (B, T) the rows that `logits_to_keep` names, in the forms transformers knows: the last so many (0: all),
+    positions (R,) or (B, R), or a boolean mask (B, T), which flattens what it keeps.
+    """
+    if isinstance(logits_to_keep, int):
+        return tensor[:, -logits_to_keep:] if logits_to_keep else tensor
+    if logits_to_keep.dtype == torch.bool and logits_to_keep.dim() == 2:
+        return tensor[logits_to_keep]
+    return tensor.take_along_dim(logits_to_keep, dim=1) if logits_to_keep.dim() == 2 else tensor[:, logits_to_keep]
 
 
 def _wants_all_states(config: CareConfig, kwargs: dict) -> bool:
@@ -194,12 +210,18 @@ def _wants_all_states(config: CareConfig, kwargs: dict) -> bool:
 
 
 @dataclass
-class CareCausalLMOutput(CausalLMOutputWithPast):
+class CareModelOutput(CacheByBothNames, BaseModelOutputWithPast):
+    """`BaseModelOutputWithPast`."""
+
+
+@dataclass
+class CareCausalLMOutput(CacheByBothNames, CausalLMOutputWithPast):
     """`CausalLMOutputWithPast` and `diversity_loss`, the unweighted mean cosine between query embeddings."""
 
     diversity_loss: torch.FloatTensor | None = None
 
 
+@overrides("_prefill", "_prepare_cache_for_generation")
 class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForCausalLM):
     """
     CARE with its language modelling head. `generate` writes the codes of the next item, `recommend` returns items.
@@ -229,11 +251,12 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
             max_new_tokens=self.config.num_levels, pad_token_id=self.config.pad_token_id, do_sample=False
         )
 
+    @takes_cache
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
@@ -244,7 +267,7 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
     ) -> CareCausalLMOutput:
         r"""
         Args:
-            input_ids, attention_mask, block_ids, context_ids: see [`CareModel.forward`].
+            input_ids, attention_mask, cache, block_ids, context_ids: see [`CareModel.forward`].
             labels (`torch.LongTensor` of shape `(B, T)`, *optional*):
                 The codes at their own positions, -100 elsewhere; logits of row i are compared with label i + 1.
             logits_to_keep (`int` or `torch.Tensor`, *optional*):
@@ -260,7 +283,7 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=use_cache,
             block_ids=block_ids,
             context_ids=context_ids,
@@ -272,7 +295,7 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
         loss = diversity = None
         if labels is not None:
             shifted = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
-            shifted = slice_logits_to_keep(shifted.unsqueeze(-1), logits_to_keep).squeeze(-1)
+            shifted = kept_rows(shifted, logits_to_keep)
             num_targets = (shifted != -100).sum()
             total = num_targets if num_items_in_batch is None else num_items_in_batch
             loss = nn.functional.cross_entropy(
@@ -291,10 +314,10 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
         return CareCausalLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             diversity_loss=diversity,
+            **{CACHE: outputs.get(CACHE)},
         )
 
     def query_diversity(self) -> torch.Tensor | None:
@@ -311,15 +334,16 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
         cosine = queries @ queries.T
         return (cosine.sum() - cosine.diagonal().sum()) / cosine.numel()
 
+    @takes_cache
     def prepare_inputs_for_generation(
-        self, input_ids, next_sequence_length=None, past_key_values=None, attention_mask=None, use_cache=None, **kwargs
+        self, input_ids, next_sequence_length=None, cache=None, attention_mask=None, use_cache=None, **kwargs
     ):
         """The new tokens to feed, with the full rows beside them; positions and masks follow from these."""
         new_ids = input_ids if next_sequence_length is None else input_ids[:, -next_sequence_length:]
         inputs = {
             "input_ids": new_ids,
             "context_ids": input_ids,
-            "past_key_values": past_key_values,
+            "cache": cache,
             "use_cache": use_cache,
         }
         # generate drops a mask that is all ones; where it kept one, it covers the full rows.
@@ -346,7 +370,7 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
         Encode each history once. Stock beam search repeats the prompt `num_beams` times and encodes every copy; here
         equal neighbouring rows are encoded once, and their keys, values and logits repeated.
         """
-        cache = model_kwargs.get("past_key_values")
+        cache = model_kwargs.get(CACHE)
         details_wanted = generation_config.output_attentions or generation_config.output_hidden_states
         if type(cache) is not DynamicCache or cache.get_seq_length() or details_wanted:
             return super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)
@@ -356,7 +380,7 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
         first = counts.cumsum(0) - counts
         unique_kwargs = model_kwargs if mask is None else model_kwargs | {"attention_mask": mask[first]}
         outputs = super()._prefill(input_ids[first], generation_config, unique_kwargs, is_first_iteration)
-        outputs.past_key_values.batch_select_indices(copy_of)
+        outputs[CACHE].batch_select_indices(copy_of)
         outputs.logits = outputs.logits[copy_of]
         return outputs
 
@@ -370,7 +394,7 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
             care_fields: the fields [`CareConfig`] adds.
 
         Raises:
-            ValueError: if the model is no Qwen2.
+            ValueError: if the model is no Qwen2, or lacks weights of one.
         """
         fields, _ = Qwen2Config.get_config_dict(pretrained_model_name_or_path)
         if fields.get("model_type") != "qwen2":
@@ -379,8 +403,18 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
         base_config = Qwen2Config.from_dict(fields)
         # The padding token may be one of the new ones, which the base model's embeddings do not hold yet.
         config = CareConfig.from_qwen2(base_config, **care_fields | {"pad_token_id": None})
-        model = cls.from_pretrained(pretrained_model_name_or_path, config=config, dtype=torch.float32)
-        model.resize_token_embeddings(vocab_size)
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # new tokens and queries are new by intention: not worth a report
+        try:
+            model, report = cls.from_pretrained(
+                pretrained_model_name_or_path, config=config, dtype=torch.float32, output_loading_info=True
+            )
+            model.resize_token_embeddings(vocab_size)
+        finally:
+            logging.set_verbosity(verbosity)
+        lacking = sorted(set(report["missing_keys"]) - {"model.query_embeddings.weight"})
+        if lacking:
+            raise ValueError(f"{pretrained_model_name_or_path} lacks weights of the model: {', '.join(lacking)}.")
         model.config.pad_token_id = care_fields.get("pad_token_id", base_config.pad_token_id)
         model._write_generation_config()  # the base model's own was loaded with it
         return model

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .adaptive_depth import ConfidenceRule, HaltingRule, adaptive_predictions, build_depth_rule
@@ -32,6 +31,7 @@ from .rearec_layers import (
     used_columns,
 )
 from .rearec_losses import draw_negatives, prediction_state, rearec_loss
+from .transformers_bridge import initialization as init
 
 
 class ReaRecPreTrainedModel(PreTrainedModel):

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, GenerationMixin, PreTrainedModel
-from transformers.modeling_outputs import Seq2SeqModelOutput
-from transformers.utils import ModelOutput
+from transformers.modeling_outputs import Seq2SeqLMOutput, Seq2SeqModelOutput
 
 from .configuration_reg4rec import Reg4RecConfig
 from .reg4rec_layers import Reg4RecDecoder, Reg4RecEncoder, Reg4RecEncoding
 from .reg4rec_losses import at_least_float32, category_losses, teacher_path, token_losses
 from .set_recommender import SetRecommenderMixin
+from .transformers_bridge import CACHE, CacheByBothNames, overrides, takes_cache
 
 
 class Reg4RecPreTrainedModel(PreTrainedModel):
@@ -34,8 +34,15 @@ class Reg4RecPreTrainedModel(PreTrainedModel):
         self.get_encoder().embed_tokens = value
 
 
+@dataclass
+class Reg4RecModelOutput(CacheByBothNames, Seq2SeqModelOutput):
+    """`Seq2SeqModelOutput`."""
+
+
 class Reg4RecModel(Reg4RecPreTrainedModel):
     """Encoder and decoder without heads."""
+
+    _keys_to_ignore_on_load_unexpected = ["^code_heads", "^category_head"]  # noqa: RUF012
 
     def __init__(self, config: Reg4RecConfig):
         super().__init__(config)
@@ -43,16 +50,17 @@ class Reg4RecModel(Reg4RecPreTrainedModel):
         self.decoder = Reg4RecDecoder(config)
         self.post_init()
 
+    @takes_cache
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         decoder_input_ids: torch.Tensor | None = None,
         encoder_outputs: Reg4RecEncoding | None = None,
-        past_key_values: EncoderDecoderCache | None = None,
+        cache: EncoderDecoderCache | None = None,
         use_cache: bool | None = None,
         **kwargs,
-    ) -> Seq2SeqModelOutput:
+    ) -> Reg4RecModelOutput:
         r"""
         Args:
             input_ids, attention_mask: see [`Reg4RecEncoder.forward`].
@@ -61,11 +69,13 @@ class Reg4RecModel(Reg4RecPreTrainedModel):
                 multiple of it: the paths of one history stand one after the other. By default the start token alone.
             encoder_outputs ([`Reg4RecEncoding`], *optional*):
                 Encoded histories, instead of `input_ids`.
+            cache (`EncoderDecoderCache`, *optional*):
+                Keys and values of the paths and of the histories; may be named `past_key_values`.
 
         Raises:
             ValueError: for no history, rows that are no multiple of the histories, or a cache of fixed length.
         """
-        if past_key_values is not None and past_key_values.is_compileable:
+        if cache is not None and cache.is_compileable:
             raise ValueError("REG4Rec's decoder grows its cache: leave cache_implementation out.")
         if encoder_outputs is None:
             if input_ids is None:
@@ -80,37 +90,36 @@ class Reg4RecModel(Reg4RecPreTrainedModel):
                 f"{len(decoder_input_ids)} rows of decoder_input_ids for {num_histories} histories: give as many paths "
                 f"to each."
             )
-        if use_cache and past_key_values is None:
-            past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        if use_cache and cache is None:
+            cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         embeddings = self.encoder.embed_tokens(decoder_input_ids)
-        return Seq2SeqModelOutput(
-            last_hidden_state=self.decoder(embeddings, encoder_outputs, past_key_values),
-            past_key_values=past_key_values,
+        return Reg4RecModelOutput(
+            last_hidden_state=self.decoder(embeddings, encoder_outputs, cache),
             encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            **{CACHE: cache},  # type: ignore[arg-type]
         )
 
 
 @dataclass
-class Reg4RecOutput(ModelOutput):
+class Reg4RecOutput(CacheByBothNames, Seq2SeqLMOutput):
     """
+    `Seq2SeqLMOutput` with the terms of the loss.
+
     Args:
         loss: `losses["token"] + category_weight * losses["category"]`.
         losses: the unweighted terms by name, `token` and `category`.
         logits: (R, S, vocab_size), log-probabilities: a softmax within each codebook. Tokens that are no codes have the
             dtype's minimum. `None` in training with labels, where only those of unused codebooks are computed.
         category_logits: (R, S, G).
-        past_key_values: keys and values of the paths and of the histories.
+        cache: keys and values of the paths and of the histories.
         encoder_last_hidden_state: (B, T, d).
     """
 
-    loss: torch.Tensor | None = None
     losses: dict[str, torch.Tensor] | None = None
-    logits: torch.Tensor | None = None
     category_logits: torch.Tensor | None = None
-    past_key_values: EncoderDecoderCache | None = None
-    encoder_last_hidden_state: torch.Tensor | None = None
 
 
+@overrides("_expand_inputs_for_generation")
 class Reg4RecForConditionalGeneration(SetRecommenderMixin, Reg4RecPreTrainedModel, GenerationMixin):
     """
     REG4Rec with one head per codebook, all on the same state, and a head for the item's category. `generate` writes the
@@ -151,6 +160,7 @@ class Reg4RecForConditionalGeneration(SetRecommenderMixin, Reg4RecPreTrainedMode
         of_codebooks = [at_least_float32(head(states)).log_softmax(-1) for head in self.code_heads]
         return torch.cat(of_codebooks, -1)
 
+    @takes_cache
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -160,14 +170,14 @@ class Reg4RecForConditionalGeneration(SetRecommenderMixin, Reg4RecPreTrainedMode
         category_labels: torch.Tensor | None = None,
         orders: torch.Tensor | None = None,
         encoder_outputs: Reg4RecEncoding | None = None,
-        past_key_values: EncoderDecoderCache | None = None,
+        cache: EncoderDecoderCache | None = None,
         use_cache: bool | None = None,
         num_items_in_batch: int | torch.Tensor | None = None,
         **kwargs,
     ) -> Reg4RecOutput:
         r"""
         Args:
-            input_ids, attention_mask, decoder_input_ids, encoder_outputs: see [`Reg4RecModel.forward`].
+            input_ids, attention_mask, decoder_input_ids, encoder_outputs, cache: see [`Reg4RecModel.forward`].
             labels (`torch.LongTensor` of shape `(B, M)`, *optional*):
                 The target's token ids, column r of codebook r. They are also what the decoder reads, in the order of
                 `orders`.
@@ -195,7 +205,7 @@ class Reg4RecForConditionalGeneration(SetRecommenderMixin, Reg4RecPreTrainedMode
             elif orders is None:
                 orders = torch.rand(labels.shape, device=labels.device).argsort(1)
             decoder_input_ids = teacher_path(labels, orders, self.config.decoder_start_token_id)  # type: ignore[arg-type]
-        outputs = self.model(input_ids, attention_mask, decoder_input_ids, encoder_outputs, past_key_values, use_cache)
+        outputs = self.model(input_ids, attention_mask, decoder_input_ids, encoder_outputs, cache, use_cache)
         states = outputs.last_hidden_state
         category_logits = at_least_float32(self.category_head(states))
 
@@ -217,8 +227,8 @@ class Reg4RecForConditionalGeneration(SetRecommenderMixin, Reg4RecPreTrainedMode
             losses=losses,
             logits=logits,
             category_logits=category_logits,
-            past_key_values=outputs.past_key_values,
             encoder_last_hidden_state=outputs.encoder_last_hidden_state,
+            **{CACHE: outputs.get(CACHE)},
         )
 
     # ---- generate ----
@@ -230,9 +240,9 @@ class Reg4RecForConditionalGeneration(SetRecommenderMixin, Reg4RecPreTrainedMode
         input_ids, model_kwargs = expand(expand_size, False, input_ids, **model_kwargs)
         return input_ids, model_kwargs | {"encoder_outputs": encoding}
 
-    def _reorder_cache(self, past_key_values: EncoderDecoderCache, beam_idx: torch.LongTensor) -> EncoderDecoderCache:
-        past_key_values.self_attention_cache.reorder_cache(beam_idx)
-        return past_key_values
+    def _reorder_cache(self, cache: EncoderDecoderCache, beam_idx: torch.LongTensor) -> EncoderDecoderCache:
+        cache.self_attention_cache.reorder_cache(beam_idx)
+        return cache
 
 
 Reg4RecModel.register_for_auto_class("AutoModel")

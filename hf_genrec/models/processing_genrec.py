@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from transformers.utils import cached_file
 
 from .beam_search import constrained_beam_search
 from .catalogue import load_tensors
 from .item_trie import ItemTrie
 from .processing_codes import CodeProcessor
+from .transformers_bridge import cached_file
 from .trie_logits_processor import TrieLogitsProcessor
 
 TRIE_FILE = "item_trie.safetensors"

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from transformers.utils import cached_file
 
 from .catalogue import load_tensors
 from .item_sets import ItemSets, SetLogitsProcessor
 from .processing_codes import CodeProcessor
+from .transformers_bridge import cached_file
 
 SETS_FILE = "item_sets.safetensors"
 UNKNOWN_CATEGORY = -1

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers.activations import ACT2FN
 
 from .configuration_rearec import ReaRecConfig
+from .transformers_bridge import ACT2FN
 
 # Added to what may not be attended to: its probability is exactly 0 as soon as one other score is not masked.
 MASKED = -1e10

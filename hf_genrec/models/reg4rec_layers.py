@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import EncoderDecoderCache
-from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 
 from .configuration_reg4rec import Reg4RecConfig
+from .transformers_bridge import ACT2FN
 
 
 @dataclass

@@ -11,9 +11,10 @@ from accelerate.utils import is_peft_model
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
-from trl.trainer.utils import RepeatSampler, pad
+from trl.trainer.utils import RepeatSampler
 
 from hf_genrec.models.catalogue import evaluation_mode
+from hf_genrec.models.transformers_bridge import overrides
 from hf_genrec.training.grpo_arguments import GRPOArguments
 from hf_genrec.training.trainer import GenRecTrainer
 from hf_genrec.training.trie_policy import code_log_probs, group_logits, sample_items
@@ -27,6 +28,14 @@ class EpochRepeatSampler(RepeatSampler):
             self.generator.manual_seed((self.seed or 0) + epoch)
 
 
+@overrides(
+    "_get_train_sampler",
+    "_tokenize_prompts",
+    "_generate_single_turn",
+    "_calculate_rewards",
+    "_get_per_token_logps_and_entropies",
+    "_evaluate",
+)
 class GenRecGRPOTrainer(GenRecTrainer, GRPOTrainer):
     """
     `GRPOTrainer` whose prompts are histories and whose completions are items: L codes, and no end token.
@@ -95,8 +104,8 @@ class GenRecGRPOTrainer(GenRecTrainer, GRPOTrainer):
         """G samples of each prompt, of which `prompt_ids` holds G copies in succession."""
         rows = [torch.from_numpy(ids) for ids in prompt_ids[::num_generations]]
         inputs = {
-            "input_ids": pad(rows, self.processor.tokenizer.pad_token_id, "left"),
-            "attention_mask": pad([torch.ones_like(ids) for ids in rows], 0, "left"),
+            "input_ids": _padded(rows, self.processor.tokenizer.pad_token_id),
+            "attention_mask": _padded([torch.ones_like(ids) for ids in rows], 0),
         }
         with unwrap_model_for_generation(
             self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
@@ -164,6 +173,10 @@ class GenRecGRPOTrainer(GenRecTrainer, GRPOTrainer):
 
     def create_model_card(self, *args, **kwargs) -> None:
         """None beside the checkpoints: the exported model has a card of this library."""
+
+
+def _padded(rows: list[torch.Tensor], value: int) -> torch.Tensor:
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left")
 
 
 def _frozen_copy(model):

@@ -7,15 +7,15 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 from transformers import Trainer
-from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from hf_genrec.data.prepared import EvaluationSplit
 from hf_genrec.evaluation.metrics import ndcg_at_k, recall_at_k
+from hf_genrec.models.transformers_bridge import overrides
 
 
 class EpochSampler(Sampler):
     """
-    The order of an epoch, drawn from `seed + epoch` alone: random, or transformers' grouping by length.
+    The order of an epoch, drawn from `seed + epoch` alone: random, or grouped by length.
 
     The stock samplers draw from the global generator, so that a resumed run would go through the rest of its epoch in
     another order than the uninterrupted one.
@@ -41,11 +41,24 @@ class EpochSampler(Sampler):
 
     def __iter__(self):
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        if self.lengths is None:
-            return iter(torch.randperm(self.num_examples, generator=generator).tolist())
-        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+        order = torch.randperm(self.num_examples, generator=generator).tolist()
+        return iter(order if self.lengths is None else grouped_by_length(order, self.lengths, self.batch_size))
 
 
+def grouped_by_length(order: list[int], lengths: list[int], batch_size: int) -> list[int]:
+    """
+    A random order in which rows of like lengths stand together, as transformers' `group_by_length` has it: runs of at
+    most 50 batches, and of no more than a quarter of all rows, go from long to short. The longest row of all comes
+    first, so that memory that does not suffice is found out at once.
+    """
+    run = batch_size * max(1, min(len(order) // (4 * batch_size), 50))
+    runs = [sorted(order[i : i + run], key=lengths.__getitem__, reverse=True) for i in range(0, len(order), run)]
+    longest = max(runs, key=lambda rows: lengths[rows[0]])
+    runs[0][0], longest[0] = longest[0], runs[0][0]
+    return [row for rows in runs for row in rows]
+
+
+@overrides("_get_train_sampler", "_get_num_items_in_batch")
 class GenRecTrainer(Trainer):
     """
     `Trainer` whose evaluation recommends items.

@@ -21,6 +21,8 @@ from hf_genrec.models.care_beams import CareBeamDecoder
 from hf_genrec.models.item_trie import ItemTrie
 from hf_genrec.models.modeling_care import CareForCausalLM
 
+pytestmark = pytest.mark.libraries
+
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 

@@ -8,6 +8,8 @@ from transformers import AutoModelForCausalLM, DynamicCache, Qwen2Config, Qwen2F
 from hf_genrec.models.care_layout import CODE, QUERY, attention_allowed, care_layout
 from hf_genrec.models.modeling_care import CareConfig, CareForCausalLM, CareModel
 
+pytestmark = pytest.mark.libraries
+
 
 def batch(processor, histories, targets):
     """Prompts and codes of targets, as the collator lays them out."""

@@ -12,6 +12,8 @@ from hf_genrec.models.item_trie import ItemTrie
 from hf_genrec.models.modeling_care import CareConfig, CareForCausalLM
 from hf_genrec.models.trie_logits_processor import TrieLogitsProcessor
 
+pytestmark = pytest.mark.libraries
+
 CASES = sorted(path.parent for path in (Path(__file__).parents[1] / "golden/care").glob("*/case.json"))
 
 

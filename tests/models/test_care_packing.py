@@ -9,6 +9,8 @@ from hf_genrec.data.collator import NextItemCollator, PackedCollator
 from hf_genrec.data.examples import NextItemExamples
 from hf_genrec.data.packing import PackedExamples
 
+pytestmark = pytest.mark.libraries
+
 # one user longer than the history limit of 8, one with a single item, one with none
 USERS = [np.arange(5, 17), np.array([3]), np.array([30, 2, 2, 9]), np.array([], dtype=np.int64), np.array([8, 1])]
 FIELDS = [

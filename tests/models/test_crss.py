@@ -329,7 +329,7 @@ class Fake:
         self.log_probs, self.categories = log_probs, categories
         self.fed = []
 
-    def model(self, decoder_input_ids, encoder_outputs, past_key_values):
+    def model(self, decoder_input_ids, encoder_outputs, cache):
         ids = torch.full((1, 1), len(self.log_probs)) if decoder_input_ids is None else decoder_input_ids
         self.fed.append(ids.flatten().tolist())
         return SimpleNamespace(last_hidden_state=torch.nn.functional.one_hot(ids, len(self.log_probs) + 1).float())

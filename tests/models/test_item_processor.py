@@ -13,6 +13,8 @@ from hf_genrec.models.item_recommender import best_columns
 from hf_genrec.models.modeling_rearec import ReaRecConfig, ReaRecForNextItem
 from hf_genrec.models.processing_items import ItemProcessor, logger
 
+pytestmark = pytest.mark.libraries
+
 ITEMS = 15
 
 

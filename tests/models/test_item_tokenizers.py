@@ -21,6 +21,8 @@ from hf_genrec.models.configuration_mpq import MpqConfig
 from hf_genrec.models.configuration_rq_vae import RqVaeConfig
 from hf_genrec.models.modeling_residual_kmeans import ResidualKMeansTokenizer
 
+pytestmark = pytest.mark.libraries
+
 MAKERS = {"rq_vae": make_rq_vae, "mpq": make_mpq}
 
 

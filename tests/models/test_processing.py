@@ -9,6 +9,8 @@ from hf_genrec.models.modeling_care import CareForCausalLM
 from hf_genrec.models.processing_genrec import GenRecProcessor
 from hf_genrec.semantic_ids.tokens import add_code_tokens, code_tokenizer, code_tokens
 
+pytestmark = pytest.mark.libraries
+
 
 def test_tokens_stand_level_by_level():
     tokenizer = code_tokenizer([3, 2])

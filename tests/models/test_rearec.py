@@ -23,6 +23,8 @@ from hf_genrec.models.rearec_losses import (
     next_item_losses,
 )
 
+pytestmark = pytest.mark.libraries
+
 ITEMS, WIDTH, VECTOR = 20, 9, 6
 REASONING = ["none", "naive", "rpe", "erl", "prl"]
 BACKBONES = ["sasrec", "bert4rec", "unisrec", "morec"]

@@ -14,6 +14,8 @@ from hf_genrec.models.item_recommender import best_columns
 from hf_genrec.models.modeling_rearec import ReaRecForNextItem, published_name
 from hf_genrec.models.rearec_losses import temperatures
 
+pytestmark = pytest.mark.libraries
+
 GOLDEN = Path(__file__).parents[1] / "golden/rearec"
 CASES = sorted(path.parent for path in GOLDEN.glob("*/state_dict.safetensors"))
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}

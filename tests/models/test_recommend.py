@@ -9,6 +9,8 @@ from conftest import make_model, make_processor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.libraries
+
 
 def brute_force(model, history, allowed=None):
     """All items by exact score, best first."""

@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoProce
 from hf_genrec.models.modeling_reg4rec import Reg4RecConfig, Reg4RecForConditionalGeneration, Reg4RecModel
 from hf_genrec.models.reg4rec_losses import teacher_path
 
+pytestmark = pytest.mark.libraries
+
 HISTORIES = [["item-3", "item-9", "item-1"], [], ["item-5"], [f"item-{row}" for row in range(6)]]
 
 

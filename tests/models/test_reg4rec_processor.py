@@ -7,6 +7,8 @@ from hf_genrec.models.modeling_reg4rec import Reg4RecForConditionalGeneration
 from hf_genrec.models.processing_reg4rec import Reg4RecProcessor
 from hf_genrec.semantic_ids.tokens import add_code_tokens, code_tokenizer
 
+pytestmark = pytest.mark.libraries
+
 
 @pytest.fixture
 def processor():

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from hf_genrec.models.beam_search import beam_search
 from hf_genrec.models.user_cache import UserCache
 
+pytestmark = pytest.mark.libraries
+
 HISTORY = ["item-3", "item-9", "item-1", "item-3"]
 
 

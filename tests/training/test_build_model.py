@@ -14,6 +14,8 @@ from hf_genrec.semantic_ids.ids import SemanticIds
 from hf_genrec.training.arguments import CareArguments
 from hf_genrec.training.build import build_care, build_processor, start_from_centroids
 
+pytestmark = pytest.mark.libraries
+
 CODES = np.array([[0, 1], [2, 0], [1, 3]])
 
 

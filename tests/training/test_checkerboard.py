@@ -13,6 +13,8 @@ from hf_genrec.training.arguments import CareArguments, GenRecTrainingArguments
 from hf_genrec.training.build import build_care
 from hf_genrec.training.trainer import GenRecTrainer
 
+pytestmark = pytest.mark.libraries
+
 ITEMS, USERS = 12, 40
 
 

@@ -5,6 +5,8 @@ from hf_genrec.training.checkpoints import checkpoint_to_resume
 from hf_genrec.training.config import find_config, parse_config, shipped_configs
 from hf_genrec.training.rearec_arguments import ReaRecArguments
 
+pytestmark = pytest.mark.libraries
+
 
 def write(path, text):
     path.write_text(text)

@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.libraries
+
 ZERO2 = Path(__file__).parents[2] / "configs/accelerate/zero2.yaml"
 
 

@@ -15,6 +15,8 @@ from hf_genrec.training.grpo_trainer import GenRecGRPOTrainer
 from hf_genrec.training.item_rewards import SequenceRewards
 from hf_genrec.training.trie_policy import code_log_probs, group_logits, sample_items
 
+pytestmark = pytest.mark.libraries
+
 HISTORIES = [np.array([3, 9, 1]), np.array([], dtype=np.int64), np.array([5]), np.arange(8)]
 GROUP = 5
 

@@ -23,6 +23,8 @@ from hf_genrec.training.build_reg4rec import build_reg4rec, build_set_processor
 from hf_genrec.training.config import find_config, parse_config, parse_grpo_config, shipped_configs
 from hf_genrec.training.reg4rec_arguments import Reg4RecArguments
 
+pytestmark = pytest.mark.libraries
+
 OPTIONS = {
     "num_generations": 4, "per_device_train_batch_size": 32, "max_steps": 4, "eval_steps": 2, "save_steps": 2,
     "save_total_limit": 3, "logging_steps": 1, "learning_rate": 0.003, "use_cpu": "true", "report_to": "none",

@@ -14,6 +14,8 @@ from hf_genrec.training.item_rewards import SetRewards
 from hf_genrec.training.set_grpo_trainer import SetGRPOTrainer
 from hf_genrec.training.set_policy import group_path_logits, path_log_probs, sample_paths
 
+pytestmark = pytest.mark.libraries
+
 HISTORIES = [np.array([3, 9, 1]), np.array([], dtype=np.int64), np.array([5]), np.arange(6)]
 GROUP = 5
 

@@ -21,6 +21,8 @@ from hf_genrec.semantic_ids.ids import SemanticIds
 from hf_genrec.semantic_ids.learned import build_learned_tokenizer, start_experts
 from hf_genrec.training.item_tokenizer import train_item_tokenizer
 
+pytestmark = pytest.mark.libraries
+
 LEARNED = ["rq_vae", "mpq"]
 
 

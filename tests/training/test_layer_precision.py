@@ -24,6 +24,8 @@ from hf_genrec.training.layer_precision import (
     time_shares,
 )
 
+pytestmark = pytest.mark.libraries
+
 # Every finite value of e4m3, from its bits: sign, 4 of exponent (bias 7), 3 of mantissa.
 E4M3 = np.array(
     sorted(

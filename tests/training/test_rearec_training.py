@@ -19,6 +19,8 @@ from hf_genrec.training.build_rearec import build_rearec, build_rows, text_vecto
 from hf_genrec.training.rearec_arguments import ReaRecArguments
 from hf_genrec.training.rearec_trainer import ReaRecTrainer
 
+pytestmark = pytest.mark.libraries
+
 ITEMS, USERS = 12, 40
 NO_DROPOUT = {"embedding_dropout": 0.0, "hidden_dropout": 0.0, "attention_dropout": 0.0, "adaptor_dropout": 0.0}
 

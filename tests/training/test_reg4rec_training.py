@@ -24,6 +24,8 @@ from hf_genrec.training.build_reg4rec import (
 from hf_genrec.training.reg4rec_arguments import Reg4RecArguments
 from hf_genrec.training.reg4rec_trainer import Reg4RecTrainer
 
+pytestmark = pytest.mark.libraries
+
 ITEMS, USERS = 12, 40
 # Codebook a tells even from odd items, b and c tell them apart.
 CODES = np.array([[row % 2, row // 2 % 3, row // 6] for row in range(ITEMS)])

@@ -11,6 +11,8 @@ from hf_genrec.data.packing import PackedExamples
 from hf_genrec.training.arguments import GenRecTrainingArguments
 from hf_genrec.training.trainer import GenRecTrainer
 
+pytestmark = pytest.mark.libraries
+
 
 @pytest.mark.parametrize("strategy", ["group_by_length", "random"])
 def test_the_steps_of_an_epoch_average_to_the_mean_over_targets(tmp_path, strategy):
