@@ -9,7 +9,7 @@ DATA ?= data/amazon2014_beauty
 
 # environments that outlive a checkout, each of the files that decide what is in it
 ENVIRONMENTS ?= $(HOME)/.cache/hf_genrec/environments
-DECIDED_BY := $(shell cat setup.cfg pyproject.toml constraints.txt .ci/oldest.py | sha256sum | cut -c1-12)
+DECIDED_BY := $(shell cat setup.py setup.cfg pyproject.toml constraints.txt .ci/oldest.py | sha256sum | cut -c1-12)
 KEPT = $(ENVIRONMENTS)/$*-$(DECIDED_BY)
 
 .PHONY: quickstart reg4rec test test-newest test-oldest test-slow lint bench
@@ -75,7 +75,7 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-$(VENV)/.%: setup.cfg pyproject.toml constraints.txt
+$(VENV)/.%: setup.py setup.cfg pyproject.toml constraints.txt
 	@start=$$(date +%s) && set -e \
 	&& echo "== installing hf_genrec[$*] into $(VENV)" \
 	&& $(PYTHON) -m venv $(VENV) \

@@ -18,10 +18,10 @@ import torch
 
 from hf_genrec.data.examples import NextItemExamples
 from hf_genrec.data.prepared import EvaluationSplit, PreparedData
+from hf_genrec.decoding.beam_search import beam_search
 from hf_genrec.evaluation.metrics import ndcg_at_k, recall_at_k
 from hf_genrec.files import write_json
-from hf_genrec.hub import load_model
-from hf_genrec.models.beam_search import beam_search
+from hf_genrec.method import load_model
 from hf_genrec.training.config import RunFolder
 from hf_genrec.training.trainer import subsample
 

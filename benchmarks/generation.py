@@ -17,9 +17,9 @@ from transformers import GenerationMixin
 
 from benchmarks.measure import alternate, arguments, threads, write_result
 from benchmarks.peers import DictTrie
-from hf_genrec.models.modeling_care import CareConfig, CareForCausalLM
-from hf_genrec.models.processing_genrec import GenRecProcessor
-from hf_genrec.models.user_cache import UserCache
+from hf_genrec.decoding.processing_sequences import GenRecProcessor
+from hf_genrec.decoding.user_cache import UserCache
+from hf_genrec.methods.care.modeling_care import CareConfig, CareForCausalLM
 from hf_genrec.semantic_ids.tokens import code_tokenizer
 
 logger = logging.getLogger(__name__)

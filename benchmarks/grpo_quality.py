@@ -26,9 +26,10 @@ from benchmarks.measure import RESULTS, environment
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.evaluation.metrics import ndcg_at_k, paired_bootstrap_difference, recall_at_k
 from hf_genrec.files import write_json
-from hf_genrec.hub import load_model
+from hf_genrec.method import load_model
+from hf_genrec.post_training.grpo_arguments import parse_grpo_config
 from hf_genrec.trainers import train_grpo
-from hf_genrec.training.config import RunFolder, parse_grpo_config
+from hf_genrec.training.config import RunFolder
 
 # What the cells change; not the shipped configuration, whose learning rate was chosen by them.
 BASE = {

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from benchmarks.measure import alternate, arguments, threads, write_result
-from hf_genrec.models.modeling_care import CareForCausalLM
-from hf_genrec.models.processing_genrec import GenRecProcessor
+from hf_genrec.decoding.processing_sequences import GenRecProcessor
+from hf_genrec.methods.care.method import CareArguments
+from hf_genrec.methods.care.modeling_care import CareForCausalLM
+from hf_genrec.methods.care.training_care import build_care
+from hf_genrec.post_training.trie_policy import code_log_probs, group_logits, sample_items
 from hf_genrec.semantic_ids.tokens import code_tokenizer
-from hf_genrec.training.arguments import CareArguments
-from hf_genrec.training.build import build_care
-from hf_genrec.training.trie_policy import code_log_probs, group_logits, sample_items
 
 SIZES, ITEMS = [64, 64, 64], 1682
 

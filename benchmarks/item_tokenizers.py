@@ -21,8 +21,8 @@ import torch
 
 from benchmarks.measure import threads, write_result
 from hf_genrec.data.prepared import PreparedData
-from hf_genrec.models.item_tokenizer import ItemTokenizer
-from hf_genrec.models.modeling_mpq import MpqTokenizer
+from hf_genrec.item_tokenizers.item_tokenizer import ItemTokenizer
+from hf_genrec.item_tokenizers.modeling_mpq import MpqTokenizer
 from hf_genrec.semantic_ids.arguments import TokenizerArguments
 from hf_genrec.semantic_ids.build import item_parts
 from hf_genrec.semantic_ids.collisions import count_collisions

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.measure import alternate, arguments, peak_memory_mib, threads, write_result
-from hf_genrec.models.item_trie import ItemTrie
+from hf_genrec.catalogue.item_trie import ItemTrie
 
 CODEBOOKS = {"4 x 256": 256, "4 x 152,000": 152_000}
 LEVELS = 4

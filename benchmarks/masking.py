@@ -35,9 +35,9 @@ from transformers import PrefixConstrainedLogitsProcessor
 from benchmarks.generation import build
 from benchmarks.measure import alternate, arguments, threads, write_result
 from benchmarks.peers import DictTrie, StaticTrie
-from hf_genrec.models.beam_search import _best, _log_probs
-from hf_genrec.models.item_trie import ItemTrie
-from hf_genrec.models.trie_logits_processor import TrieLogitsProcessor
+from hf_genrec.catalogue.item_trie import ItemTrie
+from hf_genrec.decoding.beam_search import _best, _log_probs
+from hf_genrec.decoding.trie_logits_processor import TrieLogitsProcessor
 
 LEVELS, CODES = 4, 256
 HISTORY = 20

@@ -31,22 +31,15 @@ import yaml
 from benchmarks.measure import RESULTS, environment
 from hf_genrec.evaluation.metrics import paired_bootstrap_difference
 from hf_genrec.files import whole_file, write_json
-from hf_genrec.trainers import (
-    calibrate_depth,
-    evaluate_run,
-    prepare_data,
-    tokenize_items,
-    train_care,
-    train_rearec,
-    train_reg4rec,
-)
+from hf_genrec.method import load_method
+from hf_genrec.methods.rearec import calibrate_depth_run
+from hf_genrec.methods.rearec.method import ReaRecArguments
+from hf_genrec.trainers import evaluate_run, prepare_data, tokenize_items, train
 from hf_genrec.training.config import RunConfig, RunFolder, find_config, parse_config
-from hf_genrec.training.rearec_arguments import ReaRecArguments
 
 logger = logging.getLogger(__name__)
 
 DATA_SETS = {"amazon2014_beauty": "beauty", "amazon2014_toys": "toys", "yelp2019": "yelp"}  # what configs/ calls them
-PROGRAMS: dict[str, Any] = {"care": train_care, "rearec": train_rearec, "reg4rec": train_reg4rec}
 EVALUATED = ("validation", "test", "validation-unseen", "test-unseen")  # unseen: items of the history left out
 EVALUATIONS, EVAL_USERS = 6, 5000  # during a training of a model that decodes
 MINUTES = 30  # the usual budget
@@ -199,7 +192,7 @@ def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: floa
             name: {key: value for key, value in system.items() if key not in here} for name, system in systems.items()
         }
     if isinstance(config.model, ReaRecArguments) and config.model.reasoning != "none":
-        depths = calibrate_depth.main(str(run.path))
+        depths = calibrate_depth_run.main(str(run.path))
         kept = ("best_fixed_depth", "best_rule_on_validation", "rules", "splits")
         record["adaptive_depth"] = {name: depths[name] for name in kept}
     write_json(record, result)
@@ -211,13 +204,13 @@ def train_cell(config_file: Path) -> RunFolder:
     config = parse_config(str(config_file), ["--resume_from_checkpoint", "last"])
     run = config.run
     if not (run.model / "config.json").is_file():
-        PROGRAMS[config.model.method].main(config)
+        train.main(config)
     return run
 
 
 def plan_epochs(config: RunConfig, minutes: float) -> float:
     """Epochs that fit the budget, from the CPU time of some steps and of some recommendations."""
-    trainer = PROGRAMS[config.model.method].build_trainer(config)
+    trainer = load_method(config.model.method).build_trainer(config)
     model, rows, collator = trainer.model, trainer.train_dataset, trainer.data_collator
     validation, size = trainer.eval_dataset, trainer.args.train_batch_size
     order = list(trainer._get_train_sampler())

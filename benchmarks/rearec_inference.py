@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from benchmarks.measure import alternate, arguments, threads, write_result
-from hf_genrec.models.modeling_rearec import ReaRecConfig, ReaRecForNextItem
-from hf_genrec.models.processing_items import ItemProcessor
-from hf_genrec.models.rearec_losses import prediction_state
+from hf_genrec.catalogue.processing_rows import ItemProcessor
+from hf_genrec.methods.rearec.modeling_rearec import ReaRecConfig, ReaRecForNextItem
+from hf_genrec.methods.rearec.rearec_losses import prediction_state
 
 BAR = 1.15  # the most that K steps may cost, in times of none
 

@@ -41,9 +41,10 @@ from hf_genrec.data.prepared import PreparedData
 from hf_genrec.evaluation.evaluator import evaluate_recommender
 from hf_genrec.evaluation.metrics import paired_bootstrap_difference
 from hf_genrec.files import write_json
-from hf_genrec.hub import load_model
+from hf_genrec.method import load_model
+from hf_genrec.post_training.grpo_arguments import parse_grpo_config
 from hf_genrec.trainers import train_grpo
-from hf_genrec.training.config import RunFolder, parse_grpo_config
+from hf_genrec.training.config import RunFolder
 
 logger = logging.getLogger(__name__)
 

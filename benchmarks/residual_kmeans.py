@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import arguments, peak_memory_mib, threads, write_result
-from hf_genrec.models.modeling_residual_kmeans import nearest_centroid
+from hf_genrec.item_tokenizers.modeling_residual_kmeans import nearest_centroid
 from hf_genrec.semantic_ids import residual_kmeans
 from hf_genrec.semantic_ids.residual_kmeans import fit_residual_kmeans
 

@@ -27,10 +27,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.generation import build
 from benchmarks.measure import RESULTS, alternate, arguments, threads, write_result
-from hf_genrec.models.configuration_care import CareConfig
-from hf_genrec.models.item_trie import ItemTrie
-from hf_genrec.models.modeling_care import CareForCausalLM
-from hf_genrec.models.user_cache import UserCache
+from hf_genrec.catalogue.item_trie import ItemTrie
+from hf_genrec.decoding.user_cache import UserCache
+from hf_genrec.methods.care.configuration_care import CareConfig
+from hf_genrec.methods.care.modeling_care import CareForCausalLM
 
 BEAMS, HISTORY, ITEMS = 20, 20, 12_000  # what stays as it is while one of them grows
 AXES = {"beams": "beams", "history": "history (items)", "catalogue": "catalogue (items)"}

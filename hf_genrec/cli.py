@@ -1,18 +1,22 @@
 """The `hf-genrec` command. Each subcommand imports what it needs and calls one program of `trainers/`."""
 
-import logging
 import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from hf_genrec.terminal import quiet
+
 HELP = "Generative recommenders: from an interaction log to semantic IDs, a trained model and recommended titles."
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
-ConfigOption = Annotated[str | None, typer.Option(help="YAML file, or a shipped name such as care/ml-100k.")]
-RunArgument = Annotated[str, typer.Argument(help="Run folder, for instance runs/care-ml-100k.")]
+ConfigOption = Annotated[
+    str | None, typer.Option(help="YAML file, or a shipped name (`hf-genrec configs` lists them).")
+]
+RunArgument = Annotated[str, typer.Argument(help="Run folder, for instance runs/mine.")]
 
 
 def main() -> None:
@@ -25,19 +29,10 @@ def main() -> None:
 
 
 def _configuration(config: str | None, context: typer.Context):
-    _quiet()
+    quiet()
     from hf_genrec.training.config import parse_config
 
     return parse_config(config, context.args)
-
-
-def _quiet() -> None:
-    """Our own log lines on the terminal; no progress bars for reading and writing a few weights."""
-    from transformers.utils import logging as transformers_logging
-
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("hf_genrec").setLevel(logging.INFO)
-    transformers_logging.disable_progress_bar()
 
 
 @app.command(context_settings=PASS_ON)
@@ -50,7 +45,7 @@ def prepare(context: typer.Context, config: ConfigOption = None) -> None:
 
 @app.command(context_settings=PASS_ON)
 def tokenize(context: typer.Context, config: ConfigOption = None) -> None:
-    """Item text -> embeddings -> semantic IDs, with a health report and its picture. ReaRec needs none."""
+    """Item text -> embeddings -> semantic IDs with a health report, for methods whose items have codes."""
     from hf_genrec.trainers.tokenize_items import main as program
 
     program(_configuration(config, context))
@@ -59,22 +54,17 @@ def tokenize(context: typer.Context, config: ConfigOption = None) -> None:
 @app.command(context_settings=PASS_ON)
 def train(context: typer.Context, config: ConfigOption = None) -> None:
     """Train on the prepared, tokenized data. --resume_from_checkpoint last goes on after an interruption."""
-    configuration = _configuration(config, context)
-    if configuration.model.method == "rearec":
-        from hf_genrec.trainers.train_rearec import main as program
-    elif configuration.model.method == "reg4rec":
-        from hf_genrec.trainers.train_reg4rec import main as program
-    else:
-        from hf_genrec.trainers.train_care import main as program
-    program(configuration)
+    from hf_genrec.trainers.train import main as program
+
+    program(_configuration(config, context))
 
 
 @app.command(context_settings=PASS_ON)
 def grpo(context: typer.Context, config: ConfigOption = None) -> None:
-    """Post-train a run's model by reinforcement learning, into a run folder of its own. CARE and REG4Rec."""
-    _quiet()
+    """Post-train a run's model by reinforcement learning, into a run folder of its own."""
+    quiet()
+    from hf_genrec.post_training.grpo_arguments import parse_grpo_config
     from hf_genrec.trainers.train_grpo import main as program
-    from hf_genrec.training.config import parse_grpo_config
 
     program(parse_grpo_config(config, context.args))
 
@@ -87,47 +77,21 @@ def evaluate(
     num_beams: Annotated[int | None, typer.Option(help="Beams; by default twice the length of the lists.")] = None,
 ) -> None:
     """Recall, NDCG, MRR, diversity, bias and speed of the model, beside most popular and item-kNN."""
-    _quiet()
+    quiet()
     from hf_genrec.trainers.evaluate_run import main as program
 
     program(run, split, exclude_seen, num_beams)
 
 
-@app.command()
-def analyze(
-    run: RunArgument,
-    split: Annotated[str, typer.Option(help="test or validation.")] = "test",
-) -> None:
-    """ReaRec: what each reasoning step does to the ranking, to whom, and what it costs; tables, JSON and pictures."""
-    _quiet()
-    from hf_genrec.trainers.analyze_run import main as program
-
-    program(run, split)
-
-
-@app.command()
-def calibrate_depth(
-    run: RunArgument,
-    rule: Annotated[
-        str, typer.Option(help="Rule to write into the model: kl, halting, confidence, fixed; all writes none.")
-    ] = "all",
-) -> None:
-    """ReaRec: compare rules that decide per user how many steps to take, fitted on the validation split."""
-    _quiet()
-    from hf_genrec.trainers.calibrate_depth import main as program
-
-    program(run, rule)
-
-
 @app.command(context_settings=PASS_ON)
 def sweep(
     context: typer.Context,
-    key: Annotated[str, typer.Option(help="Setting to vary, for instance temperature.")],
+    key: Annotated[str, typer.Option(help="Setting to vary, for instance learning_rate.")],
     values: Annotated[str, typer.Option(help="Its values, separated by commas.")],
     config: ConfigOption = None,
 ) -> None:
-    """ReaRec: train a run per value of one setting and compare them on the validation split; finished ones are kept."""
-    _quiet()
+    """Train a run per value of one setting and compare them on the validation split; finished ones are kept."""
+    quiet()
     from hf_genrec.trainers.sweep import main as program
 
     program(config, key, [value.strip() for value in values.split(",")], context.args)
@@ -145,9 +109,10 @@ def recommend(
     ] = False,
 ) -> None:
     """The next items for a user of the data or for a history, by title."""
-    _quiet()
+    quiet()
     from hf_genrec.data.prepared import PreparedData
-    from hf_genrec.hub import auto_class, load_model, recommend_as_stranger
+    from hf_genrec.hub import recommend_as_stranger
+    from hf_genrec.method import auto_class, load_method, load_model
     from hf_genrec.training.config import RunFolder
 
     folder = RunFolder(Path(run))
@@ -178,7 +143,7 @@ def recommend(
             f"opened through {auto_class(folder.model)} in a process that cannot import hf_genrec: the same items and "
             f"scores"
         )
-    kind = "log-probability" if model.can_generate() else "score"
+    kind = load_method(model.config.model_type).score_name
     for rank, (item_id, score) in enumerate(zip(item_ids, scores, strict=True), start=1):
         typer.echo(f"{rank:3d}. {title(item_id)}  (item {item_id}, {kind} {score:.2f})")
 
@@ -186,11 +151,11 @@ def recommend(
 @app.command()
 def push(
     run: RunArgument,
-    repo_id: Annotated[str, typer.Argument(help="Repository on the Hub, for instance my-org/care-ml-100k.")],
+    repo_id: Annotated[str, typer.Argument(help="Repository on the Hub, for instance my-org/my-model.")],
     private: Annotated[bool, typer.Option(help="Make a new repository private.")] = False,
 ) -> None:
     """Upload the run's model with its code, processor and card."""
-    _quiet()
+    quiet()
     from hf_genrec.hub import push as upload
     from hf_genrec.training.config import RunFolder
 
@@ -203,13 +168,16 @@ def refresh(
     push_to: Annotated[str | None, typer.Option(help="Repository on the Hub to upload it to, too.")] = None,
 ) -> None:
     """Today's code beside the weights of an older version; checks that it recommends the same."""
-    _quiet()
+    quiet()
     from hf_genrec.hub import push as upload
+    from hf_genrec.hub import require_pushable
     from hf_genrec.refresh import refresh as save_anew
     from hf_genrec.training.config import RunFolder
 
-    path = Path(folder)
-    model = path if (path / "config.json").is_file() else RunFolder(path).require_model()
+    run = RunFolder(Path(folder))
+    model = run.model if (run.model / "config.json").is_file() else run.path
+    if push_to is not None:
+        require_pushable(model, push_to)
     compared = save_anew(model)
     typer.echo(
         f"{model} has the code of today: the same {len(compared[0])} items for each of {len(compared)} histories, "
@@ -237,6 +205,28 @@ def configs(
     shutil.copyfile(find_config(name), target)
     typer.echo(f"copied to {target}")
 
+
+@app.command()
+def methods() -> None:
+    """List the methods, a line each."""
+    from hf_genrec.method import load_method
+    from hf_genrec.method import methods as names
+
+    for name in names():
+        method = load_method(name)
+        typer.echo(f"{name:10s} {method.title}: {method.summary}")
+
+
+def _add_commands_of_methods() -> None:
+    """A file `methods/<name>/commands/<command>.py` holds a command of that method, its function `command`."""
+    from hf_genrec.method import FOLDER
+
+    for path in sorted(FOLDER.glob("*/commands/[a-z]*.py")):
+        module = import_module(f"hf_genrec.methods.{path.parts[-3]}.commands.{path.stem}")
+        app.command(name=path.stem.replace("_", "-"))(module.command)
+
+
+_add_commands_of_methods()
 
 if __name__ == "__main__":
     main()

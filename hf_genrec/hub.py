@@ -9,12 +9,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import transformers
 from transformers import PreTrainedModel, TrainingArguments
 
 from hf_genrec.files import whole_file, whole_folder, write_json
-
-METHOD_NAMES = {"care": "CARE", "rearec": "ReaRec", "reg4rec": "REG4Rec"}  # by model_type
+from hf_genrec.method import auto_class, load_method, method_of
 
 CARD = """---
 library_name: transformers
@@ -49,27 +47,6 @@ above say by how much.
 """
 
 
-def auto_class(folder: Path) -> str:
-    """
-    The Auto class that opens a saved model, by its config.json.
-
-    Raises:
-        ValueError: if the file names none.
-    """
-    path = Path(folder) / "config.json"
-    for name in json.loads(path.read_text(encoding="utf-8")).get("auto_map", {}):
-        if name.startswith("AutoModelFor"):
-            return name
-    raise ValueError(f"{path} names no class under auto_map: it is no model of this library")
-
-
-def load_model(folder: Path) -> Any:
-    """A saved model of this library with its processor, by the library's own classes and not the code in the folder."""
-    import hf_genrec.models  # noqa: F401  (registers the classes with the Auto classes)
-
-    return getattr(transformers, auto_class(folder)).from_pretrained(folder, trust_remote_code=False)
-
-
 def export_model(
     model: PreTrainedModel, folder: Path, arguments: TrainingArguments, item_tokenizer: Path | None = None
 ) -> None:
@@ -97,8 +74,8 @@ def write_model_card(model_folder: Path, results_folder: Path) -> None:
     config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
     item_ids = json.loads((model_folder / "catalogue.json").read_text(encoding="utf-8"))["item_ids"]
     facts: dict[str, Any] = {"layers, hidden size": f"{config['num_hidden_layers']}, {config['hidden_size']}"}
-    about, tags, more_facts = _method_section(config, len(item_ids))
-    facts |= more_facts | {"newest history items read": config["max_history"]}
+    card = load_method(method_of(model_folder)).card(config, len(item_ids))
+    facts |= card.facts | {"newest history items read": config["max_history"]}
     training_file = results_folder / "training.json"
     if training_file.is_file():
         training = json.loads(training_file.read_text(encoding="utf-8"))
@@ -114,8 +91,8 @@ def write_model_card(model_folder: Path, results_folder: Path) -> None:
     text = CARD.format(
         name=model_folder.resolve().parent.name,
         model_type=config["model_type"],
-        tags="\n".join(f"- {tag}" for tag in tags),
-        about=about,
+        tags="\n".join(f"- {tag}" for tag in card.tags),
+        about=card.about,
         auto_class=auto_class(model_folder),
         example=json.dumps(item_ids[:3]),
         results=_results_section(results_folder),
@@ -123,43 +100,6 @@ def write_model_card(model_folder: Path, results_folder: Path) -> None:
     )
     with whole_file(model_folder / "README.md") as path:
         path.write_text(text, encoding="utf-8")
-
-
-def _method_section(config: dict[str, Any], num_items: int) -> tuple[str, list[str], dict[str, Any]]:
-    """What the method does, its tags, and the settings that only it has."""
-    if config["model_type"] == "rearec":
-        steps = 0 if config["reasoning"] == "none" else config["num_reasoning_steps"]
-        about = (
-            f"A sequential recommender (ReaRec) over {num_items:,} items: it encodes a history, feeds its last state "
-            f"back {steps}\ntimes to reason before it answers, and scores every item of the catalogue."
-        )
-        facts = {
-            "backbone": config["backbone"],
-            "reasoning, steps": f"{config['reasoning']}, {steps}",
-            "temperature": config["temperature"],
-        }
-        return about, ["sequential-recommendation"], facts
-    if config["model_type"] == "reg4rec":
-        about = (
-            f"A generative recommender (REG4Rec) over {num_items:,} items: it reads a history as sets of "
-            f"{len(config['codebook_sizes'])} codes\nand writes the codes of the next item in the order in which it is "
-            f"sure of them. Every answer is an item of the catalogue."
-        )
-        theta = config["reflection_threshold"]
-        facts = {
-            "encoder layers": config["num_encoder_layers"],
-            "codes per codebook": config["codebook_sizes"],
-            "item categories": config["num_categories"],
-            "reflection (CORP)": "off" if theta is None else f"theta {theta}",
-        }
-        return about, ["generative-recommendation", "semantic-ids"], facts
-    about = (
-        f"A generative recommender (CARE) over {num_items:,} items: it reads a history as semantic IDs of "
-        f"{len(config['codebook_sizes'])}\ncodes and writes the codes of the next item, under a trie, so that every "
-        f"answer is an item of the catalogue."
-    )
-    facts = {"codes per level": config["codebook_sizes"], "queries before each code": config["num_queries"]}
-    return about, ["generative-recommendation", "semantic-ids"], facts
 
 
 def _results_section(results_folder: Path) -> str:
@@ -226,6 +166,19 @@ def recommend_as_stranger(folder: Path, histories: list[Any], k: int = 10) -> tu
     return item_ids, scores
 
 
+def require_pushable(model_folder: Path, repo_id: str) -> None:
+    """
+    Raises:
+        ValueError: if the folder holds a pickle, or the repository's name is none.
+    """
+    from huggingface_hub.utils import validate_repo_id
+
+    validate_repo_id(repo_id)
+    for path in sorted(Path(model_folder).rglob("*")):
+        if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"):
+            raise ValueError(f"{path} may hold a pickle, which is not pushed: remove it")
+
+
 def push(model_folder: Path, repo_id: str, private: bool = False, token: str | None = None) -> str:
     """
     Upload an exported folder to the Hub in one commit, and return the address of the commit.
@@ -235,9 +188,7 @@ def push(model_folder: Path, repo_id: str, private: bool = False, token: str | N
     """
     from huggingface_hub import HfApi
 
-    for path in sorted(Path(model_folder).rglob("*")):
-        if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"):
-            raise ValueError(f"{path} may hold a pickle, which is not pushed: remove it")
+    require_pushable(model_folder, repo_id)
     api = HfApi(token=token)
     api.create_repo(repo_id, private=private, exist_ok=True)
     commit = api.upload_folder(folder_path=model_folder, repo_id=repo_id, commit_message="Upload model with hf_genrec")

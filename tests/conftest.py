@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from hf_genrec import cli
-from hf_genrec.models.modeling_care import CareConfig, CareForCausalLM
-from hf_genrec.models.processing_genrec import GenRecProcessor
+from hf_genrec.decoding.processing_sequences import GenRecProcessor
+from hf_genrec.methods.care.modeling_care import CareConfig, CareForCausalLM
 from hf_genrec.semantic_ids.tokens import code_tokenizer
 from hf_genrec.training.checkpoints import is_complete
 

@@ -2,10 +2,10 @@
 
 import torch
 
-from hf_genrec.models.configuration_mpq import MpqConfig
-from hf_genrec.models.configuration_rq_vae import RqVaeConfig
-from hf_genrec.models.modeling_mpq import MpqTokenizer
-from hf_genrec.models.modeling_rq_vae import RqVaeTokenizer
+from hf_genrec.item_tokenizers.configuration_mpq import MpqConfig
+from hf_genrec.item_tokenizers.configuration_rq_vae import RqVaeConfig
+from hf_genrec.item_tokenizers.modeling_mpq import MpqTokenizer
+from hf_genrec.item_tokenizers.modeling_rq_vae import RqVaeTokenizer
 
 
 def make_mpq(sizes=(7, 5, 6), **settings):

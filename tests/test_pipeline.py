@@ -112,7 +112,7 @@ def test_shipped_configurations_are_listed_and_copied(tmp_path, monkeypatch, cap
 
 
 def test_a_killed_training_ends_with_the_same_weights(trained, folder):
-    check_a_killed_training("train_care", folder / "mine.yaml", trained, folder / "killed")
+    check_a_killed_training("train", folder / "mine.yaml", trained, folder / "killed")
 
 
 def test_every_run_writes_whole_files(trained):

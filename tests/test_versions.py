@@ -17,9 +17,9 @@ from tiny_reg4rec import make_reg4rec, make_set_processor
 from transformers import DynamicCache, EncoderDecoderCache, Qwen2Config, Qwen2ForCausalLM
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from hf_genrec.hub import load_model
-from hf_genrec.models.modeling_care import CareForCausalLM
-from hf_genrec.models.transformers_bridge import CACHE, PLACES, TESTED, overrides
+from hf_genrec.catalogue.transformers_bridge import CACHE, PLACES, TESTED, overrides
+from hf_genrec.method import load_model
+from hf_genrec.methods.care.modeling_care import CareForCausalLM
 from hf_genrec.refresh import refresh
 from hf_genrec.training.trainer import EpochSampler
 
@@ -91,6 +91,44 @@ def test_a_folder_that_would_answer_otherwise_is_left_as_it_is(tmp_path, monkeyp
         refresh(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_own_files_are_put_back_and_never_executed(tmp_path):
+    folder = tmp_path / "model"
+    with zipfile.ZipFile(SAVED / "reg4rec.zip") as archive:
+        archive.extractall(folder)
+    (folder / "custom_generate").mkdir()
+    (folder / "custom_generate/generate.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    (folder / "item_tokenizer/NOTES.md").write_text("mine\n")
+    (folder / "link.txt").symlink_to("/etc/hostname")
+    refresh(folder)
+    assert not (tmp_path / "ran").exists()
+    assert (folder / "custom_generate/generate.py").is_file()
+    assert (folder / "item_tokenizer/NOTES.md").read_text() == "mine\n"
+    assert (folder / "link.txt").is_symlink()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "model.safetensors", "processor_config.json", "generation_config.json", "tokenizer.json"],
+)
+def test_a_damaged_folder_is_named_and_left_as_it_is(tmp_path, name):
+    folder = tmp_path / "model"
+    make_model(make_processor()).save_pretrained(folder)
+    (folder / name).write_bytes((folder / name).read_bytes()[:-40])
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ValueError, match=r"^/\S+/model is damaged, or no model of this library: [^\n]*$"):
+        refresh(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_the_folder_one_stands_in(tmp_path, monkeypatch):
+    make_model(make_processor()).save_pretrained(tmp_path / "model")
+    monkeypatch.chdir(tmp_path / "model")
+    refresh(Path("."))
+    assert (tmp_path / "model/model.safetensors").is_file()
+    with pytest.raises(FileNotFoundError, match="holds no saved model"):
+        refresh(tmp_path / "nothing")
 
 
 # ---- a version that lacks something ----
@@ -184,6 +222,9 @@ def test_a_cache_goes_in_and_comes_out_by_both_names(with_cache, name):
         assert output.cache is not None
         assert output.cache is output.past_key_values
         assert output["cache"] is output["past_key_values"] is output.cache
+        assert "cache" in output
+        assert "past_key_values" in output
+        assert output.get("cache") is output.get("past_key_values") is output.cache
 
 
 def test_generate_takes_a_cache_by_the_name_of_its_version():
@@ -198,6 +239,8 @@ def test_two_caches_are_refused():
     model = make_model(make_processor())
     with pytest.raises(ValueError, match="two names of one argument"):
         model(torch.tensor([[1]]), cache=DynamicCache(), past_key_values=DynamicCache())
+    ids = model.processor(histories=[["item-3"]], return_tensors="pt")["input_ids"]
+    model(ids, cache=DynamicCache(), past_key_values=None)
 
 
 # ---- what is printed, what is drawn ----

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
+from hf_genrec.catalogue.processing_rows import ItemProcessor
 from hf_genrec.data.prepared import EvaluationSplit
-from hf_genrec.models.modeling_rearec import ReaRecConfig, ReaRecForNextItem
-from hf_genrec.models.processing_items import ItemProcessor
+from hf_genrec.methods.rearec.modeling_rearec import ReaRecConfig, ReaRecForNextItem
 
 ITEMS, WIDTH = 30, 9
 

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from hf_genrec.models.modeling_reg4rec import Reg4RecConfig, Reg4RecForConditionalGeneration
-from hf_genrec.models.processing_reg4rec import Reg4RecProcessor
+from hf_genrec.methods.reg4rec.modeling_reg4rec import Reg4RecConfig, Reg4RecForConditionalGeneration
+from hf_genrec.methods.reg4rec.processing_reg4rec import Reg4RecProcessor
 from hf_genrec.semantic_ids.tokens import code_tokenizer
 
 CATEGORIES = ["drama", "comedy", "other"]

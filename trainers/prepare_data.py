@@ -1,7 +1,7 @@
 """Interaction log and item text -> sequences and splits, in the run folder's `data/`.
 
-python -m hf_genrec.trainers.prepare_data --config care/ml-100k
-hf-genrec prepare --config care/ml-100k
+python -m hf_genrec.trainers.prepare_data --config NAME
+hf-genrec prepare --config NAME
 hf-genrec prepare --source tabular --source_path log.csv --item_path items.csv --output_dir runs/mine
 """
 

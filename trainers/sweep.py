@@ -1,36 +1,31 @@
-"""One ReaRec run per value of one setting, compared on the validation split (arXiv 2503.22675, Figure 6).
+"""A run per value of one setting, compared on the validation split.
 
-hf-genrec sweep --config rearec/beauty --key temperature --values 0.05,0.1,0.5,1
-hf-genrec sweep --config rearec/beauty --key temperature_scale --values 1,1.2,1.5,2,5,10
-hf-genrec sweep --config rearec/beauty --reasoning erl --key kl_weight --values 0.001,0.005,0.01,0.05,0.1
+hf-genrec sweep --config NAME --key learning_rate --values 0.001,0.002,0.004
 
-The data are prepared once, in the configuration's `output_dir`; the runs stand beside it, `<output_dir>-<key>-<value>`.
+The data are prepared (and tokenized) once, in the configuration's `output_dir`; the runs stand beside it, as
+`<output_dir>-<key>-<value>`.
 A sweep that was interrupted goes on where it stood, and more values may be added. The test split is not read.
 """
 
 import json
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from hf_genrec.data.prepared import REPORT_FILE, PreparedData
-from hf_genrec.evaluation.report import _markdown
-from hf_genrec.files import whole_file, write_json
-from hf_genrec.trainers import evaluate_run, prepare_data, train_rearec
-from hf_genrec.trainers.reasoning_run import record_header
-from hf_genrec.training.arguments import GenRecTrainingArguments
+from hf_genrec.evaluation.report import markdown_table, record_header
+from hf_genrec.files import copy_folder, whole_file, write_json
+from hf_genrec.method import load_method
+from hf_genrec.trainers import evaluate_run, prepare_data, tokenize_items, train
 from hf_genrec.training.config import RunConfig, parse_config
-from hf_genrec.training.rearec_arguments import ReaRecArguments
 
 logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "settings.json"
 SPLIT = "validation"
+PARTS = ("data", "semantic_ids")
 
 
 def main(config: str | None, key: str, values: Sequence[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -47,30 +42,31 @@ def main(config: str | None, key: str, values: Sequence[str], overrides: Sequenc
         ValueError: for a key that a sweep cannot vary, a value that is refused, or a run that was made with other
             settings.
     """
-    swept = {field.name for cls in (ReaRecArguments, GenRecTrainingArguments) for field in fields(cls)}
+    base = parse_config(config, list(overrides))
+    swept = {field.name for arguments in (base.model, base.training) for field in fields(arguments)}
     if key not in swept - {"method", "output_dir", "resume_from_checkpoint"}:
-        raise ValueError(f"--key {key}: name an option of the model or of its training, such as temperature")
+        raise ValueError(f"--key {key}: name an option of the model or of its training, such as learning_rate")
     if not values or len(set(values)) < len(values):
         raise ValueError(f"--values {','.join(values)}: give different values, separated by commas")
-    base = parse_config(config, list(overrides))
-    if not isinstance(base.model, ReaRecArguments):
-        raise ValueError(f"sweeps are for method: rearec, the configuration has method: {base.model.method}")
     runs = {value: _configuration(config, key, value, overrides, base) for value in values}
     if not (base.run.data / REPORT_FILE).is_file():
         prepare_data.main(base)
+    if load_method(base.model.method).codes and not base.run.semantic_ids.is_dir():
+        tokenize_items.main(base)
     prepared = PreparedData.load(base.run.data)
     settings = {value: _settings(run, prepared) for value, run in runs.items()}
     for value, run in runs.items():
         _check_settings(run.run.path / SETTINGS_FILE, settings[value])
     for value, run in runs.items():
-        _copy_data(base.run.data, run.run.data)
+        for part in PARTS:
+            copy_folder(base.run.path / part, run.run.path / part)
         write_json(settings[value], run.run.path / SETTINGS_FILE)
         if (run.run.results / f"{SPLIT}.json").is_file():
             logger.info("%s is finished", run.run.path)
             continue
         logger.info("%s: %s = %s", run.run.path, key, value)
         folder = run.run.path  # the training moves `output_dir` to its checkpoints
-        train_rearec.main(run)
+        train.main(run)
         evaluate_run.main(str(folder), SPLIT)
 
     lines = [_line(value, Path(f"{base.run.path}-{key}-{value}")) for value in values]
@@ -120,21 +116,10 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
             )
 
 
-def _copy_data(source: Path, target: Path) -> None:
-    if target.is_dir():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".data.", dir=target.parent))
-    try:
-        shutil.copytree(source, temporary, dirs_exist_ok=True)
-        os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def _line(value: str, folder: Path) -> dict[str, Any]:
     """A finished run's figures on the validation split, and what its training took."""
-    metrics = json.loads((folder / "results" / f"{SPLIT}.json").read_text(encoding="utf-8"))["ReaRec"]["metrics"]
+    records = json.loads((folder / "results" / f"{SPLIT}.json").read_text(encoding="utf-8"))
+    metrics = next(iter(records.values()))["metrics"]  # the model's; the baselines follow
     training = json.loads((folder / "results" / "training.json").read_text(encoding="utf-8"))
     return {
         "value": value,
@@ -157,7 +142,7 @@ def render(record: dict[str, Any]) -> str:
             cells += [f"{metric['value']:.4f}", f"{metric['low']:.4f}-{metric['high']:.4f}"]
         best = "best" if line["value"] == record["best"] else ""
         rows.append([*cells, f"{line['epochs']:.0f}", f"{line['cpu_seconds'] / 60:.1f}", best])
-    return f"{record['split']} split\n\n{_markdown(rows)}"
+    return f"{record['split']} split\n\n{markdown_table(rows)}"
 
 
 def draw(record: dict[str, Any], path: Path) -> None:

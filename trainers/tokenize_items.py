@@ -1,20 +1,21 @@
 """Item text and co-occurrence -> semantic IDs with a health report, in the run folder's `semantic_ids/`.
 
-    python -m hf_genrec.trainers.tokenize_items --config care/ml-100k
-    hf-genrec tokenize --config care/ml-100k
+    python -m hf_genrec.trainers.tokenize_items --config NAME
+    hf-genrec tokenize --config NAME
 
 `item_tokenizer: rq_vae` or `mpq` is trained by `train_item_tokenizer`. With `codes_path` published codes are imported
-instead. `collisions` settles only codes made here; published ones are kept. With `method: rearec` there is nothing to
-do.
+instead. `collisions` settles only codes made here; published ones are kept. For a method without codes there is nothing
+to do.
 """
 
 import logging
 import sys
 
 from hf_genrec.data.prepared import PreparedData
+from hf_genrec.method import load_method
 from hf_genrec.semantic_ids.build import assign_semantic_ids, item_parts, save_semantic_ids
 from hf_genrec.semantic_ids.health import health_report
-from hf_genrec.semantic_ids.published import load_published_codes
+from hf_genrec.semantic_ids.published_codes import load_published_codes
 from hf_genrec.semantic_ids.residual_kmeans import fit_residual_kmeans
 from hf_genrec.trainers import train_item_tokenizer
 from hf_genrec.training.config import RunConfig, parse_command_line
@@ -24,8 +25,11 @@ logger = logging.getLogger(__name__)
 
 def main(config: RunConfig) -> None:
     """Make or import the codes of the catalogue, and save them with their health report and its picture."""
-    if config.model.method == "rearec":
-        logger.info("method: rearec has no semantic IDs, so there is nothing to tokenize: go on with `hf-genrec train`")
+    if load_method(config.model.method).codes is None:
+        logger.info(
+            "method: %s has no semantic IDs, so there is nothing to tokenize: go on with `hf-genrec train`",
+            config.model.method,
+        )
         return
     folder, arguments = config.run.semantic_ids, config.tokenizer
     if config.data.codes_path is not None:

@@ -1,7 +1,7 @@
 """Train an item tokenizer (RQ-VAE or MPQ) and make the catalogue's semantic IDs, in the run folder's `semantic_ids/`.
 
-hf-genrec tokenize --config care/ml-100k --item_tokenizer rq_vae
-torchrun --standalone --nproc_per_node 2 -m hf_genrec.trainers.train_item_tokenizer --config care/ml-100k \
+hf-genrec tokenize --config NAME --item_tokenizer rq_vae
+torchrun --standalone --nproc_per_node 2 -m hf_genrec.trainers.train_item_tokenizer --config NAME \
     --item_tokenizer mpq
 """
 

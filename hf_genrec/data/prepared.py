@@ -83,6 +83,20 @@ class PreparedData:
         train = np.concatenate([np.empty(0, dtype=np.int64), *self.train_sequences()])
         return np.bincount(train, minlength=len(self.item_ids))
 
+    def titles(self) -> list[str] | None:
+        """Titles in catalogue order, where the items have any."""
+        return self.items["title"].to_pylist() if "title" in self.items.column_names else None
+
+    def require_catalogue(self, item_ids: list[str], of: str, remedy: str) -> None:
+        """
+        Raises:
+            ValueError: unless these are the items of these data, in their order; says what they are the items `of`.
+        """
+        if item_ids != self.item_ids:
+            raise ValueError(
+                f"{of} are of another catalogue ({len(item_ids)} items, the data have {len(self.item_ids)}): {remedy}"
+            )
+
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes sequences.parquet (user_id, item_ids, num_validation, num_test), items.parquet and prepare.json."""
         folder = Path(folder)

@@ -11,7 +11,7 @@ The worked examples share these two users, who want the items 3 and 7, and 5:
     recommended = np.array([[3, 1, 7, 2], [4, 5, 0, -1]])
     targets = [np.array([3, 7]), np.array([5])]
 
-Definitions: those of the published CARE code (multi-target recall and NDCG, DivRatio, ORRatio).
+Definitions: those of the code published with arXiv 2602.03692 (multi-target recall and NDCG, DivRatio, ORRatio).
 """
 
 from collections.abc import Sequence

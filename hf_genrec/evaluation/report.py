@@ -1,5 +1,6 @@
 """An evaluation as one JSON record, and several as a table."""
 
+import json
 import math
 import os
 import platform
@@ -11,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from hf_genrec.data.prepared import PreparedData
 from hf_genrec.evaluation.evaluator import EvaluationResult
 
 METRIC_TITLES = {"recall": "Recall", "ndcg": "NDCG"}
@@ -37,8 +39,6 @@ def result_record(
     `tie_order` says how equal timestamps of a user were ordered ("file", or "shuffle" with its seed). `command` is the
     command line as a list of words; by default that of this process. Per-user values are left out.
     """
-    if command is None:
-        command = [Path(sys.argv[0]).name, *sys.argv[1:]]
     metrics: dict[str, dict[str, float | None]] = {}
     for name, value in result.metrics.items():
         metrics[name] = {"value": _number(value)}
@@ -63,11 +63,41 @@ def result_record(
             "cpu_seconds": _number(result.cpu_seconds),
             "users_per_second": _number(result.users_per_second),
         },
-        "command": shlex.join(command),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version()}
-        | {package: _version(package) for package in ("torch", "transformers", "hf_genrec")},
+        **_made_by(command),
         "machine": {"cpu_count": os.cpu_count(), "platform": platform.platform()},
+    }
+
+
+def record_header(model_folder: Path, prepared: PreparedData) -> dict[str, Any]:
+    """Of a measurement of a trained model: data set, seed of its training, order of ties, command, date, versions."""
+    training = json.loads((model_folder / "training_args.json").read_text(encoding="utf-8"))
+    return {
+        "data_set": data_set(prepared),
+        "seed": training["seed"],
+        "tie_order": tie_order(prepared),
+        "seen_items_removed": False,
+        **_made_by(),
+    }
+
+
+def data_set(prepared: PreparedData) -> str:
+    """Where the data came from."""
+    settings = prepared.report["settings"]
+    return settings["source_path"] or settings["source"]
+
+
+def tie_order(prepared: PreparedData) -> str:
+    """How equal timestamps of a user were ordered."""
+    settings = prepared.report["settings"]
+    return settings["tie_order"] if settings["tie_order"] == "file" else f"shuffle, seed {settings['tie_seed']}"
+
+
+def _made_by(command: Sequence[str] | None = None) -> dict[str, Any]:
+    packages = ("torch", "transformers", "hf_genrec")
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]] if command is None else command),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version()} | {package: _version(package) for package in packages},
     }
 
 
@@ -100,10 +130,10 @@ def render_table(results: Mapping[str, EvaluationResult]) -> str:
 
     seen = "removed" if first.exclude_seen else "not removed"
     caption = f"{first.split} split, {first.num_users:,} users, {first.num_items:,} items, seen items {seen}"
-    return f"{caption}\n\n{_markdown(accuracy)}\n\n{_markdown(catalogue)}"
+    return f"{caption}\n\n{markdown_table(accuracy)}\n\n{markdown_table(catalogue)}"
 
 
-def _markdown(rows: list[list[str]]) -> str:
+def markdown_table(rows: list[list[str]]) -> str:
     """The first row is the header; the first column is set left, the others right."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []

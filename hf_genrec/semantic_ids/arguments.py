@@ -32,8 +32,8 @@ class TokenizerArguments:
     item_tokenizer: ItemTokenizerName = field(
         default="residual_kmeans",
         metadata={
-            "help": "What makes the codes: residual_kmeans, or, trained by gradient descent, rq_vae (TIGER) or mpq "
-            "(REG4Rec, codes without an order)."
+            "help": "What makes the codes: residual_kmeans, or, trained by gradient descent, rq_vae or mpq "
+            "(codes without an order)."
         },
     )
     codebook_sizes: list[int] = field(
@@ -64,7 +64,7 @@ class TokenizerArguments:
     collaborative_run: str | None = field(
         default=None,
         metadata={
-            "help": "Run folder of a recommender trained on the same data (method: rearec): its item vectors are the "
+            "help": "Run folder of a recommender trained on the same data that has item vectors: they are the "
             "collaborative ones, in place of co-occurrence."
         },
     )

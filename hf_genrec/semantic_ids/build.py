@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from hf_genrec.files import write_json
-from hf_genrec.models.item_tokenizer import ItemTokenizer
+from hf_genrec.item_tokenizers.item_tokenizer import ItemTokenizer
 
 from .arguments import TokenizerArguments
 from .collaborative import collaborative_vectors, recommender_vectors

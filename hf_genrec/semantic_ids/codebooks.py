@@ -6,8 +6,8 @@ import warnings
 import numpy as np
 import torch
 
-from hf_genrec.models.item_tokenizer import ItemTokenizer
-from hf_genrec.models.nearest_centroid import nearest_centroid
+from hf_genrec.item_tokenizers.item_tokenizer import ItemTokenizer
+from hf_genrec.item_tokenizers.nearest_centroid import nearest_centroid
 
 from .parts import one_thread
 

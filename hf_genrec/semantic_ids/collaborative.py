@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse
 
-from hf_genrec.models.modeling_rearec import ReaRecConfig, ReaRecForNextItem
+from hf_genrec.method import load_method, load_model, method_of, methods
 
 
 def cooccurrence_counts(sequences: list[np.ndarray], num_items: int, window: int) -> scipy.sparse.csr_array:
@@ -81,7 +81,7 @@ def collaborative_vectors(
 
 
 def recommender_vectors(run_folder: str | Path, item_ids: list[str], train_sequences: list[np.ndarray]) -> np.ndarray:
-    """The item vectors of a trained ReaRec model, scaled to length 1.
+    """The item vectors of a trained recommender, scaled to length 1.
 
     An item that training never saw has a row of zeros, which the tokenizer takes for a missing vector.
 
@@ -95,15 +95,20 @@ def recommender_vectors(run_folder: str | Path, item_ids: list[str], train_seque
         (num_items, hidden_size) float32
 
     Raises:
-        ValueError: no ReaRec model there, another catalogue, or other training interactions.
+        ValueError: no model with item vectors there, another catalogue, or other training interactions.
     """
     folder = Path(run_folder) / "model"
     if not (folder / "config.json").is_file():
-        raise ValueError(f"collaborative_run: {folder} holds no model; train one with method: rearec on the same data")
-    model_type = ReaRecConfig.get_config_dict(folder)[0].get("model_type")
-    if model_type != ReaRecConfig.model_type:
-        raise ValueError(f"collaborative_run: {folder} is a model of type {model_type}; it must be one of rearec")
-    model = ReaRecForNextItem.from_pretrained(folder)
+        raise ValueError(
+            f"collaborative_run: {folder} holds no model; train one with method: {' or '.join(_with_vectors())} on the "
+            f"same data"
+        )
+    if not load_method(method_of(folder)).item_vectors:
+        raise ValueError(
+            f"collaborative_run: {folder} is a model of type {method_of(folder)}; it must be one of "
+            f"{', '.join(_with_vectors())}"
+        )
+    model = load_model(folder)
     if model.processor.item_ids != item_ids:
         raise ValueError(f"collaborative_run: {folder} was trained on another catalogue; train it on the same data")
     counts = np.bincount(np.concatenate([np.zeros(0, np.int64), *train_sequences]), minlength=len(item_ids))
@@ -113,6 +118,10 @@ def recommender_vectors(run_folder: str | Path, item_ids: list[str], train_seque
         )
     vectors = model.item_vectors()[:-1].detach().float().cpu().numpy()
     return _unit_length(np.where(counts[:, None] > 0, vectors, 0.0).astype(np.float32))
+
+
+def _with_vectors() -> list[str]:
+    return [name for name in methods() if load_method(name).item_vectors]
 
 
 def _unit_length(vectors: np.ndarray) -> np.ndarray:

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from hf_genrec.models.item_tokenizer import ItemTokenizer
+from hf_genrec.item_tokenizers.item_tokenizer import ItemTokenizer
 
+from .free_codes import room_for
 from .ids import SemanticIds
-from .room import room_for
 
 
 def count_collisions(codes: np.ndarray) -> dict[str, int]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from hf_genrec.files import whole_file
-from hf_genrec.models.item_tokenizer import ItemTokenizer
+from hf_genrec.item_tokenizers.item_tokenizer import ItemTokenizer
 
 from .collisions import count_collisions
 from .ids import SemanticIds

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_genrec.models.configuration_mpq import MpqConfig
-from hf_genrec.models.configuration_rq_vae import RqVaeConfig
-from hf_genrec.models.learned_item_tokenizer import LearnedItemTokenizer
-from hf_genrec.models.modeling_mpq import MpqTokenizer
-from hf_genrec.models.modeling_rq_vae import RqVaeTokenizer
+from hf_genrec.item_tokenizers.configuration_mpq import MpqConfig
+from hf_genrec.item_tokenizers.configuration_rq_vae import RqVaeConfig
+from hf_genrec.item_tokenizers.learned_item_tokenizer import LearnedItemTokenizer
+from hf_genrec.item_tokenizers.modeling_mpq import MpqTokenizer
+from hf_genrec.item_tokenizers.modeling_rq_vae import RqVaeTokenizer
 
 from .arguments import TokenizerArguments
 from .codebooks import fill_unused, fit_codebooks, sample_rows

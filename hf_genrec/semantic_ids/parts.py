@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_genrec.models.item_tokenizer import ItemTokenizer
-from hf_genrec.models.nearest_centroid import MAX_NUMBERS
+from hf_genrec.item_tokenizers.item_tokenizer import ItemTokenizer
+from hf_genrec.item_tokenizers.nearest_centroid import MAX_NUMBERS
 
 
 def part_fields(

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from hf_genrec.models.configuration_residual_kmeans import ResidualKMeansConfig
-from hf_genrec.models.modeling_residual_kmeans import ResidualKMeansTokenizer
+from hf_genrec.item_tokenizers.configuration_residual_kmeans import ResidualKMeansConfig
+from hf_genrec.item_tokenizers.modeling_residual_kmeans import ResidualKMeansTokenizer
 
 from .codebooks import fit_codebooks
 from .codebooks import sample_rows as _sample_rows

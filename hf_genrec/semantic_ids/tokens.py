@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from hf_genrec.models.processing_codes import ANSWER_TOKEN, code_token
+from hf_genrec.catalogue.processing_codes import ANSWER_TOKEN, code_token
 
 PAD_TOKEN = "<pad>"
 

@@ -3,29 +3,33 @@
 import argparse
 import difflib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from hf_genrec.data.arguments import DataArguments
+from hf_genrec.method import default_method, load_method, methods
 from hf_genrec.semantic_ids.arguments import TokenizerArguments
-from hf_genrec.training.arguments import CareArguments, GenRecTrainingArguments
-from hf_genrec.training.rearec_arguments import ReaRecArguments
-from hf_genrec.training.reg4rec_arguments import Reg4RecArguments
+from hf_genrec.training.arguments import GenRecTrainingArguments
 
-if TYPE_CHECKING:
-    from hf_genrec.training.grpo_arguments import GRPOArguments
-
-MODEL_ARGUMENTS: dict[str, Any] = {"care": CareArguments, "rearec": ReaRecArguments, "reg4rec": Reg4RecArguments}
 # Of the shared argument classes, the keys that only items with semantic IDs have a use for.
 SEMANTIC_ID_KEYS = {field.name for field in fields(TokenizerArguments)} - {"text_model", "text_columns"}
 SEMANTIC_ID_KEYS |= {"codes_path", "packed_row_tokens"}
-# Keys of shared argument classes that a method has no use for.
-UNUSED_KEYS = {"rearec": SEMANTIC_ID_KEYS, "reg4rec": {"packing", "packed_row_tokens"}}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What may stand in a configuration: the fields of `classes` without `unused_keys`."""
+
+    classes: list[Any]
+    unused_keys: frozenset[str] = frozenset()
+
+    def known_keys(self) -> set[str]:
+        return {field.name for cls in self.classes for field in fields(cls) if field.init} - self.unused_keys
 
 
 @dataclass
@@ -34,7 +38,7 @@ class RunConfig:
 
     data: DataArguments
     tokenizer: TokenizerArguments
-    model: CareArguments | ReaRecArguments | Reg4RecArguments
+    model: Any  # of the method's own class
     training: GenRecTrainingArguments
 
     @property
@@ -45,8 +49,8 @@ class RunConfig:
 @dataclass
 class RunFolder:
     """
-    A run: `data/`, `semantic_ids/` (not ReaRec), `checkpoints/` (read only to resume), `model/` (what is loaded and
-    pushed), `results/`.
+    A run: `data/`, `semantic_ids/` (where items have codes), `checkpoints/` (read only to resume), `model/` (what is
+    loaded and pushed), `results/`.
     """
 
     path: Path
@@ -84,7 +88,7 @@ class RunFolder:
 
 
 def shipped_configs(post_training: bool = False) -> dict[str, Path]:
-    """The configurations that come with the package by name: `care/ml-100k`; or of post-training, `grpo/ml-100k`."""
+    """The configurations that come with the package by name, `<method>/<data>`; or of post-training, `grpo/<data>`."""
     root = Path(str(files("hf_genrec.configs")))
     return {
         path.relative_to(root).with_suffix("").as_posix(): path
@@ -119,19 +123,33 @@ def parse_config(name_or_path: str | None, overrides: list[str] | None = None) -
         FileNotFoundError: if the file does not exist.
         ValueError: for a key no argument class has, a key of another method, or a value they refuse; names the file.
     """
-    return RunConfig(*_parse(name_or_path, overrides, list(MODEL_ARGUMENTS)))
+    return RunConfig(*parse_arguments(name_or_path, overrides, _run_kinds(), default_method()))
 
 
-def parse_grpo_config(name_or_path: str | None, overrides: list[str] | None = None) -> "GRPOArguments":
+def _run_kinds() -> dict[str, Kind]:
+    """The configurations of runs by method."""
+    kinds = {}
+    for name in methods():
+        method = load_method(name)
+        classes = [DataArguments, TokenizerArguments, method.arguments, GenRecTrainingArguments]
+        unused = method.unused_keys if method.codes else method.unused_keys | SEMANTIC_ID_KEYS
+        kinds[name] = Kind(classes, frozenset(unused))
+    return kinds
+
+
+def parse_arguments(
+    name_or_path: str | None, overrides: list[str] | None, kinds: dict[str, Kind], default: str
+) -> tuple[Any, ...]:
     """
-    [`parse_config`] for post-training, which takes its data and the sizes of its model from the run it starts from.
+    An object per class of the kind that `method` names.
+
+    Args:
+        kinds: by the names that `method` may have.
+        default: where it is not said.
+
+    Raises:
+        FileNotFoundError, ValueError: as [`parse_config`].
     """
-    (arguments,) = _parse(name_or_path, overrides, ["grpo"])
-    return arguments
-
-
-def _parse(name_or_path: str | None, overrides: list[str] | None, methods: Sequence[str]) -> tuple[Any, ...]:
-    """The arguments of one of `methods`, the first one where none is named: an object per class."""
     from trl import TrlParser
 
     arguments = list(overrides or [])
@@ -140,14 +158,14 @@ def _parse(name_or_path: str | None, overrides: list[str] | None, methods: Seque
         path = find_config(name_or_path)
         place, content = str(path), _read_yaml(path)
         arguments += ["--config", str(path)]
-    method = _method(place, content, overrides or [], methods)
+    method = _method(place, content, overrides or [], list(kinds), default)
     for key in content:
-        _check_key(place, f"key {key!r}", str(key), method)
+        _check_key(place, f"key {key!r}", str(key), method, kinds[method])
     for argument in overrides or []:
         if argument.startswith("--"):
             key = argument.removeprefix("--").split("=")[0].replace("-", "_").removeprefix("no_")
-            _check_key("command line", f"option {argument}", key, method)
-    parser = TrlParser(_argument_classes(method))
+            _check_key("command line", f"option {argument}", key, method, kinds[method])
+    parser = TrlParser(kinds[method].classes)
     parser.error = _raise_value_error  # type: ignore[method-assign]  # argparse would print two hundred options and exit
     try:
         return parser.parse_args_and_config(arguments)
@@ -169,35 +187,22 @@ def _read_yaml(path: Path) -> dict:
     return content
 
 
-def _method(place: str, content: dict, overrides: list[str], methods: Sequence[str]) -> str:
+def _method(place: str, content: dict, overrides: list[str], names: list[str], default: str) -> str:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--method", default=content.get("method", methods[0]))
+    parser.add_argument("--method", default=content.get("method", default))
     parser.error = _raise_value_error  # type: ignore[method-assign]
     method = parser.parse_known_args(overrides)[0].method
-    if method not in methods:
-        raise ValueError(f"{place}: method: {method!r} is not one of {', '.join(methods)}")
+    if method not in names:
+        raise ValueError(f"{place}: method: {method!r} is not one of {', '.join(names)}")
     return method
 
 
-def _argument_classes(method: str) -> list[Any]:
-    if method == "grpo":
-        from hf_genrec.training.grpo_arguments import GRPOArguments  # imports the whole of TRL's trainer
-
-        return [GRPOArguments]
-    return [DataArguments, TokenizerArguments, MODEL_ARGUMENTS[method], GenRecTrainingArguments]
-
-
-def _keys(method: str) -> set[str]:
-    keys = {field.name for cls in _argument_classes(method) for field in fields(cls) if field.init}
-    return keys - UNUSED_KEYS.get(method, set())
-
-
-def _check_key(place: str, shown: str, key: str, method: str) -> None:
-    known = _keys(method)
+def _check_key(place: str, shown: str, key: str, method: str, kind: Kind) -> None:
+    known = kind.known_keys()
     if key in known:
         return
-    for other in MODEL_ARGUMENTS:
-        if key in _keys(other):
+    for other, of_other in _run_kinds().items():
+        if key in of_other.known_keys():
             raise ValueError(f"{place}: {shown} belongs to method: {other}, and this is method: {method}")
     close = difflib.get_close_matches(key, sorted(known), n=1)
     raise ValueError(f"{place}: unknown {shown}" + (f", did you mean {close[0]!r}?" if close else ""))

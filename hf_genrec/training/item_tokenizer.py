@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from hf_genrec.models.learned_item_tokenizer import LearnedItemTokenizer
+from hf_genrec.item_tokenizers.learned_item_tokenizer import LearnedItemTokenizer
 from hf_genrec.semantic_ids.arguments import TokenizerArguments
 from hf_genrec.semantic_ids.codebooks import fill_unused, sample_rows
 from hf_genrec.semantic_ids.learned import build_learned_tokenizer, finish_learned_tokenizer

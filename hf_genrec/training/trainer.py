@@ -8,9 +8,9 @@ import torch
 from torch.utils.data import Sampler
 from transformers import Trainer
 
+from hf_genrec.catalogue.transformers_bridge import overrides
 from hf_genrec.data.prepared import EvaluationSplit
 from hf_genrec.evaluation.metrics import ndcg_at_k, recall_at_k
-from hf_genrec.models.transformers_bridge import overrides
 
 
 class EpochSampler(Sampler):

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from tiny_rearec import tiny_rearec
 
-from hf_genrec.models.processing_items import ItemProcessor
+from hf_genrec.catalogue.processing_rows import ItemProcessor
 from hf_genrec.semantic_ids import embedding
 from hf_genrec.semantic_ids.arguments import TokenizerArguments
 from hf_genrec.semantic_ids.build import assign_semantic_ids, encode_new_items, item_parts

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_genrec.models.configuration_residual_kmeans import ResidualKMeansConfig
-from hf_genrec.models.modeling_residual_kmeans import ResidualKMeansTokenizer
+from hf_genrec.item_tokenizers.configuration_residual_kmeans import ResidualKMeansConfig
+from hf_genrec.item_tokenizers.modeling_residual_kmeans import ResidualKMeansTokenizer
 from hf_genrec.semantic_ids.collisions import count_collisions, extra_code, place_new_items, resolve, settle_collisions
 from hf_genrec.semantic_ids.ids import SemanticIds
 

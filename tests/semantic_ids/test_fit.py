@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
-from hf_genrec.models import item_tokenizer, nearest_centroid
+from hf_genrec.item_tokenizers import item_tokenizer, nearest_centroid
 from hf_genrec.semantic_ids import codebooks
 from hf_genrec.semantic_ids import parts as part_statistics
 from hf_genrec.semantic_ids.codebooks import fill_empty, sample_rows

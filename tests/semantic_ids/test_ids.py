@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from hf_genrec.semantic_ids.health import draw_health, health_report
 from hf_genrec.semantic_ids.ids import SemanticIds
-from hf_genrec.semantic_ids.published import load_published_codes
+from hf_genrec.semantic_ids.published_codes import load_published_codes
 from hf_genrec.semantic_ids.residual_kmeans import fit_residual_kmeans
 
 BEAUTY = Path(__file__).parents[3] / "shared" / "data" / "amazon2014_beauty" / "letter_semantic_ids.tsv"

@@ -8,15 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_genrec.models.configuration_mpq import MpqConfig
-from hf_genrec.models.configuration_residual_kmeans import ResidualKMeansConfig
-from hf_genrec.models.configuration_rq_vae import RqVaeConfig
-from hf_genrec.models.modeling_mpq import MpqTokenizer
-from hf_genrec.models.modeling_residual_kmeans import ResidualKMeansTokenizer
-from hf_genrec.models.modeling_rq_vae import RqVaeTokenizer
+from hf_genrec.item_tokenizers.configuration_mpq import MpqConfig
+from hf_genrec.item_tokenizers.configuration_residual_kmeans import ResidualKMeansConfig
+from hf_genrec.item_tokenizers.configuration_rq_vae import RqVaeConfig
+from hf_genrec.item_tokenizers.modeling_mpq import MpqTokenizer
+from hf_genrec.item_tokenizers.modeling_residual_kmeans import ResidualKMeansTokenizer
+from hf_genrec.item_tokenizers.modeling_rq_vae import RqVaeTokenizer
 from hf_genrec.semantic_ids.collisions import count_collisions, place_new_items, resolve, settle_collisions
+from hf_genrec.semantic_ids.free_codes import SetRoom
 from hf_genrec.semantic_ids.ids import SemanticIds
-from hf_genrec.semantic_ids.room import SetRoom
 
 
 @torch.no_grad()

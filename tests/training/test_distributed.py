@@ -15,7 +15,7 @@ pytestmark = pytest.mark.libraries
 ZERO2 = Path(__file__).parents[2] / "configs/accelerate/zero2.yaml"
 
 
-def train(launcher, config, name, *options, program="train_care"):
+def train(launcher, config, name, *options, program="train"):
     run = config.parent / name
     command = [sys.executable, "-m", "hf_genrec.cli"]
     options = ["--config", str(config), "--output_dir", str(run), *options]
@@ -52,10 +52,10 @@ def test_two_processes_train_what_one_trains(own_data):
 def test_two_processes_train_what_one_trains_of_rearec(rearec_config):
     same = ["--num_train_epochs", "2", "--reasoning", "erl", "--hidden_dropout", "0", "--attention_dropout", "0"]
     same += ["--embedding_dropout", "0"]
-    alone, weights = train([], rearec_config, "rearec-alone", *same, program="train_rearec")
+    alone, weights = train([], rearec_config, "rearec-alone", *same, program="train")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     half = ["--per_device_train_batch_size", "4"]
-    two, shared = train(launcher, rearec_config, "rearec-ddp", *same, *half, program="train_rearec")
+    two, shared = train(launcher, rearec_config, "rearec-ddp", *same, *half, program="train")
     assert (alone["num_processes"], two["num_processes"]) == (1, 2)
     assert two["steps"] == alone["steps"]
     for name in weights:

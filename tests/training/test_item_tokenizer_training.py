@@ -12,7 +12,7 @@ import torch
 from conftest import run_command
 from transformers import AutoModel
 
-import hf_genrec.models  # noqa: F401  (registers the classes with the Auto classes)
+import hf_genrec.item_tokenizers  # noqa: F401  (makes them known to the Auto classes)
 from hf_genrec.semantic_ids import embedding
 from hf_genrec.semantic_ids.arguments import TokenizerArguments
 from hf_genrec.semantic_ids.build import assign_semantic_ids, encode_new_items, item_parts

@@ -1,0 +1,310 @@
+"""The catalogue of a processor (ids, titles, popularity), and the processor that a recommender carries."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
+from transformers.utils import logging
+
+from .flat_code import FlatCode
+from .transformers_bridge import cached_file
+
+logger = logging.get_logger(__name__)
+
+CATALOGUE_FILE = "catalogue.json"
+TENSORS_FILE = "catalogue.safetensors"
+HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+class CatalogueProcessor(FlatCode, ProcessorMixin):
+    """
+    What every processor does with item ids. A subclass says how histories of rows become inputs ([`prompts`]).
+
+    Attributes:
+        item_ids (`list[str]`): N ids; an item's place is its catalogue row.
+        titles (`list[str]`, *optional*): N titles for people to read.
+        popularity (`np.ndarray`): (N,) int64, training interactions of each item.
+    """
+
+    item_ids: list[str]
+    titles: list[str] | None
+    popularity: np.ndarray
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask"]
+
+    # ---- items ----
+
+    @staticmethod
+    def _checked_popularity(item_ids: Sequence[str], titles: Sequence[str] | None, popularity) -> np.ndarray:
+        """
+        Popularity of the items as an array, 0 where there is none.
+
+        Raises:
+            ValueError: for an empty catalogue, an id that stands twice, or lengths that differ.
+        """
+        if not len(item_ids):
+            raise ValueError("The catalogue is empty: give at least one item.")
+        row_of = {item_id: row for row, item_id in enumerate(item_ids)}
+        if len(row_of) != len(item_ids):
+            twice = next(item_id for row, item_id in enumerate(item_ids) if row_of[item_id] != row)
+            raise ValueError(f"Item {twice!r} stands twice in the catalogue: item ids must differ.")
+        if titles is not None and len(titles) != len(item_ids):
+            raise ValueError(f"{len(titles)} titles for {len(item_ids)} items: give one per item.")
+        if popularity is None:
+            return np.zeros(len(item_ids), dtype=np.int64)
+        popularity = np.asarray(popularity, dtype=np.int64)
+        if popularity.shape != (len(item_ids),):
+            raise ValueError(f"popularity has shape {popularity.shape} for {len(item_ids)} items: give one per item.")
+        return popularity
+
+    def _attach_items(self, item_ids: Sequence[str], titles: Sequence[str] | None, popularity: np.ndarray):
+        self.item_ids, self.titles = list(item_ids), None if titles is None else list(titles)
+        self.popularity = popularity
+        self._row_of = {item_id: row for row, item_id in enumerate(self.item_ids)}
+
+    def _require_catalogue(self):
+        if not hasattr(self, "item_ids"):
+            raise ValueError("The processor has no catalogue: call its set_catalogue first.")
+
+    def title(self, item_id: str) -> str:
+        """The item's title, or its id where the catalogue has none."""
+        title = self.titles[self._row_of[item_id]] if self.titles is not None else None
+        return item_id if title is None else title
+
+    def rows(self, item_ids: Sequence[str], unknown: str = "raise", where: str = "the history") -> np.ndarray:
+        """
+        Catalogue rows of item ids, (n,) int64.
+
+        Args:
+            unknown: `"raise"`, or `"skip"` to leave unknown ids out and say how many.
+
+        Raises:
+            ValueError: for an id that is not in the catalogue.
+        """
+        self._require_catalogue()
+        if unknown not in ("raise", "skip"):
+            raise ValueError(f"unknown={unknown!r}: use 'raise' or 'skip'.")
+        rows = [self._row_of.get(item_id, -1) for item_id in item_ids]
+        missing = [item_id for item_id, row in zip(item_ids, rows, strict=True) if row < 0]
+        if missing and unknown == "raise":
+            hint = " (item ids are strings)" if not isinstance(missing[0], str) else ""
+            raise ValueError(
+                f"Item {missing[0]!r} in {where} is not in the catalogue{hint}; unknown='skip' leaves such items out."
+            )
+        if missing:
+            logger.warning(f"{len(missing)} unknown item(s) left out of {where}, the first is {missing[0]!r}.")
+        return np.array([row for row in rows if row >= 0], dtype=np.int64)
+
+    # ---- histories ----
+
+    @staticmethod
+    def as_batch(histories) -> tuple[list[list[str]], bool]:
+        """A batch of histories, and whether one single history was given (a flat list of ids, or an empty one)."""
+        histories = list(histories)
+        single = not histories or isinstance(histories[0], str) or not isinstance(histories[0], Sequence | np.ndarray)
+        return ([histories] if single else [list(history) for history in histories]), single
+
+    def as_lists(self, rows: np.ndarray, scores: np.ndarray) -> tuple[list[list[str]], list[list[float]]]:
+        """Item ids and scores of recommended rows (B, k), best first; a list ends where a row is -1."""
+        found = (rows >= 0).sum(-1).tolist()
+        item_ids = [[self.item_ids[row] for row in line[:n]] for line, n in zip(rows.tolist(), found, strict=True)]
+        return item_ids, [line[:n] for line, n in zip(scores.tolist(), found, strict=True)]
+
+    def prompts(self, histories: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
+        """Inputs of histories given as catalogue rows, oldest first: `input_ids` and `attention_mask`, (B, S)."""
+        raise NotImplementedError
+
+    def __call__(
+        self, histories=None, return_tensors: str | None = None, unknown: str = "raise", **kwargs
+    ) -> BatchFeature:
+        """
+        Args:
+            histories: a history (item ids, oldest first) or a batch of them; an empty one is allowed.
+            return_tensors: `"pt"`, `"np"`, or `None` for lists.
+            unknown: what to do with ids that are not in the catalogue: `"raise"` or `"skip"`.
+
+        Returns:
+            `input_ids` and `attention_mask`, (B, S).
+        """
+        if histories is None or kwargs:
+            raise ValueError(f"Call the processor with histories=[[item ids]] (got other arguments: {sorted(kwargs)}).")
+        batch, _ = self.as_batch(histories)
+        prompts = self.prompts([self.rows(history, unknown) for history in batch])
+        if return_tensors is None:
+            return BatchFeature({name: tensor.tolist() for name, tensor in prompts.items()})
+        return BatchFeature({name: tensor.numpy() for name, tensor in prompts.items()}, tensor_type=return_tensors)
+
+    # ---- files ----
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+        """Settings, catalogue and what else the class keeps; with `push_to_hub=True` uploaded as well."""
+        self._require_catalogue()
+        files = super().save_pretrained(save_directory)
+        self._save_catalogue(save_directory)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **kwargs)
+        return files
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """
+        Raises:
+            OSError: if a file of the catalogue is missing.
+            ValueError: if one is damaged.
+        """
+        processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        processor._load_catalogue(pretrained_model_name_or_path, **hub_place(kwargs))
+        return processor
+
+    def _save_catalogue(self, save_directory):
+        self._save_items(save_directory)
+
+    def _load_catalogue(self, pretrained_model_name_or_path, **place):
+        self._load_items(pretrained_model_name_or_path, **place)
+
+    def _save_items(self, save_directory, **arrays: np.ndarray):
+        """Ids and titles as JSON; popularity and the arrays of a subclass, a row per item, as safetensors."""
+        with open(os.path.join(save_directory, CATALOGUE_FILE), "w", encoding="utf-8") as file:
+            json.dump({"item_ids": self.item_ids, "titles": self.titles}, file, ensure_ascii=False)
+        tensors = {name: torch.from_numpy(array) for name, array in (arrays | {"popularity": self.popularity}).items()}
+        save_file(tensors, os.path.join(save_directory, TENSORS_FILE))
+
+    def _load_items(self, pretrained_model_name_or_path, **place) -> dict[str, np.ndarray]:
+        """
+        Attach what [`_save_items`] wrote.
+
+        Returns:
+            the arrays of the safetensors file by name, popularity included.
+
+        Raises:
+            OSError: if a file is missing.
+            ValueError: if one is damaged.
+        """
+        catalogue_path, tensors_path = (
+            cached_file(pretrained_model_name_or_path, name, **place) for name in (CATALOGUE_FILE, TENSORS_FILE)
+        )
+        try:
+            with open(catalogue_path, encoding="utf-8") as file:
+                catalogue = json.load(file)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{catalogue_path} is damaged ({error}): save or download the processor again.") from error
+        arrays = {name: tensor.numpy() for name, tensor in load_tensors(tensors_path).items()}
+        self._attach_items(catalogue["item_ids"], catalogue["titles"], arrays["popularity"])
+        return arrays
+
+
+def hub_place(kwargs: dict) -> dict:
+    """Of the arguments of a `from_pretrained`, those that say where its files are."""
+    return {name: kwargs[name] for name in HUB_KEYS if kwargs.get(name) is not None}
+
+
+def load_tensors(path: str) -> dict[str, torch.Tensor]:
+    """
+    A safetensors file.
+
+    Raises:
+        ValueError: if it is truncated or damaged, naming it.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is truncated or damaged ({error}): save or download it again.") from error
+
+
+@contextmanager
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """The model as `eval()` makes it, and afterwards in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+class ProcessorCarrier(PreTrainedModel):
+    """
+    Placed before a model class: the model's processor is loaded and saved with it.
+
+    Attributes:
+        processor (*optional*): of the class `processor_class`; histories and catalogue.
+        recommend_rows: defined by the model: from histories and candidates in catalogue rows, k and `exclude_seen` to
+            rows (B, k), -1 where fewer items are allowed, and scores (B, k).
+    """
+
+    processor_class: type[CatalogueProcessor]
+    processor: Any = None
+    recommend_rows: Callable[..., tuple[np.ndarray, ...]]
+
+    def _require_processor(self):
+        if self.processor is None:
+            raise ValueError(
+                f"The model has no processor: set model.processor = {self.processor_class.__name__}.from_pretrained("
+                "folder) of the folder that holds its catalogue."
+            )
+        return self.processor
+
+    def _recommend_ids(self, histories, k: int, exclude_seen: bool, candidates, unknown: str, **search):
+        """What `recommend` gives: [`recommend_rows`] of histories and candidates that are item ids."""
+        processor = self._require_processor()
+        batch, single = processor.as_batch(histories)
+        allowed = None if candidates is None else processor.rows(candidates, where="candidates")
+        rows = [processor.rows(history, unknown) for history in batch]
+        found, scores = self.recommend_rows(rows, k, exclude_seen, allowed, **search)
+        item_ids, score_lists = processor.as_lists(found, scores)
+        return (item_ids[0], score_lists[0]) if single else (item_ids, score_lists)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """
+        The model, and its processor from the same place where there is one.
+
+        Raises:
+            ValueError: if a file of weights is truncated or damaged, or the checkpoint lacks some of the model's
+            weights.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        try:
+            loaded: Any = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
+        except SafetensorError as error:
+            raise ValueError(
+                f"The weights in {pretrained_model_name_or_path} are truncated or damaged ({error}): save or download "
+                f"them again."
+            ) from error
+        model, info = loaded
+        place = hub_place(kwargs)
+        if cached_file(
+            pretrained_model_name_or_path, CATALOGUE_FILE, _raise_exceptions_for_missing_entries=False, **place
+        ):
+            # Our own checkpoint, not a base model: nothing in it may start from random numbers.
+            if info["missing_keys"]:
+                missing = ", ".join(sorted(info["missing_keys"]))
+                raise ValueError(f"{pretrained_model_name_or_path} lacks weights of the model: {missing}.")
+            model.processor = cls.processor_class.from_pretrained(pretrained_model_name_or_path, **place)
+        return (model, info) if wants_info else model
+
+    def save_pretrained(self, save_directory, is_main_process: bool = True, *, push_to_hub: bool = False, **kwargs):
+        """The model, and its processor beside it; with `push_to_hub=True` the main process uploads both."""
+        hub_kwargs = {}
+        if push_to_hub:
+            for name in ("repo_id", "commit_message", "private", "revision", "create_pr", "token"):
+                if name in kwargs:
+                    hub_kwargs[name] = kwargs.pop(name)
+        super().save_pretrained(save_directory, is_main_process, **kwargs)
+        if self.processor is not None and is_main_process:
+            self.processor.save_pretrained(save_directory)
+        if push_to_hub and is_main_process:
+            self.push_to_hub(
+                hub_kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **hub_kwargs
+            )

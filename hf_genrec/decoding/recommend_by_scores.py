@@ -1,0 +1,184 @@
+"""`recommend` and `score_items` for models that score every item with one product: user vector times item vector."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ..catalogue.catalogue import ProcessorCarrier, evaluation_mode
+from ..catalogue.processing_rows import ItemProcessor
+
+MAX_SCORES = 2**23  # scores held at once: 32 MB
+
+
+def best_columns(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The k largest of each row and their columns, (B, min(k, columns)) each, best first; ties go to the lower column.
+    """
+    k = min(k, scores.shape[1])
+    values, columns = scores.topk(min(k + 1, scores.shape[1]))
+    columns = columns[:, :k]
+    # topk takes any of the equal scores at its end. Where it had a choice, the row is sorted whole.
+    last = values[:, k - 1]
+    crowded = (values[:, k:] == last.unsqueeze(-1)).any(-1) & last.isfinite()
+    if crowded.any():
+        columns[crowded] = scores[crowded].sort(dim=-1, descending=True, stable=True).indices[:, :k]
+    columns = columns.sort(-1).values
+    values, order = scores.gather(1, columns).sort(dim=-1, descending=True, stable=True)
+    return values, columns.gather(1, order)
+
+
+class ItemRecommenderMixin(ProcessorCarrier):
+    """
+    Placed before a model class, which defines [`item_vectors`] and [`user_vectors`]; an item's score is their product.
+
+    Attributes:
+        processor ([`ItemProcessor`], *optional*): histories and catalogue. Loaded and saved together with the model.
+    """
+
+    processor_class = ItemProcessor
+
+    def item_vectors(self) -> torch.Tensor:
+        """(N or more, d), the items first, in catalogue order."""
+        raise NotImplementedError
+
+    def user_vectors(self, input_ids, attention_mask, item_vectors: torch.Tensor) -> torch.Tensor:
+        """(B, d) of the inputs of [`ItemProcessor.prompts`]."""
+        raise NotImplementedError
+
+    def recommend(
+        self,
+        histories: Sequence[str] | Sequence[Sequence[str]],
+        k: int = 10,
+        exclude_seen: bool = False,
+        candidates: Sequence[str] | None = None,
+        unknown: str = "raise",
+        batch_size: int = 256,
+    ):
+        """
+        The k items most likely to come next.
+
+        Args:
+            histories: one history (item ids, oldest first) or a batch of them; an empty history is allowed.
+            k: items per history.
+            exclude_seen: leave out the items of the history.
+            candidates (*optional*): recommend only these items.
+            unknown: `"raise"`, or `"skip"` to leave ids out of a history that are not in the catalogue.
+            batch_size: histories encoded at a time.
+
+        Returns:
+            `(item_ids, scores)`, best first, equal scores in catalogue order; lists of lists for a batch. Scores are
+            those of [`score_items`], in float32. Fewer than k items only where fewer are allowed.
+
+        Raises:
+            ValueError: for an unknown item, no candidate, a k below 1, or a model without a processor.
+        """
+        return self._recommend_ids(histories, k, exclude_seen, candidates, unknown, batch_size=batch_size)
+
+    @torch.no_grad()
+    def recommend_rows(
+        self,
+        histories: Sequence[np.ndarray],
+        k: int = 10,
+        exclude_seen: bool = False,
+        candidates: np.ndarray | None = None,
+        batch_size: int = 256,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """
+        [`recommend`] in catalogue rows instead of item ids.
+
+        Returns:
+            rows (B, k) int64, -1 where fewer items are allowed, and scores (B, k) float32, -inf there.
+        """
+        processor = self._require_processor()
+        num_items = len(processor.item_ids)
+        if k < 1 or (candidates is not None and not len(candidates)):
+            count = num_items if candidates is None else len(candidates)
+            raise ValueError(f"k={k} of {count} candidates: ask for at least 1 item, of at least 1 candidate.")
+        columns = np.arange(num_items) if candidates is None else np.unique(candidates)  # (C,), ascending rows
+        rows = np.full((len(histories), k), -1, dtype=np.int64)
+        scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
+        with evaluation_mode(self):
+            vectors = self.item_vectors()
+            scored = vectors[:num_items] if candidates is None else vectors[torch.from_numpy(columns).to(self.device)]
+            # Histories of about one length stand together: little of a batch is padding.
+            by_length = np.argsort([len(history) for history in histories], kind="stable")
+            for start in range(0, len(histories), batch_size):
+                batch = by_length[start : start + batch_size]
+                users = self._encode([histories[int(line)] for line in batch], vectors)
+                seen = self._seen([histories[int(line)] for line in batch], columns) if exclude_seen else None
+                found, values = self._best(users, scored, k, seen)
+                known = torch.isfinite(values)
+                best = np.where(known.cpu().numpy(), columns[found.cpu().numpy()], -1)
+                rows[batch, : best.shape[1]], scores[batch, : best.shape[1]] = best, values.cpu().numpy()
+        return rows, scores
+
+    def _encode(self, histories: Sequence[np.ndarray], item_vectors: torch.Tensor) -> torch.Tensor:
+        inputs = self._require_processor().prompts(histories)
+        return self.user_vectors(
+            **{name: tensor.to(self.device) for name, tensor in inputs.items()}, item_vectors=item_vectors
+        )
+
+    def _seen(self, histories: Sequence[np.ndarray], columns: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Users and places in `columns` (C,) of the items of each history, as far as they are among them."""
+        users = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+        items = np.concatenate([np.empty(0, dtype=np.int64), *histories])
+        places = np.searchsorted(columns, items).clip(max=len(columns) - 1)
+        among = columns[places] == items
+        return torch.from_numpy(users[among]).to(self.device), torch.from_numpy(places[among]).to(self.device)
+
+    @staticmethod
+    def _best(users: torch.Tensor, items: torch.Tensor, k: int, seen=None) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        The best k of the items (C, d) for each user (B, d), a chunk of items at a time.
+
+        Returns:
+            places among the items and float32 scores, (B, min(k, C)) each; -inf for items that were seen.
+        """
+        size = max(k, MAX_SCORES // max(len(users), 1))
+        best = torch.empty(len(users), 0, dtype=torch.int64, device=users.device)
+        values = torch.empty(len(users), 0, device=users.device)
+        for start in range(0, len(items), size):
+            part = items[start : start + size]
+            # Rows of scores that begin at multiples of 64 bytes are written twice as fast.
+            scores = users.new_empty(len(users), -(-len(part) // 16) * 16)[:, : len(part)]
+            scores = torch.mm(users, part.T, out=scores).float()
+            if seen is not None:
+                user, place = seen
+                here = (place >= start) & (place < start + size)
+                scores[user[here], place[here] - start] = -torch.inf
+            chunk_values, chunk = best_columns(scores, k)
+            # Earlier chunks hold lower rows and stand first: a stable sort keeps the order of ties.
+            merged = torch.cat([values, chunk_values], 1)
+            values, order = merged.sort(dim=-1, descending=True, stable=True)
+            best = torch.cat([best, chunk + start], 1).gather(1, order)[:, :k]
+            values = values[:, :k]
+        return best, values
+
+    @torch.no_grad()
+    def score_items(
+        self,
+        histories: Sequence[str] | Sequence[Sequence[str]],
+        item_ids: Sequence[str] | None = None,
+        unknown: str = "raise",
+    ) -> torch.Tensor:
+        """
+        Scores of items, equal to those of [`recommend`].
+
+        Args:
+            histories: one history or a batch.
+            item_ids (*optional*): the items to score, by default the whole catalogue in its order.
+
+        Returns:
+            float32 tensor (B, items), or (items,) for a single history.
+        """
+        processor = self._require_processor()
+        batch, single = processor.as_batch(histories)
+        rows = np.arange(len(processor.item_ids))
+        if item_ids is not None:
+            rows = processor.rows(item_ids, where="item_ids")
+        with evaluation_mode(self):
+            vectors = self.item_vectors()
+            users = self._encode([processor.rows(history, unknown) for history in batch], vectors)
+            scores = (users @ vectors[torch.from_numpy(rows).to(self.device)].T).float()
+        return scores[0] if single else scores

@@ -1,0 +1,167 @@
+"""What the library asks of a method, and how a method is found: by the name of its folder in `methods/`."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+FOLDER = Path(__file__).parent / "methods"
+PLACE = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model card says of a model: a sentence or two, tags, and the settings that only this method has."""
+
+    about: str
+    tags: list[str]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """
+    A method's record, `METHOD` in its `method.py`.
+
+    Attributes:
+        title: its name as people write it.
+        summary: what it is, in one sentence.
+        arguments: the dataclass of its own keys; its field `method` has the name of the folder.
+        build_trainer: from a `RunConfig` whose data are prepared (and tokenized) to the trainer with its model.
+        codes: the semantic IDs its items need: `"ordered"` ones, a `"set"` of parallel ones, or none.
+        card: from the config.json of a model and the number of its items to its [`Card`].
+        search_options: the options of `recommend` that say how to search, of those the commands offer.
+        details: from a model's configuration to what evaluation also reports: options of `recommend_rows` that return
+            one more number per list, and the names of their means in the record.
+        score_name: what the scores of `recommend` are.
+        item_vectors: whether a trained model has a vector per item, from which codes can be made.
+        post_training: gives the [`PostTraining`] of its models, if they can be post-trained.
+        unused_keys: keys of the shared argument classes that it has no use for.
+        is_default: whether it is meant where no method is named.
+    """
+
+    title: str
+    summary: str
+    arguments: Any
+    build_trainer: Callable[[Any], Any]
+    codes: Literal["ordered", "set"] | None
+    card: Callable[[Mapping[str, Any], int], Card]
+    search_options: tuple[str, ...] = ()
+    details: Callable[[Any], dict[str, str]] = lambda config: {}
+    score_name: str = "score"
+    item_vectors: bool = False
+    post_training: "Callable[[], PostTraining] | None" = None
+    unused_keys: frozenset[str] = field(default_factory=frozenset)
+    is_default: bool = False
+
+
+@dataclass(frozen=True)
+class PostTraining:
+    """
+    How a method's models are post-trained.
+
+    Attributes:
+        trainer: the class of the trainer.
+        build_rewards: from the arguments, a model and the folder of its item tokenizer to TRL's reward functions.
+        loss_batch: from a model and examples (`history`, `target`) to what the model's next-item loss reads.
+        trained_whole: from a model's configuration to the modules that LoRA trains as they are.
+    """
+
+    trainer: Any
+    build_rewards: Callable[[Any, Any, Path], list[Callable]]
+    loss_batch: Callable[[Any, list[dict[str, Any]]], dict[str, Any]]
+    trained_whole: Callable[[Any], list[str]] = lambda config: []
+
+
+def methods() -> list[str]:
+    """The methods there are, by the names that `method:` and config.json's `model_type` have for them."""
+    return sorted(path.parent.name for path in FOLDER.glob("*/method.py"))
+
+
+def default_method() -> str:
+    """The one that is meant where none is named."""
+    return next(name for name in methods() if load_method(name).is_default)
+
+
+def load_method(name: str) -> Method:
+    """
+    A method's record.
+
+    Raises:
+        ValueError: for a name that is none of [`methods`].
+    """
+    if name not in methods():
+        raise ValueError(f"method: {name!r} is not one of {', '.join(methods())}")
+    return import_module(f"{__package__}.methods.{name}.method").METHOD
+
+
+def read_config(folder: str | Path, name: str = "config.json", **place: Any) -> dict[str, Any]:
+    """
+    The config.json, or another such file, of a saved model, in a folder or a repository on the Hub.
+
+    Raises:
+        ValueError: if it is damaged.
+        OSError: if there is none.
+    """
+    path = Path(folder) / name
+    if not path.is_file():
+        from transformers.utils import cached_file
+
+        path = Path(str(cached_file(str(folder), name, **place)))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): save or download it again") from error
+    if not isinstance(content, dict) or not isinstance(content.get("auto_map", {}), dict):
+        raise ValueError(f"{path} is damaged (no mapping of names): save or download it again")
+    return content
+
+
+def method_of(folder: str | Path, **place: Any) -> str:
+    """
+    The method of a saved model, by its config.json.
+
+    Raises:
+        ValueError: if it is of none of them.
+    """
+    name = read_config(folder, **place).get("model_type")
+    if name not in methods():
+        raise ValueError(f"{folder} is a model of type {name}: it is none of this library's, {', '.join(methods())}")
+    return name
+
+
+def auto_class(folder: str | Path, **place: Any) -> str:
+    """
+    The Auto class that opens a saved model, by its config.json.
+
+    Raises:
+        ValueError: if the file names none.
+    """
+    for name in read_config(folder, **place).get("auto_map", {}):
+        if name.startswith("AutoModelFor"):
+            return name
+    raise ValueError(f"{folder}/config.json names no class under auto_map: it is no model of this library")
+
+
+def load_model(folder: str | Path, **settings: Any) -> Any:
+    """
+    A saved model with its processor, by the library's own classes and not the code in the folder.
+
+    Args:
+        folder: or a repository on the Hub.
+        settings: where in the repository (`revision`, `token`, ...), and fields of the configuration to change, as
+            `from_pretrained` takes them.
+
+    Raises:
+        ValueError: if the folder holds no model of this library, or a damaged one.
+        OSError: if there is nothing of that name.
+    """
+    import transformers
+
+    place = {name: settings[name] for name in PLACE if name in settings}
+    auto = getattr(transformers, auto_class(folder, **place))
+    name = method_of(folder, **place)
+    import_module(f"{__package__}.methods.{name}.modeling_{name}")  # makes its classes known to the Auto classes
+    return auto.from_pretrained(folder, trust_remote_code=False, **settings)

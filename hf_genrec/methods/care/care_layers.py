@@ -1,0 +1,98 @@
+"""What CARE's layers do that Qwen2's do not: packed rows, dropout of what a layer adds, reading some slots only."""
+
+import torch
+from torch import nn
+from transformers import AttentionInterface
+
+from ...catalogue.transformers_bridge import (
+    Qwen2Attention,
+    Qwen2DecoderLayer,
+    Qwen2MLP,
+    eager_attention_forward,
+    repeat_kv,
+    rotate_half,
+    takes_cache,
+)
+from .care_packing import PackedMask, packed_attention, packed_reading
+
+ATTENTION = AttentionInterface()
+
+
+def take_slots(states: torch.Tensor, slots: torch.Tensor | None) -> torch.Tensor:
+    """States (B, E, H) of some slots (B, R), or of all of them."""
+    return states if slots is None else torch.take_along_dim(states, slots[..., None], dim=1)
+
+
+class CareAttention(Qwen2Attention):
+    """Qwen2's attention, which takes a [`PackedMask`] too, and may answer for `read_slots` (B, R) only."""
+
+    @takes_cache
+    def forward(
+        self,
+        hidden_states,
+        position_embeddings,
+        attention_mask=None,
+        cache=None,
+        read_slots: torch.Tensor | None = None,
+        **kwargs,
+    ):
+        asking = take_slots(hidden_states, read_slots)
+        shape = (len(hidden_states), -1, self.config.num_key_value_heads, self.head_dim)
+        query = self.q_proj(asking).view(*asking.shape[:2], -1, self.head_dim).transpose(1, 2)
+        key, value = (
+            projection(hidden_states).view(shape).transpose(1, 2) for projection in (self.k_proj, self.v_proj)
+        )
+        key = rotated(key, *position_embeddings)
+        query = rotated(query, *(take_slots(part, read_slots) for part in position_embeddings))
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
+        dropout = self.attention_dropout if self.training else 0.0
+        weights = None
+        if isinstance(attention_mask, PackedMask):
+            key, value = (repeat_kv(states, self.num_key_value_groups) for states in (key, value))
+            if read_slots is None:
+                states = packed_attention(query, key, value, attention_mask, self.scaling, dropout)
+            else:
+                states = packed_reading(query, key, value, attention_mask, read_slots, self.scaling, dropout)
+            states = states.transpose(1, 2)
+        else:
+            if read_slots is not None:
+                attention_mask = torch.take_along_dim(attention_mask, read_slots[:, None, :, None], dim=2)
+            attend = ATTENTION.get_interface(self.config._attn_implementation, eager_attention_forward)
+            states, weights = attend(
+                self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
+            )
+        states = self.o_proj(states.flatten(2))
+        return nn.functional.dropout(states, self.config.hidden_dropout, self.training), weights
+
+
+def rotated(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary positions: states (B, heads, R, D), cos and sin (B, R, D)."""
+    return states * cos.unsqueeze(1) + rotate_half(states) * sin.unsqueeze(1)
+
+
+class CareMLP(Qwen2MLP):
+    """Qwen2's feed-forward layer with dropout."""
+
+    def forward(self, x):
+        return nn.functional.dropout(super().forward(x), self.config.hidden_dropout, self.training)
+
+
+class CareDecoderLayer(Qwen2DecoderLayer):
+    """
+    Qwen2's layer. With `read_slots` (B, R) the last layer of a model computes the states of these slots alone: of the
+    others, whose states nobody reads, it needs keys and values only.
+    """
+
+    def __init__(self, config, layer_idx: int):
+        super().__init__(config, layer_idx)
+        self.self_attn = CareAttention(config, layer_idx)
+        self.mlp = CareMLP(config)
+        self.is_last = layer_idx == config.num_hidden_layers - 1
+
+    def forward(self, hidden_states, read_slots: torch.Tensor | None = None, **kwargs):
+        if read_slots is None or not self.is_last:
+            return super().forward(hidden_states, **kwargs)
+        attended, _ = self.self_attn(self.input_layernorm(hidden_states), read_slots=read_slots, **kwargs)
+        states = take_slots(hidden_states, read_slots) + attended
+        return states + self.mlp(self.post_attention_layernorm(states))

@@ -1,0 +1,149 @@
+"""Prepared, tokenized data and arguments -> CARE's processor, model, examples and trainer."""
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
+
+from hf_genrec.data.collator import NextItemCollator, PackedCollator
+from hf_genrec.data.examples import NextItemExamples, Targets
+from hf_genrec.data.packing import PackedExamples
+from hf_genrec.data.prepared import PreparedData
+from hf_genrec.decoding.processing_sequences import GenRecProcessor
+from hf_genrec.item_tokenizers.modeling_residual_kmeans import ResidualKMeansTokenizer
+from hf_genrec.methods.care.method import CareArguments
+from hf_genrec.methods.care.modeling_care import CareConfig, CareForCausalLM
+from hf_genrec.semantic_ids.ids import SemanticIds
+from hf_genrec.semantic_ids.tokens import add_code_tokens, code_tokenizer
+from hf_genrec.training.arguments import GenRecTrainingArguments
+from hf_genrec.training.config import RunConfig
+from hf_genrec.training.trainer import GenRecTrainer, subsample
+
+
+def build_trainer(config: RunConfig) -> GenRecTrainer:
+    """The trainer of a run whose data are prepared and tokenized, with its model and examples."""
+    run, arguments = config.run, config.training
+    prepared, semantic_ids = PreparedData.load(run.data), SemanticIds.load(run.semantic_ids)
+    arguments.output_dir, arguments.run_name = str(run.checkpoints), arguments.run_name or run.path.name
+
+    set_seed(arguments.seed)
+    processor = build_processor(prepared, semantic_ids, config.data.max_history, config.model.base_model)
+    model = build_care(config.model, processor)
+    if config.model.code_embeddings == "centroids":
+        tokenizer = ResidualKMeansTokenizer.from_pretrained(run.semantic_ids / "item_tokenizer")
+        start_from_centroids(model, processor, tokenizer.codebooks, arguments.seed)
+    examples, collator = build_examples(arguments, prepared.train_sequences(), processor)
+    return GenRecTrainer(
+        model,
+        arguments,
+        train_dataset=examples,
+        eval_dataset=subsample(prepared.split("validation"), arguments.eval_users, arguments.seed),
+        data_collator=collator,
+    )
+
+
+def build_processor(
+    prepared: PreparedData, semantic_ids: SemanticIds, max_history: int, base_model: str | None = None
+) -> GenRecProcessor:
+    """
+    The processor of a catalogue: its codes become the whole vocabulary, or are added to that of `base_model`.
+
+    Raises:
+        ValueError: if the codes are those of another catalogue.
+    """
+    prepared.require_catalogue(semantic_ids.item_ids, "the semantic IDs", "run `hf-genrec tokenize` again")
+    tokenizer: PreTrainedTokenizerBase
+    if base_model is None:
+        tokenizer = code_tokenizer(semantic_ids.codebook_sizes)
+    else:
+        tokenizer = add_code_tokens(AutoTokenizer.from_pretrained(base_model), semantic_ids.codebook_sizes)
+    return GenRecProcessor(tokenizer, semantic_ids.codebook_sizes, max_history).set_catalogue(
+        prepared.item_ids, semantic_ids.codes, prepared.titles(), prepared.item_popularity()
+    )
+
+
+def build_examples(
+    arguments: GenRecTrainingArguments, sequences: Sequence[np.ndarray], processor: GenRecProcessor
+) -> tuple[PackedExamples | NextItemExamples, Callable]:
+    """The training targets, in packed rows or in a row each, and the collator that makes batches of them."""
+    targets, max_history = cast(Targets, arguments.targets), processor.max_history
+    if not arguments.packing:
+        return NextItemExamples(sequences, targets, max_history), NextItemCollator(processor)
+    packed = PackedExamples(
+        sequences, targets, max_history, processor.num_levels, arguments.packed_row_tokens, arguments.seed
+    )
+    return packed, PackedCollator(processor)
+
+
+def build_care(arguments: CareArguments, processor: GenRecProcessor) -> CareForCausalLM:
+    """
+    A CARE model for a processor's codes, with random weights or those of a pretrained Qwen2 (new tokens and queries
+    random).
+
+    Raises:
+        ValueError: if `num_queries` or `progressive` have neither one entry nor one per code, or the base is no Qwen2.
+    """
+    levels = processor.num_levels
+    care_fields = {
+        "num_queries": _per_level("num_queries", arguments.num_queries, levels),
+        "progressive": _per_level("progressive", arguments.progressive, levels),
+        "query_diversity_weight": arguments.query_diversity_weight,
+        "codebook_sizes": processor.codebook_sizes,
+        "answer_token_id": processor.answer_token_id,
+        "pad_token_id": processor.tokenizer.pad_token_id,
+        "max_history": processor.max_history,
+        "attention_dropout": arguments.attention_dropout,
+        "hidden_dropout": arguments.hidden_dropout,
+        "label_smoothing": arguments.label_smoothing,
+    }
+    if arguments.base_model is None:
+        config = CareConfig(
+            vocab_size=len(processor.tokenizer),
+            hidden_size=arguments.hidden_size,
+            intermediate_size=arguments.intermediate_size,
+            num_hidden_layers=arguments.num_hidden_layers,
+            num_attention_heads=arguments.num_attention_heads,
+            num_key_value_heads=arguments.num_attention_heads,
+            max_position_embeddings=(processor.max_history + 1) * levels + 1 + sum(care_fields["num_queries"]),
+            tie_word_embeddings=arguments.tie_word_embeddings,
+            **care_fields,
+        )
+        model = CareForCausalLM(config)
+    else:
+        model = CareForCausalLM.from_qwen2(arguments.base_model, len(processor.tokenizer), **care_fields)
+    model.processor = processor
+    return model
+
+
+@torch.no_grad()
+def start_from_centroids(
+    model: CareForCausalLM, processor: GenRecProcessor, codebooks: Sequence[torch.Tensor], seed: int
+) -> None:
+    """
+    Start the code embeddings as the item tokenizer's centroids, so that codes of like items begin alike.
+
+    Each codebook is centred, turned into the model's width by a random map of orthonormal columns (the same for all
+    levels) and scaled to the spread of the random embeddings it replaces. A level the tokenizer does not have (the
+    extra code of colliding items) stays random.
+
+    Args:
+        codebooks: (K_l, D) per level.
+    """
+    table = model.model.embed_tokens.weight
+    width, generator = model.config.hidden_size, torch.Generator().manual_seed(seed)
+    dim = codebooks[0].shape[1]
+    rotation = torch.linalg.qr(torch.randn(max(dim, width), min(dim, width), generator=generator)).Q
+    rotation = rotation if dim >= width else rotation.mT
+    for token_ids, codebook in zip(processor.code_token_ids, codebooks, strict=False):
+        vectors = (codebook - codebook.mean(0)) @ rotation
+        table[torch.from_numpy(token_ids)] = vectors * (model.config.initializer_range / vectors.std())
+
+
+def _per_level(name: str, values: Sequence, levels: int) -> list:
+    if len(values) == 1:
+        return list(values) * levels
+    if len(values) != levels:
+        raise ValueError(f"{name} has {len(values)} entries for items of {levels} codes: give one, or one per code.")
+    return list(values)

@@ -1,0 +1,1 @@
+"""Commands that only this method has; a file each, quick to import."""

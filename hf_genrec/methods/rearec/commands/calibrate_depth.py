@@ -1,0 +1,19 @@
+"""`hf-genrec calibrate-depth`."""
+
+from typing import Annotated
+
+import typer
+
+
+def command(
+    run: Annotated[str, typer.Argument(help="Run folder.")],
+    rule: Annotated[
+        str, typer.Option(help="Rule to write into the model: kl, halting, confidence, fixed; all writes none.")
+    ] = "all",
+) -> None:
+    """ReaRec: compare rules that decide per user how many steps to take, fitted on the validation split."""
+    from hf_genrec.methods.rearec.calibrate_depth_run import main
+    from hf_genrec.terminal import quiet
+
+    quiet()
+    main(run, rule)

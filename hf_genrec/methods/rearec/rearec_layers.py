@@ -1,0 +1,332 @@
+"""What ReaRec is made of: item tables, and layers that encode a history once and then reason one position at a time.
+
+A *reading* is a position of a history from which the next item is predicted. One reading per row is the usual case;
+packed rows have one per target. The reasoning steps of a reading attend to the items that the reading itself may attend
+to, and to its own steps so far: never to those of another reading.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ...catalogue.transformers_bridge import ACT2FN
+from .configuration_rearec import ReaRecConfig
+
+# Added to what may not be attended to: its probability is exactly 0 as soon as one other score is not masked.
+MASKED = -1e10
+
+
+@dataclass
+class LayerCache:
+    """Keys and values of one layer, never changed in place: the noised steps go on from the same items."""
+
+    keys: torch.Tensor  # (B, heads, T, D), of the items
+    values: torch.Tensor  # (B, heads, T, D)
+    step_keys: tuple[torch.Tensor, ...] = ()  # (B, heads, M, D) each, of the steps so far of each of M readings
+    step_values: tuple[torch.Tensor, ...] = ()
+
+    def with_step(self, key: torch.Tensor, value: torch.Tensor) -> "LayerCache":
+        """One more step: `key` and `value` are (B, heads, M, D)."""
+        return LayerCache(self.keys, self.values, (*self.step_keys, key), (*self.step_values, value))
+
+
+def real_items(input_ids: torch.Tensor, attention_mask: torch.Tensor | None, pad: int) -> torch.Tensor:
+    """Which of the positions (B, T) hold an item."""
+    real = input_ids != pad
+    return real if attention_mask is None else real & attention_mask.bool()
+
+
+def last_items(real: torch.Tensor) -> torch.Tensor:
+    """Position of each row's last item (B, 1), 0 of a row without items."""
+    return (real * torch.arange(real.shape[1], device=real.device)).argmax(-1, keepdim=True)
+
+
+def used_columns(used: torch.Tensor) -> int:
+    """How many columns from the first one on hold all that is used (B, T), at least 1."""
+    return int(last_items(used).max()) + 1
+
+
+def rows_alike(real: torch.Tensor, is_target: torch.Tensor) -> list[torch.Tensor]:
+    """
+    The rows of a batch, parted so that little of what is computed for a part is padding: items and targets of its rows
+    differ by less than a factor of two, or are at most four.
+
+    Args:
+        real: (B, T) boolean, the positions that hold an item.
+        is_target: (B, M) boolean, the places that hold a target.
+    """
+    sizes = torch.stack([real.sum(-1), is_target.sum(-1)], -1).clamp(min=4)
+    parts = (sizes - 1.0).frexp().exponent.unique(dim=0, return_inverse=True)[1]  # 1 + floor(log2(size - 1))
+    return [(parts == part).nonzero().squeeze(-1) for part in range(int(parts.max()) + 1)]
+
+
+def labelled_positions(real: torch.Tensor, sequence_labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The readings of packed rows.
+
+    Args:
+        real: (B, T) boolean, the positions that hold an item.
+        sequence_labels: (B, T), -100 where nothing is predicted.
+
+    Returns:
+        the labelled positions of each row in order, filled up with 0, and which of them are no filling: (B, M) each.
+
+    Raises:
+        ValueError: for a label where there is no item.
+    """
+    labelled = sequence_labels != -100
+    if (labelled & ~real).any():
+        row, column = (labelled & ~real).nonzero()[0].tolist()
+        raise ValueError(f"sequence_labels has a target at row {row}, position {column}, where there is no item.")
+    counts = labelled.sum(-1)
+    is_target = torch.arange(int(counts.max()), device=real.device) < counts.unsqueeze(-1)
+    in_order = (~labelled).to(torch.uint8).argsort(dim=-1, stable=True)[:, : is_target.shape[1]]
+    return in_order.masked_fill(~is_target, 0), is_target
+
+
+def noise_of_readings(noise: torch.Tensor, is_target: torch.Tensor) -> torch.Tensor:
+    """
+    Noise of the targets (K, n, d), in order, at the places of their readings (K, B, M, d).
+
+    Raises:
+        ValueError: if there is not one vector per step and target.
+    """
+    num_targets = int(is_target.sum())
+    if noise.dim() != 3 or noise.shape[1] != num_targets:
+        raise ValueError(f"noise has shape {tuple(noise.shape)}, expected (K, {num_targets} targets, d).")
+    spread = noise.new_zeros(len(noise), *is_target.shape, noise.shape[-1])
+    spread[:, is_target] = noise
+    return spread
+
+
+def dropout(states: torch.Tensor, share: float, training: bool) -> torch.Tensor:
+    """
+    Dropout of a share of the numbers. A processor draws uniform numbers four times as fast as it draws the mask of
+    torch's own dropout.
+    """
+    if not training or not 0 < share < 1 or states.device.type != "cpu":
+        return nn.functional.dropout(states, share, training)
+    kept = torch.rand_like(states, dtype=torch.float32).ge_(share).mul_(1 / (1 - share))
+    return states * kept.to(states.dtype)
+
+
+class ReaRecAttention(nn.Module):
+    """Multi-head attention with its residual and layer norm (post-norm)."""
+
+    def __init__(self, config: ReaRecConfig):
+        super().__init__()
+        size = config.hidden_size
+        self.num_heads = config.num_attention_heads
+        self.attention_dropout, self.hidden_dropout = config.attention_dropout, config.hidden_dropout
+        self.query = nn.Linear(size, size)
+        self.key = nn.Linear(size, size)
+        self.value = nn.Linear(size, size)
+        self.output = nn.Linear(size, size)
+        self.layer_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+
+    def _heads(self, states: torch.Tensor) -> torch.Tensor:
+        """(B, n, d) -> (B, heads, n, D)"""
+        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def keys_values(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of states (B, n, d), each (B, heads, n, D)."""
+        return self._heads(self.key(hidden)), self._heads(self.value(hidden))
+
+    def _add(self, hidden: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
+        read = self.output(read.transpose(1, 2).flatten(2))
+        return self.layer_norm(hidden + dropout(read, self.hidden_dropout, self.training))
+
+    def encode(self, hidden: torch.Tensor, cache: LayerCache, allowed: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            hidden: (B, R, d), the positions that attend.
+            allowed: (B, R, T) boolean, True = attended.
+
+        Returns:
+            (B, R, d)
+        """
+        dropout = self.attention_dropout if self.training else 0.0
+        query = self._heads(self.query(hidden))
+        read = nn.functional.scaled_dot_product_attention(
+            query, cache.keys, cache.values, attn_mask=allowed.unsqueeze(1), dropout_p=dropout
+        )
+        return self._add(hidden, read)
+
+    def reason(self, hidden: torch.Tensor, cache: LayerCache, mask: torch.Tensor) -> tuple[torch.Tensor, LayerCache]:
+        """
+        One step of every reading: a softmax over the items' columns and the reading's own steps, this one included.
+
+        Args:
+            hidden: (B, M, d).
+            mask: (B, M, T), 0 where items are attended, else `MASKED`.
+
+        Returns:
+            (B, M, d), and the cache with the step.
+        """
+        cache = cache.with_step(*self.keys_values(hidden))
+        query = self._heads(self.query(hidden))
+        query = query * query.shape[-1] ** -0.5
+        # A product over the items wants one matrix per row, or copies the keys and values, at every step. So the heads
+        # stay side by side, and a query is 0 where other heads' keys are.
+        apart = torch.diag_embed(query.permute(0, 2, 3, 1), dim1=1, dim2=3).flatten(3)  # (B, heads, M, d)
+        keys, values = (heads.transpose(1, 2).flatten(2) for heads in (cache.keys, cache.values))  # (B, T, d)
+        of_items = (apart.flatten(1, 2) @ keys.mT).unflatten(1, apart.shape[1:3]) + mask.unsqueeze(1)
+        of_steps = (query.unsqueeze(3) * torch.stack(cache.step_keys, 3)).sum(-1)  # (B, heads, M, k)
+        weights = torch.cat([of_items, of_steps], -1).softmax(-1)
+        weights = dropout(weights, self.attention_dropout, self.training)
+        to_items, to_steps = weights.split([keys.shape[1], of_steps.shape[-1]], -1)
+        read = (to_items.flatten(1, 2) @ values).view(*query.shape[:3], *query.shape[1::2])  # (B, heads, M, heads, D)
+        read = read.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
+        read = read + (to_steps.unsqueeze(-1) * torch.stack(cache.step_values, 3)).sum(3)
+        return self._add(hidden, read), cache
+
+
+class ReaRecFeedForward(nn.Module):
+    """Two linear layers with their residual and layer norm (post-norm)."""
+
+    def __init__(self, config: ReaRecConfig):
+        super().__init__()
+        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.hidden_dropout = config.hidden_dropout
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        added = self.down(self.activation(self.up(hidden)))
+        return self.layer_norm(hidden + dropout(added, self.hidden_dropout, self.training))
+
+
+class ReasoningAdapter(nn.Module):
+    """What a layer does to reasoning steps alone (a bottleneck, arXiv 1902.00751); it starts next to doing nothing."""
+
+    def __init__(self, config: ReaRecConfig):
+        super().__init__()
+        self.down = nn.Linear(config.hidden_size, config.reasoning_adapter_size)
+        self.up = nn.Linear(config.reasoning_adapter_size, config.hidden_size)
+
+    def forward(self, state: torch.Tensor) -> torch.Tensor:
+        return state + self.up(nn.functional.gelu(self.down(state)))
+
+
+class ReaRecLayer(nn.Module):
+    """One layer of the encoder; its weights serve the reasoning steps too, all of them but for an adapter's."""
+
+    def __init__(self, config: ReaRecConfig):
+        super().__init__()
+        self.attention = ReaRecAttention(config)
+        self.feed_forward = ReaRecFeedForward(config)
+        self.adapter = ReasoningAdapter(config) if config.reasoning_adapter_size else None
+
+    def encode(
+        self, hidden: torch.Tensor, allowed: torch.Tensor, positions: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, LayerCache]:
+        """
+        Args:
+            hidden: (B, T, d).
+            allowed: (B, T, T) boolean; (B, R, T) with `positions`.
+            positions (*optional*): (B, R), the only positions whose states are wanted. The others have keys and values
+                alone.
+
+        Returns:
+            (B, T, d), or (B, R, d) with `positions`, and the layer's cache.
+        """
+        cache = LayerCache(*self.attention.keys_values(hidden))
+        if positions is not None:
+            hidden = torch.take_along_dim(hidden, positions.unsqueeze(-1), dim=1)
+        return self.feed_forward(self.attention.encode(hidden, cache, allowed)), cache
+
+    def reason(self, hidden: torch.Tensor, cache: LayerCache, mask: torch.Tensor) -> tuple[torch.Tensor, LayerCache]:
+        """One reasoning step, see [`ReaRecAttention.reason`]."""
+        hidden, cache = self.attention.reason(hidden, cache, mask)
+        hidden = self.feed_forward(hidden)
+        return hidden if self.adapter is None else self.adapter(hidden), cache
+
+
+class IdItems(nn.Module):
+    """A trained vector per item, and one for PAD."""
+
+    def __init__(self, config: ReaRecConfig):
+        super().__init__()
+        self.embeddings = nn.Embedding(config.num_items + 1, config.hidden_size)
+
+    def forward(self) -> torch.Tensor:
+        """(N + 1, d), PAD last"""
+        return self.embeddings.weight
+
+
+class TextItems(nn.Module):
+    """Item vectors made from fixed text embeddings, which are saved with the weights; PAD's vector is trained."""
+
+    vectors: torch.Tensor  # (N, D), NaN until they are set
+
+    def __init__(self, config: ReaRecConfig):
+        super().__init__()
+        self.register_buffer("vectors", torch.full((config.num_items, config.item_vector_size or 0), float("nan")))
+        self.adaptor = ExpertAdaptor(config) if config.backbone == "unisrec" else MlpAdaptor(config)
+        self.pad = nn.Embedding(1, config.hidden_size)
+        self._known_to_be_set = False
+
+    def forward(self) -> torch.Tensor:
+        """(N + 1, d), PAD last"""
+        if not self._known_to_be_set:
+            if not self.vectors.isfinite().all():
+                raise ValueError("The model has no text embeddings: call set_item_vectors with an array (N, D) first.")
+            self._known_to_be_set = True
+        return torch.cat([self.adaptor(self.vectors), self.pad.weight])
+
+
+class Whitening(nn.Module):
+    """UniSRec's parametric whitening, (x - b) W: what it subtracts is learned, as the directions are."""
+
+    def __init__(self, config: ReaRecConfig):
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(config.item_vector_size or 0))
+        self.linear = nn.Linear(config.item_vector_size or 0, config.hidden_size, bias=False)
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        return self.linear(vectors - self.mean)
+
+
+class ExpertAdaptor(nn.Module):
+    """UniSRec (arXiv 2206.05941): whitening experts, mixed by a softmax gate that reads the embedding."""
+
+    def __init__(self, config: ReaRecConfig):
+        super().__init__()
+        self.dropout = config.adaptor_dropout
+        self.experts = nn.ModuleList(Whitening(config) for _ in range(config.num_experts))
+        self.gate = nn.Linear(config.item_vector_size or 0, config.num_experts, bias=False)
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """(N, D) -> (N, d)"""
+        shares = self.gate(vectors).softmax(-1)  # (N, experts)
+        dropped = dropout(vectors, self.dropout, self.training)
+        # Summed expert by expert: without gradients, a large catalogue needs no (N, experts, d).
+        mixed = shares[:, :1] * self.experts[0](dropped)
+        for index, expert in enumerate(self.experts[1:], start=1):
+            mixed = mixed + shares[:, index : index + 1] * expert(dropped)
+        return mixed
+
+
+class AdaptorLinear(nn.Linear):
+    """
+    Starts with a standard deviation of 1 / sqrt(inputs): through two layers of the usual 0.02, item vectors would start
+    next to nothing.
+    """
+
+
+class MlpAdaptor(nn.Module):
+    """
+    MoRec's projection of a text embedding to d, with one hidden layer: MoRec trains the text encoder with it, here the
+    embeddings are fixed, and a single linear map could not do more than rotate and scale them.
+    """
+
+    def __init__(self, config: ReaRecConfig):
+        super().__init__()
+        self.up = AdaptorLinear(config.item_vector_size or 0, config.hidden_size)
+        self.down = AdaptorLinear(config.hidden_size, config.hidden_size)
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """(N, D) -> (N, d)"""
+        return self.down(nn.functional.gelu(self.up(vectors)))

@@ -1,0 +1,28 @@
+"""What the programs on a trained ReaRec run begin with: its model and data."""
+
+from pathlib import Path
+
+from hf_genrec.data.prepared import PreparedData
+from hf_genrec.method import load_method, load_model
+from hf_genrec.methods.rearec.modeling_rearec import ReaRecForNextItem
+from hf_genrec.training.config import RunFolder
+
+
+def open_reasoning_run(run_folder: str) -> tuple[RunFolder, ReaRecForNextItem, PreparedData]:
+    """
+    The run, its model and its prepared data.
+
+    Raises:
+        FileNotFoundError: if there is no trained model.
+        ValueError: for a model of another method or without reasoning, or of another catalogue than the data.
+    """
+    run = RunFolder(Path(run_folder))
+    model = load_model(run.require_model())
+    if not isinstance(model, ReaRecForNextItem):
+        method = load_method(model.config.model_type).title
+        raise ValueError(f"{run.model} is a {method} model: reasoning steps are analysed of ReaRec runs only")
+    if not model.config.steps:
+        raise ValueError(f"{run.model} takes no reasoning steps (reasoning: none), so there is nothing to analyse")
+    prepared = PreparedData.load(run.data)
+    prepared.require_catalogue(model.processor.item_ids, f"the items of {run.model}", "prepare and train again")
+    return run, model, prepared

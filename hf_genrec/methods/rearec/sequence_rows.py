@@ -1,0 +1,98 @@
+"""Training rows of recommenders that read items: a user's history once for all its targets, or a row per target."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ...data.examples import Targets, shared_and_own, target_positions
+
+
+class PackedSequences(Dataset):
+    """
+    Rows of a history and its targets. A target needs at least one item before it, so a user's first item is none.
+
+    A row is one of the runs of `shared_and_own`, or holds a single target.
+
+    Args:
+        sequences: per user the training items as catalogue rows, oldest first.
+        targets: `"all"` makes every item but a user's first a target, `"last"` only the newest.
+        max_history: newest items of the prefix that are read.
+        packing: share rows; otherwise every target has its own.
+
+    Attributes:
+        lengths (`np.ndarray`): (rows,) history items of each row.
+        num_targets (`int`): targets of all rows.
+        labels_per_row (`float`): targets of a row on average.
+
+    Raises:
+        ValueError: if no target is left.
+    """
+
+    def __init__(
+        self,
+        sequences: Sequence[np.ndarray],
+        targets: Targets = "all",
+        max_history: int = 50,
+        packing: bool = True,
+    ):
+        users, positions = target_positions(sequences, targets)
+        users, positions = users[positions > 0], positions[positions > 0]
+        if not len(users):
+            raise ValueError(
+                "No user has two training items, so no target has a history: check the filters and the split of the "
+                "prepared data."
+            )
+        self.sequences = sequences
+        self.num_targets = len(users)
+
+        if packing:
+            runs = np.concatenate(shared_and_own(users, positions, max_history), axis=1)
+        else:
+            runs = np.stack([users, np.maximum(positions - max_history, 0), positions, positions + 1])
+        self.users, self.starts, self.first_targets, self.ends = runs
+        self.lengths = self.ends - self.starts - 1
+        self.labels_per_row = self.num_targets / len(self.users)
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def __getitem__(self, index: int) -> dict:
+        """`items` (n,) int64 catalogue rows, oldest first, and the place of the first target among them."""
+        items = self.sequences[self.users[index]][self.starts[index] : self.ends[index]]
+        return {"items": items, "first_target": int(self.first_targets[index] - self.starts[index])}
+
+
+class SequenceCollator:
+    """
+    Batches of rows, as long as the longest history among them.
+
+    Args:
+        pad: N, the item that fills up.
+        packed: rows may hold several targets. Otherwise each has one, and the labels are those of whole rows.
+    """
+
+    def __init__(self, pad: int, packed: bool):
+        self.pad = pad
+        self.packed = packed
+
+    def __call__(self, examples: Sequence[dict]) -> dict:
+        """
+        Args:
+            examples: dicts with `items` and `first_target`, see `PackedSequences`.
+
+        Returns:
+            `input_ids` (B, T), padded on the right; and `sequence_labels` (B, T), at position t the target after items
+            0..t, -100 where there is none, or unpacked `labels` (B,).
+        """
+        shape = (len(examples), max(len(example["items"]) for example in examples) - 1)
+        input_ids, labels = np.full(shape, self.pad), np.full(shape, -100)
+        for line, example in enumerate(examples):
+            items, first_target = example["items"], example["first_target"]
+            input_ids[line, : len(items) - 1] = items[:-1]
+            labels[line, first_target - 1 : len(items) - 1] = items[first_target:]
+        if self.packed:
+            return {"input_ids": torch.from_numpy(input_ids), "sequence_labels": torch.from_numpy(labels)}
+        last = torch.tensor([int(example["items"][-1]) for example in examples])
+        return {"input_ids": torch.from_numpy(input_ids), "labels": last}

@@ -1,0 +1,189 @@
+"""Item ids <-> sets of token ids: the processor of REG4Rec, with its catalogue, item sets and categories."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from ...catalogue.catalogue import load_tensors
+from ...catalogue.item_sets import ItemSets, SetLogitsProcessor
+from ...catalogue.processing_codes import CodeProcessor
+from ...catalogue.transformers_bridge import cached_file
+
+SETS_FILE = "item_sets.safetensors"
+UNKNOWN_CATEGORY = -1
+
+
+class Reg4RecProcessor(CodeProcessor):
+    """
+    Turns histories of item ids into rows of codes, and generated codes, in whatever order, back into items.
+
+    Args:
+        tokenizer: a tokenizer whose first tokens are all codes, codebook after codebook, then the answer token.
+        codebook_sizes (`list[int]`): codes per codebook, M numbers.
+        max_history (`int`): the newest items of a history that are read; older ones are cut off.
+        category_names (`list[str]`): names of the items' categories.
+
+    The catalogue is attached with [`set_catalogue`] and is saved and loaded with the processor.
+
+    Attributes:
+        item_sets ([`ItemSets`]): the catalogue's codes as sets.
+        categories (`np.ndarray`): (N,) int64, the category of each item, -1 where it is not known.
+
+    Example:
+
+    ```python
+    >>> processor = AutoProcessor.from_pretrained("runs/reg4rec-ml-100k/model", trust_remote_code=True)
+    >>> inputs = processor(histories=[["50", "172", "181"]], return_tensors="pt")
+    ```
+    """
+
+    categories: np.ndarray
+    item_sets: ItemSets
+
+    def __init__(
+        self,
+        tokenizer,
+        codebook_sizes: Sequence[int] = (),
+        max_history: int = 50,
+        category_names: Sequence[str] = (),
+    ):
+        super().__init__(tokenizer, codebook_sizes, max_history)
+        self.category_names = list(category_names)
+        expected = np.arange(sum(self.codebook_sizes) + 1)
+        if not np.array_equal(np.concatenate([*self.code_token_ids, [self.answer_token_id]]), expected):
+            raise ValueError(
+                "The tokenizer's first tokens must be the codes, codebook after codebook, and the answer token: use "
+                "code_tokenizer."
+            )
+
+    # ---- catalogue ----
+
+    def set_catalogue(
+        self,
+        item_ids: Sequence[str],
+        codes,
+        titles: Sequence[str] | None = None,
+        popularity=None,
+        categories=None,
+    ) -> "Reg4RecProcessor":
+        """
+        Attach the items that can be recommended.
+
+        Args:
+            item_ids: N different ids.
+            codes: (N, M) codes, column r of codebook r. Items may share theirs; then the more popular one is listed
+                first.
+            titles (*optional*): N titles for people to read.
+            popularity (*optional*): (N,) training interactions of each item.
+            categories (*optional*): (N,) places in `category_names`, -1 where the category is not known. Only training
+                reads them.
+
+        Raises:
+            ValueError: for an empty catalogue, an id that stands twice, lengths that differ, a code outside its
+            codebook or a category without a name.
+        """
+        if categories is None:
+            categories = np.full(len(item_ids), UNKNOWN_CATEGORY)
+        categories = np.asarray(categories, dtype=np.int64)
+        if categories.shape != (len(item_ids),):
+            raise ValueError(f"categories have shape {categories.shape} for {len(item_ids)} items: give one per item.")
+        known = range(UNKNOWN_CATEGORY, len(self.category_names))
+        bad = [row for row, category in enumerate(categories.tolist()) if category not in known]
+        if bad:
+            raise ValueError(
+                f"Item {item_ids[bad[0]]!r}: category {categories[bad[0]]} has no name, category_names has "
+                f"{len(self.category_names)}."
+            )
+        self._check_and_attach(item_ids, codes, titles, popularity)
+        self.categories = categories
+        self.item_sets = ItemSets.from_token_ids(self.token_ids, self.popularity)
+        return self
+
+    def add_items(self, item_ids: Sequence[str], codes, titles: Sequence[str] | None = None) -> "Reg4RecProcessor":
+        """
+        New items, with codes from the item tokenizer, enter the catalogue and can be recommended without training.
+        Their categories are not known.
+
+        Raises:
+            ValueError: as [`set_catalogue`].
+        """
+        self._with_new_items(item_ids, codes, titles)
+        self.categories = np.concatenate([self.categories, np.full(len(item_ids), UNKNOWN_CATEGORY)])
+        self.item_sets = ItemSets.from_token_ids(self.token_ids, self.popularity)
+        return self
+
+    # ---- histories ----
+
+    def prompts(self, histories: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
+        """
+        Inputs of histories given as catalogue rows, oldest first: the codes of the newest `max_history` items.
+
+        Returns:
+            `input_ids` and `attention_mask`, (B, T * M) int64, padded on the left by whole items. T is the longest
+            history's length, and at least 1.
+        """
+        histories = self._newest(histories)
+        width = max((len(history) for history in histories), default=0) or 1
+        input_ids = np.full((len(histories), width, self.num_levels), self.tokenizer.pad_token_id, dtype=np.int64)
+        attention_mask = np.zeros_like(input_ids)
+        for line, history in enumerate(histories):
+            input_ids[line, width - len(history) :] = self.token_ids[history]
+            attention_mask[line, width - len(history) :] = 1
+        tensors = {"input_ids": input_ids, "attention_mask": attention_mask}
+        return {name: torch.from_numpy(array.reshape(len(histories), -1)) for name, array in tensors.items()}
+
+    # ---- answers ----
+
+    def set_logits_processor(
+        self, candidates: Sequence[str] | None = None, order: str = "confidence"
+    ) -> SetLogitsProcessor:
+        """
+        The constraint for `model.generate`, over the whole catalogue or over `candidates` (item ids); `order` is the
+        model's `code_order`.
+
+        Raises:
+            ValueError: for an unknown or no candidate.
+        """
+        self._require_catalogue()
+        if candidates is None:
+            return SetLogitsProcessor(self.item_sets, order)
+        return SetLogitsProcessor(self.item_sets.restrict(self.rows(candidates, where="candidates")), order)
+
+    def batch_decode_items(self, sequences: torch.Tensor) -> list[str | None]:
+        """
+        Item ids of generated sequences (n, 1 + M), the start token and codes in any order; `None` where the codes are
+        no item's (possible only without the constraint). Of items that share their codes, the most popular one.
+        """
+        self._require_catalogue()
+        codes = torch.as_tensor(sequences).cpu()[:, 1:]
+        if codes.shape[1] != self.num_levels:
+            return [None] * len(codes)
+        leaves = self.item_sets.walk(codes).first_leaves()
+        rows = self.item_sets.items[self.item_sets.item_starts[leaves.clamp(min=0)].long()]
+        return [
+            self.item_ids[row] if leaf >= 0 else None for leaf, row in zip(leaves.tolist(), rows.tolist(), strict=True)
+        ]
+
+    # ---- files ----
+
+    def _save_catalogue(self, save_directory):
+        self._save_items(save_directory, codes=self.codes, categories=self.categories)
+        save_file(
+            {name: tensor.contiguous() for name, tensor in self.item_sets.state_dict().items()},
+            os.path.join(save_directory, SETS_FILE),
+        )
+
+    def _load_catalogue(self, pretrained_model_name_or_path, **place):
+        arrays = self._load_items(pretrained_model_name_or_path, **place)
+        self._attach_codes(arrays["codes"])
+        self.categories = arrays["categories"]
+        path = cached_file(pretrained_model_name_or_path, SETS_FILE, **place)
+        self.item_sets = ItemSets.from_state_dict(load_tensors(str(path)))
+
+
+Reg4RecProcessor.register_for_auto_class("AutoProcessor")
+
+__all__ = ["Reg4RecProcessor"]

@@ -1,0 +1,233 @@
+"""What REG4Rec is made of: an encoder that reads one position per item, and a decoder over the codes chosen so far.
+
+Both are pre-norm transformers. A *path* is an order of codes that the decoder reads. Several paths may belong to one
+history: their rows stand one after the other, and they share its encoding and its cross-attention's keys and values.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import EncoderDecoderCache
+from transformers.utils import ModelOutput
+
+from ...catalogue.transformers_bridge import ACT2FN
+from .configuration_reg4rec import Reg4RecConfig
+
+
+@dataclass
+class Reg4RecEncoding(ModelOutput):
+    """
+    Histories as the decoder reads them.
+
+    Args:
+        last_hidden_state: (B, T, d), a state per item.
+        item_mask: (B, T) boolean, the positions to attend to.
+    """
+
+    last_hidden_state: torch.Tensor = None  # type: ignore[assignment]  # a ModelOutput wants defaults
+    item_mask: torch.Tensor = None  # type: ignore[assignment]
+
+    def of_users(self, users: torch.Tensor) -> "Reg4RecEncoding":
+        """The histories at `users` (n,), in that order and as often as they stand there."""
+        return Reg4RecEncoding(self.last_hidden_state[users], self.item_mask[users])
+
+
+class Attention(nn.Module):
+    """Multi-head attention; its keys and values are made apart, so that they can be kept."""
+
+    def __init__(self, config: Reg4RecConfig):
+        super().__init__()
+        size = config.hidden_size
+        self.num_heads = config.num_attention_heads
+        self.dropout = config.attention_dropout
+        self.query = nn.Linear(size, size)
+        self.key = nn.Linear(size, size)
+        self.value = nn.Linear(size, size)
+        self.output = nn.Linear(size, size)
+
+    def _heads(self, states: torch.Tensor) -> torch.Tensor:
+        """(B, n, d) -> (B, heads, n, D)"""
+        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def keys_values(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of states (B, n, d), each (B, heads, n, D)."""
+        return self._heads(self.key(states)), self._heads(self.value(states))
+
+    def forward(
+        self, states: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, allowed: torch.Tensor | None
+    ) -> torch.Tensor:
+        """
+        Args:
+            states: (R, S, d), as many rows as `keys` or a multiple: row r reads the keys of r // (R / B).
+            keys, values: (B, heads, T, D).
+            allowed: boolean, broadcastable to (B, heads, S, T), True = attended; `None` for all.
+
+        Returns:
+            (R, S, d)
+        """
+        query = self._heads(self.query(states.reshape(len(keys), -1, states.shape[-1])))
+        read = nn.functional.scaled_dot_product_attention(
+            query, keys, values, attn_mask=allowed, dropout_p=self.dropout if self.training else 0.0
+        )
+        return self.output(read.transpose(1, 2).reshape(states.shape))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: Reg4RecConfig):
+        super().__init__()
+        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.down(self.activation(self.up(states)))
+
+
+def _norm(config: Reg4RecConfig) -> nn.LayerNorm:
+    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+
+class EncoderLayer(nn.Module):
+    """Bidirectional attention and feed-forward (pre-norm)."""
+
+    def __init__(self, config: Reg4RecConfig):
+        super().__init__()
+        self.attention_norm, self.attention = _norm(config), Attention(config)
+        self.feed_forward_norm, self.feed_forward = _norm(config), FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, states: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+        """(B, T, d); `allowed` (B, 1, 1, T)."""
+        normed = self.attention_norm(states)
+        states = states + self.dropout(self.attention(normed, *self.attention.keys_values(normed), allowed))
+        return states + self.dropout(self.feed_forward(self.feed_forward_norm(states)))
+
+
+class DecoderLayer(nn.Module):
+    """Causal attention to the path, attention to the history, feed-forward (pre-norm)."""
+
+    def __init__(self, config: Reg4RecConfig, index: int):
+        super().__init__()
+        self.index = index
+        self.attention_norm, self.attention = _norm(config), Attention(config)
+        self.cross_norm, self.cross_attention = _norm(config), Attention(config)
+        self.feed_forward_norm, self.feed_forward = _norm(config), FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        states: torch.Tensor,
+        encoding: Reg4RecEncoding,
+        causal: torch.Tensor | None,
+        cache: EncoderDecoderCache | None,
+    ) -> torch.Tensor:
+        """(R, S, d), R a multiple of the encoding's B; `causal` (S, past + S)."""
+        normed = self.attention_norm(states)
+        keys, values = self.attention.keys_values(normed)
+        if cache is not None:
+            keys, values = cache.self_attention_cache.update(keys, values, self.index)
+        states = states + self.dropout(self.attention(normed, keys, values, causal))
+
+        keys, values = self._history(encoding, cache)
+        allowed = encoding.item_mask[:, None, None]
+        read = self.cross_attention(self.cross_norm(states), keys, values, allowed)
+        states = states + self.dropout(read)
+        return states + self.dropout(self.feed_forward(self.feed_forward_norm(states)))
+
+    def _history(self, encoding: Reg4RecEncoding, cache: EncoderDecoderCache | None):
+        """Keys and values of the history's items, made once for a cache."""
+        if cache is not None and cache.is_updated.get(self.index):
+            layer: Any = cache.cross_attention_cache.layers[self.index]
+            return layer.keys, layer.values
+        keys, values = self.cross_attention.keys_values(encoding.last_hidden_state)
+        if cache is not None:
+            cache.cross_attention_cache.update(keys, values, self.index)
+            cache.is_updated[self.index] = True
+        return keys, values
+
+
+class Reg4RecEncoder(nn.Module):
+    """Histories of codes -> a state per item. Holds the table of code embeddings, which the decoder reads, too."""
+
+    main_input_name = "input_ids"
+
+    def __init__(self, config: Reg4RecConfig):
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)  # type: ignore[arg-type]
+        self.embed_places = nn.Embedding(config.max_history, config.hidden_size)  # from the newest item backwards
+        self.embedding_norm = _norm(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers: Any = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
+        self.norm = _norm(config)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs) -> Reg4RecEncoding:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, T * M)`):
+                Codes of the history's items, oldest first, padded on the left by whole items; T is at least 1. The
+                codes of an item may stand in any order. Of a row without items, one padding item is read.
+            attention_mask (`torch.Tensor` of shape `(B, T * M)`, *optional*):
+                1 for codes, 0 for padding; by default what is not the padding token.
+
+        Raises:
+            ValueError: for half an item, none at all, or more than `max_history`.
+        """
+        num_codebooks, width = self.config.num_codebooks, input_ids.shape[1]
+        length = width // num_codebooks
+        if width % num_codebooks or not 1 <= length <= self.config.max_history:
+            raise ValueError(
+                f"input_ids are {width} tokens wide: give 1 to max_history={self.config.max_history} items of "
+                f"{num_codebooks} codes."
+            )
+        pad: Any = self.config.pad_token_id
+        is_code = input_ids.ne(pad) if attention_mask is None else attention_mask.bool()
+        item_mask = is_code[:, ::num_codebooks].clone()
+        item_mask[:, -1] |= ~item_mask.any(1)
+
+        items = self.embed_tokens(input_ids.unflatten(1, (length, num_codebooks))).sum(2)  # (B, T, d): a set of codes
+        places = torch.arange(length - 1, -1, -1, device=input_ids.device)
+        states = self.dropout(self.embedding_norm(items + self.embed_places(places)))
+        for layer in self.layers:
+            states = layer(states, item_mask[:, None, None])
+        return Reg4RecEncoding(self.norm(states), item_mask)
+
+
+class Reg4RecDecoder(nn.Module):
+    """
+    Embeddings of paths -> states that predict the next code.
+
+    A code's embedding says which codebook it is of. There are no positions: the codes chosen so far are a set, so the
+    place of a code in the path says nothing about the item, and how many are chosen shows in how the start token's
+    share of the attention shrinks.
+    """
+
+    def __init__(self, config: Reg4RecConfig):
+        super().__init__()
+        self.embedding_norm = _norm(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers: Any = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
+        self.norm = _norm(config)
+
+    def forward(
+        self, embeddings: torch.Tensor, encoding: Reg4RecEncoding, cache: EncoderDecoderCache | None = None
+    ) -> torch.Tensor:
+        """
+        Args:
+            embeddings: (R, S, d), of start token and codes; with a filled cache only those that are new. R is a
+                multiple of the encoding's B: the paths of one history stand one after the other.
+            cache (*optional*): keys and values of the codes so far, and of the histories.
+
+        Returns:
+            (R, S, d)
+        """
+        length, causal = embeddings.shape[1], None
+        if length > 1:
+            past = 0 if cache is None else int(cache.get_seq_length())
+            causal = torch.ones(length, past + length, dtype=torch.bool, device=embeddings.device).tril(past)
+        states = self.dropout(self.embedding_norm(embeddings))
+        for layer in self.layers:
+            states = layer(states, encoding, causal, cache)
+        return self.norm(states)

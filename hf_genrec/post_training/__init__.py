@@ -1,0 +1,1 @@
+"""A trained model -> a better one, by reinforcement learning."""

@@ -1,0 +1,115 @@
+"""Histories kept between requests: the same answers, and only what is new is encoded."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_model, make_processor
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_genrec.decoding.beam_search import beam_search
+from hf_genrec.decoding.user_cache import UserCache
+
+pytestmark = pytest.mark.libraries
+
+HISTORY = ["item-3", "item-9", "item-1", "item-3"]
+
+
+def assert_same(found, expected):
+    assert found[0] == expected[0]
+    for ours, theirs in zip(found[1], expected[1], strict=True):
+        assert ours == pytest.approx(theirs, abs=5e-5)  # float32 sums of logarithms, added in another order
+
+
+PROCESSOR = make_processor()
+ITEMS = st.sampled_from(PROCESSOR.item_ids)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(st.lists(ITEMS, max_size=12), min_size=1, max_size=3),
+    st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=1, max_size=3),
+    st.sampled_from([2**30, 9000, 0]),
+    st.sampled_from([[1, 2, 1], [0, 0, 0], [0, 1, 2]]),
+)
+def test_requests_give_what_they_give_without_a_cache(users, rounds, max_bytes, num_queries):
+    """Users of different lengths who come back with 0..3 items more, past the history limit of 8."""
+    model, cache = make_model(PROCESSOR, num_queries=num_queries), UserCache(max_bytes)
+    rng = np.random.default_rng(0)
+    for more in [[0, 0, 0], *rounds]:
+        users = [h + [f"item-{row}" for row in rng.integers(0, 40, n)] for h, n in zip(users, more, strict=False)]
+        expected = model.recommend(users, k=5)
+        assert_same(model.recommend(users, k=5, user_cache=cache), expected)
+        assert cache.num_bytes <= max_bytes
+
+
+def encoded_tokens(model):
+    """Counts what the backbone is given to encode."""
+    counts = []
+    model.model.register_forward_pre_hook(
+        lambda module, args, kwargs: counts.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    return counts
+
+
+def test_only_new_items_are_encoded(model):
+    counts, cache = encoded_tokens(model), UserCache()
+    for history in (HISTORY, [*HISTORY, "item-7"], [*HISTORY, "item-7"], [*HISTORY, "item-7", "item-2", "item-5"]):
+        model.recommend(history, k=5, user_cache=cache)
+    assert counts == [4 * 3 + 1, 3 + 1, 1, 2 * 3 + 1]
+    assert (cache.hits, cache.misses) == (3, 1)
+
+
+def test_known_and_unknown_histories_of_a_batch_are_encoded_apart(model):
+    counts, cache = encoded_tokens(model), UserCache()
+    model.recommend(HISTORY, k=5, user_cache=cache)
+    counts.clear()
+    batch = [["item-8", "item-7", "item-6", "item-5", "item-4"], [*HISTORY, "item-7"]]
+    expected = model.recommend(batch, k=5)
+    counts.clear()
+    assert_same(model.recommend(batch, k=5, user_cache=cache), expected)
+    assert counts == [3 + 1, 5 * 3 + 1]
+
+
+def test_a_longer_history_takes_the_place_of_the_shorter(model):
+    cache = UserCache()
+    model.recommend(HISTORY, k=5, user_cache=cache)
+    layers, kept, heads, dim = 2, 2, 2, 8  # keys and values
+    assert (len(cache), cache.num_bytes) == (1, 4 * 3 * layers * kept * heads * dim * 4)
+    model.recommend([*HISTORY, "item-7"], k=5, user_cache=cache)
+    assert (len(cache), cache.num_bytes) == (1, 5 * 3 * layers * kept * heads * dim * 4)
+
+
+def test_the_least_recently_used_history_goes_first(model):
+    one = 2 * 3 * 2 * 2 * 2 * 8 * 4
+    cache = UserCache(max_bytes=2 * one)
+    a, b, c = (["item-1", "item-2"], ["item-3", "item-4"], ["item-5", "item-6"])
+    for history in (a, b, a, c):
+        model.recommend(history, k=5, user_cache=cache)
+    assert (len(cache), cache.num_bytes) == (2, 2 * one)
+    prompts = model.processor.prompts([model.processor.rows(history) for history in (a, b, c)])
+    assert cache.known(**prompts, num_levels=3) == [6, 0, 6]
+    cache.clear()
+    assert (len(cache), cache.num_bytes, cache.hits, cache.misses) == (0, 0, 0, 0)
+
+
+def test_another_models_histories_are_refused(processor, model):
+    cache = model.user_cache()
+    model.recommend(HISTORY, user_cache=cache)
+    with pytest.raises(ValueError, match="another model"):
+        make_model(processor, seed=1).recommend(HISTORY, user_cache=cache)
+
+
+def test_stock_decoders_have_it_too(processor):
+    from test_beam_search import stock_decoder
+
+    model, cache = stock_decoder("gpt2", len(processor.tokenizer)), UserCache()
+    rows = [processor.rows(HISTORY), processor.rows(["item-8"])]
+    for extra in ([], [5], [7, 2]):
+        rows = [np.concatenate([history, extra]).astype(int) for history in rows]
+        prompts = processor.prompts(rows)
+        found = beam_search(model, prompts, processor.trie, 6, user_cache=cache)
+        expected = beam_search(model, prompts, processor.trie, 6)
+        assert torch.equal(found[0], expected[0])
+        torch.testing.assert_close(found[1], expected[1], atol=1e-5, rtol=0)
+    assert cache.hits == 4

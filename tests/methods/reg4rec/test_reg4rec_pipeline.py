@@ -1,0 +1,113 @@
+"""REG4Rec by the same commands as the others: from somebody's own CSV to a recommendation; and a training that is
+killed."""
+
+import json
+
+import pytest
+from conftest import ITEMS, USERS, check_a_killed_training, run_command, run_pipeline
+from safetensors.torch import load_file
+
+from hf_genrec.data.prepared import PreparedData
+from hf_genrec.method import load_model
+from hf_genrec.trainers import train
+from hf_genrec.training.config import parse_config
+
+pytestmark = pytest.mark.libraries
+
+
+@pytest.fixture(scope="module")
+def config(own_data):
+    """The configuration of the same log with REG4Rec's keys in the place of CARE's; every third film is a comedy."""
+    films = [f"f{item:02d},Film number {item},{'Comedy' if item % 3 == 0 else 'Drama'}" for item in range(ITEMS)]
+    (own_data / "films-with-genres.csv").write_text("\n".join(["film,name,genre", *films]) + "\n")
+    data_keys = ("source:", "source_path", "user_column", "item_column", "time_column", "title_column")
+    data = [line for line in (own_data / "mine.yaml").read_text().splitlines() if line.startswith(data_keys)]
+    path = own_data / "reg4rec.yaml"
+    path.write_text(
+        "\n".join(data)
+        + f"""
+method: reg4rec
+item_path: {own_data}/films-with-genres.csv
+categories_column: genre
+vectors: collaborative
+collaborative_dim: 8
+codebook_sizes: [4, 4, 4]
+max_history: 8
+hidden_size: 16
+intermediate_size: 32
+output_dir: {own_data}/reg4rec-run
+num_train_epochs: 4
+per_device_train_batch_size: 32
+learning_rate: 0.003
+logging_steps: 1
+use_cpu: true
+"""
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(config, own_data):
+    run_pipeline(config)
+    return own_data / "reg4rec-run"
+
+
+def test_the_run_folder(trained):
+    assert {path.name for path in trained.iterdir()} == {"data", "semantic_ids", "checkpoints", "model", "results"}
+    assert {path.suffix for path in (trained / "model").rglob("*") if path.is_file()} == {
+        ".json", ".py", ".safetensors", ".md"
+    }  # fmt: skip
+    record = json.loads((trained / "results/training.json").read_text())
+    assert record["num_targets"] == USERS * 6
+    assert record["steps"] == 4 * 8
+    assert all({"loss_token", "loss_category"} <= line.keys() for line in record["log"] if "loss" in line)
+    categories = json.loads((trained / "results/categories.json").read_text())
+    assert categories == {"num_categories": 2, "majority_share": 2 / 3, "items": {"Drama": 16, "Comedy": 8}}
+    assert json.loads((trained / "model/config.json").read_text())["num_categories"] == 2
+
+
+def test_evaluate_and_card(trained, monkeypatch, capsys):
+    run_command(monkeypatch, capsys, "evaluate", trained, "--split", "validation")
+    records = json.loads((trained / "results/validation.json").read_text())
+    assert list(records) == ["REG4Rec", "most popular", "item-kNN"]
+    training = json.loads((trained / "results/training.json").read_text())
+    ndcg = records["REG4Rec"]["metrics"]["ndcg@10"]["value"]
+    assert ndcg == pytest.approx(training["best_validation_ndcg@10"])
+    assert records["REG4Rec"]["metrics"]["invalid_share"]["value"] == 0
+    assert records["REG4Rec"]["token_bias_amplification"] is not None
+    card = (trained / "model/README.md").read_text()
+    assert f"{ndcg:.4f}" in card
+    assert 'model = AutoModelForSeq2SeqLM.from_pretrained("reg4rec-run", trust_remote_code=True)' in card
+    assert "| codes per codebook | [4, 4, 4] |" in card
+    assert "| reflection (CORP) | off |" in card
+    run_command(monkeypatch, capsys, "evaluate", trained, "--split", "validation", "--num-beams", "25")
+
+
+def test_the_item_tokenizer_travels_along(trained):
+    own, exported = (load_file(folder / "item_tokenizer/model.safetensors") for folder in (
+        trained / "semantic_ids", trained / "model"
+    ))  # fmt: skip
+    assert own.keys() == exported.keys()
+
+
+def test_recommend_as_a_stranger(trained, monkeypatch, capsys):
+    out = run_command(monkeypatch, capsys, "recommend", trained, "--user", "u00", "-k", "5", "--stranger")
+    assert "opened through AutoModelForSeq2SeqLM in a process that cannot import hf_genrec" in out
+    prepared = PreparedData.load(trained / "data")
+    history = [prepared.item_ids[row] for row in prepared.sequences[prepared.user_ids.index("u00")]]
+    item_ids, scores = load_model(trained / "model").recommend(history, k=5)
+    for rank, (item_id, score) in enumerate(zip(item_ids, scores, strict=True), start=1):
+        line = f"  {rank}. Film number {int(item_id[1:])}  (item {item_id}, log-probability {score:.2f})"
+        assert line in out
+
+
+def test_a_killed_training_ends_with_the_same_weights(trained, config, own_data):
+    """In random order or in the model's own: the rest draws what the whole run drew."""
+    check_a_killed_training("train", config, trained, own_data / "reg4rec-killed")
+
+
+def test_keys_of_other_methods_are_refused(config):
+    with pytest.raises(ValueError, match="--packing belongs to method: care"):
+        parse_config(str(config), ["--packing", "false"])
+    with pytest.raises(ValueError, match="no column kind"):
+        train.main(parse_config(str(config), ["--category_column", "kind", "--resume_from_checkpoint", "last"]))

@@ -1,0 +1,27 @@
+"""Train on prepared data, tokenized where the method needs codes; the best checkpoint becomes the run's `model/`.
+
+hf-genrec train --config NAME
+hf-genrec train --config NAME --resume_from_checkpoint last
+torchrun --standalone --nproc_per_node 2 -m hf_genrec.trainers.train --config NAME
+accelerate launch --config_file configs/accelerate/zero2.yaml -m hf_genrec.trainers.train --config NAME
+"""
+
+import sys
+
+from hf_genrec.method import load_method
+from hf_genrec.training.checkpoints import checkpoint_to_resume
+from hf_genrec.training.config import RunConfig, parse_command_line
+from hf_genrec.training.train_and_save import train_and_save
+
+
+def main(config: RunConfig) -> None:
+    """Load, build, train, save."""
+    run = config.run  # now: building moves `output_dir` to the checkpoints
+    method = load_method(config.model.method)
+    trainer = method.build_trainer(config)
+    resume = checkpoint_to_resume(run.checkpoints, config.training.resume_from_checkpoint)
+    train_and_save(trainer, run, resume, run.semantic_ids / "item_tokenizer" if method.codes else None)
+
+
+if __name__ == "__main__":
+    main(parse_command_line(sys.argv[1:]))
