@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
-from .flat_code import FlatCode
+from .flat_code import FlatCode, FlatModelCode
 from .transformers_bridge import cached_file
 
 logger = logging.get_logger(__name__)
@@ -231,19 +231,101 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-class ProcessorCarrier(PreTrainedModel):
+class ProcessorCarrier(FlatModelCode, PreTrainedModel):
     """
-    Placed before a model class: the model's processor is loaded and saved with it.
+    Placed before a model class: the model's processor is loaded and saved with it, and it recommends items by their
+    ids. The model brings [`recommend_rows`] and [`score_rows`], which know catalogue rows alone.
 
     Attributes:
         processor (*optional*): of the class `processor_class`; histories and catalogue.
-        recommend_rows: defined by the model: from histories and candidates in catalogue rows, k and `exclude_seen` to
-            rows (B, k), -1 where fewer items are allowed, and scores (B, k).
     """
 
     processor_class: type[CatalogueProcessor]
     processor: Any = None
-    recommend_rows: Callable[..., tuple[np.ndarray, ...]]
+
+    def recommend_rows(
+        self,
+        histories: Sequence[np.ndarray],
+        k: int = 10,
+        exclude_seen: bool = False,
+        candidates: np.ndarray | None = None,
+        **search,
+    ) -> tuple[np.ndarray, ...]:
+        """
+        [`recommend`] in catalogue rows instead of item ids.
+
+        Returns:
+            rows (B, k) int64, -1 where fewer items are allowed, and scores (B, k) float32, -inf there.
+        """
+        raise NotImplementedError
+
+    def score_rows(self, histories: Sequence[np.ndarray], rows: np.ndarray, **search) -> torch.Tensor:
+        """[`score_items`] in catalogue rows instead of item ids: (B, items) float32."""
+        raise NotImplementedError
+
+    def recommend(
+        self,
+        histories: Sequence[str] | Sequence[Sequence[str]],
+        k: int = 10,
+        exclude_seen: bool = False,
+        candidates: Sequence[str] | None = None,
+        unknown: str = "raise",
+        **search,
+    ):
+        """
+        The k items most likely to come next.
+
+        Args:
+            histories: one history (item ids, oldest first) or a batch of them; an empty history is allowed.
+            k: items per history.
+            exclude_seen: leave out the items of the history.
+            candidates (*optional*): recommend only these items.
+            unknown: `"raise"`, or `"skip"` to leave ids out of a history that are not in the catalogue.
+            search: options of this model's [`recommend_rows`], `batch_size` (histories at a time) among them.
+
+        Returns:
+            `(item_ids, scores)`, best first; lists of lists for a batch. Scores are those of [`score_items`], in
+            float32, and do not depend on k. Fewer than k items only where fewer are allowed.
+
+        Raises:
+            ValueError: for an unknown item, no candidate, a k below 1, an option the model refuses, or a model without
+            a processor.
+            TypeError: for an option the model does not have.
+        """
+        processor = self._require_processor()
+        batch, single = processor.as_batch(histories)
+        allowed = None if candidates is None else processor.rows(candidates, where="candidates")
+        rows = [processor.rows(history, unknown) for history in batch]
+        found, scores = self.recommend_rows(rows, k, exclude_seen, allowed, **search)
+        item_ids, score_lists = processor.as_lists(found, scores)
+        return (item_ids[0], score_lists[0]) if single else (item_ids, score_lists)
+
+    def score_items(
+        self,
+        histories: Sequence[str] | Sequence[Sequence[str]],
+        item_ids: Sequence[str] | None = None,
+        unknown: str = "raise",
+        **search,
+    ) -> torch.Tensor:
+        """
+        Exact scores of items, equal to those of [`recommend`].
+
+        Args:
+            histories, unknown: see [`recommend`].
+            item_ids (*optional*): the items to score, by default the whole catalogue in its order.
+            search: options of this model's [`score_rows`].
+
+        Returns:
+            float32 tensor (B, items), or (items,) for a single history.
+        """
+        processor = self._require_processor()
+        batch, single = processor.as_batch(histories)
+        rows = np.arange(len(processor.item_ids))
+        if item_ids is not None:
+            rows = processor.rows(item_ids, where="item_ids")
+        with evaluation_mode(self), torch.no_grad():
+            scores = self.score_rows([processor.rows(history, unknown) for history in batch], rows, **search)
+        return scores[0] if single else scores
 
     def _require_processor(self):
         if self.processor is None:
@@ -252,16 +334,6 @@ class ProcessorCarrier(PreTrainedModel):
                 "folder) of the folder that holds its catalogue."
             )
         return self.processor
-
-    def _recommend_ids(self, histories, k: int, exclude_seen: bool, candidates, unknown: str, **search):
-        """What `recommend` gives: [`recommend_rows`] of histories and candidates that are item ids."""
-        processor = self._require_processor()
-        batch, single = processor.as_batch(histories)
-        allowed = None if candidates is None else processor.rows(candidates, where="candidates")
-        rows = [processor.rows(history, unknown) for history in batch]
-        found, scores = self.recommend_rows(rows, k, exclude_seen, allowed, **search)
-        item_ids, score_lists = processor.as_lists(found, scores)
-        return (item_ids[0], score_lists[0]) if single else (item_ids, score_lists)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):

@@ -46,35 +46,6 @@ class ItemRecommenderMixin(ProcessorCarrier):
         """(B, d) of the inputs of [`ItemProcessor.prompts`]."""
         raise NotImplementedError
 
-    def recommend(
-        self,
-        histories: Sequence[str] | Sequence[Sequence[str]],
-        k: int = 10,
-        exclude_seen: bool = False,
-        candidates: Sequence[str] | None = None,
-        unknown: str = "raise",
-        batch_size: int = 256,
-    ):
-        """
-        The k items most likely to come next.
-
-        Args:
-            histories: one history (item ids, oldest first) or a batch of them; an empty history is allowed.
-            k: items per history.
-            exclude_seen: leave out the items of the history.
-            candidates (*optional*): recommend only these items.
-            unknown: `"raise"`, or `"skip"` to leave ids out of a history that are not in the catalogue.
-            batch_size: histories encoded at a time.
-
-        Returns:
-            `(item_ids, scores)`, best first, equal scores in catalogue order; lists of lists for a batch. Scores are
-            those of [`score_items`], in float32. Fewer than k items only where fewer are allowed.
-
-        Raises:
-            ValueError: for an unknown item, no candidate, a k below 1, or a model without a processor.
-        """
-        return self._recommend_ids(histories, k, exclude_seen, candidates, unknown, batch_size=batch_size)
-
     @torch.no_grad()
     def recommend_rows(
         self,
@@ -85,7 +56,10 @@ class ItemRecommenderMixin(ProcessorCarrier):
         batch_size: int = 256,
     ) -> tuple[np.ndarray, np.ndarray]:
         """
-        [`recommend`] in catalogue rows instead of item ids.
+        By the scores of all items; equal ones in catalogue order.
+
+        Args:
+            batch_size: histories encoded at a time.
 
         Returns:
             rows (B, k) int64, -1 where fewer items are allowed, and scores (B, k) float32, -inf there.
@@ -155,30 +129,8 @@ class ItemRecommenderMixin(ProcessorCarrier):
             values = values[:, :k]
         return best, values
 
-    @torch.no_grad()
-    def score_items(
-        self,
-        histories: Sequence[str] | Sequence[Sequence[str]],
-        item_ids: Sequence[str] | None = None,
-        unknown: str = "raise",
-    ) -> torch.Tensor:
-        """
-        Scores of items, equal to those of [`recommend`].
-
-        Args:
-            histories: one history or a batch.
-            item_ids (*optional*): the items to score, by default the whole catalogue in its order.
-
-        Returns:
-            float32 tensor (B, items), or (items,) for a single history.
-        """
-        processor = self._require_processor()
-        batch, single = processor.as_batch(histories)
-        rows = np.arange(len(processor.item_ids))
-        if item_ids is not None:
-            rows = processor.rows(item_ids, where="item_ids")
-        with evaluation_mode(self):
-            vectors = self.item_vectors()
-            users = self._encode([processor.rows(history, unknown) for history in batch], vectors)
-            scores = (users @ vectors[torch.from_numpy(rows).to(self.device)].T).float()
-        return scores[0] if single else scores
+    def score_rows(self, histories: Sequence[np.ndarray], rows: np.ndarray) -> torch.Tensor:
+        """The products of user and item vectors."""
+        vectors = self.item_vectors()
+        users = self._encode(histories, vectors)
+        return (users @ vectors[torch.from_numpy(rows).to(self.device)].T).float()

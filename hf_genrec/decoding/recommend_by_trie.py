@@ -24,52 +24,6 @@ class GenerativeRecommenderMixin(ProcessorCarrier):
 
     processor_class = GenRecProcessor
 
-    def recommend(
-        self,
-        histories: Sequence[str] | Sequence[Sequence[str]],
-        k: int = 10,
-        exclude_seen: bool = False,
-        candidates: Sequence[str] | None = None,
-        unknown: str = "raise",
-        num_beams: int | None = None,
-        batch_size: int = 64,
-        normalize: str = "vocabulary",
-        user_cache: UserCache | None = None,
-    ):
-        """
-        The k items most likely to come next, by beam search over the catalogue.
-
-        Args:
-            histories: one history (item ids, oldest first) or a batch of them; an empty history is allowed.
-            k: items per history.
-            exclude_seen: leave out the items of the history.
-            candidates (*optional*): recommend only these items.
-            unknown: `"raise"`, or `"skip"` to leave ids out of a history that are not in the catalogue.
-            num_beams (*optional*): defaults to `max(2 * k, 20)`.
-            batch_size: histories decoded at a time.
-            normalize: what a code's probability is relative to: the full `"vocabulary"`, or the codes of its `"level"`.
-            user_cache (*optional*): keeps encoded histories between calls: a user who comes back with some items more
-                costs only these.
-
-        Returns:
-            `(item_ids, scores)`, best first; lists of lists for a batch. A score is the sum of the L log-probabilities
-            over the full vocabulary in float32. Fewer than k items only where fewer are allowed.
-
-        Raises:
-            ValueError: for an unknown item, a k or beam that is too small, or a model without a processor.
-        """
-        return self._recommend_ids(
-            histories,
-            k,
-            exclude_seen,
-            candidates,
-            unknown,
-            num_beams=num_beams,
-            batch_size=batch_size,
-            normalize=normalize,
-            user_cache=user_cache,
-        )
-
     def recommend_rows(
         self,
         histories: Sequence[np.ndarray],
@@ -82,7 +36,14 @@ class GenerativeRecommenderMixin(ProcessorCarrier):
         user_cache: UserCache | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """
-        [`recommend`] in catalogue rows instead of item ids.
+        By beam search over the trie. A score is the sum of the L log-probabilities over the full vocabulary.
+
+        Args:
+            num_beams (*optional*): defaults to `max(2 * k, 20)`.
+            batch_size: histories decoded at a time.
+            normalize: what a code's probability is relative to: the full `"vocabulary"`, or the codes of its `"level"`.
+            user_cache (*optional*): keeps encoded histories between calls: a user who comes back with some items more
+                costs only these.
 
         Returns:
             rows (B, k) int64, -1 where fewer items are allowed, and scores (B, k) float32, -inf there.
@@ -147,28 +108,8 @@ class GenerativeRecommenderMixin(ProcessorCarrier):
         """An empty store of encoded histories, for `recommend(..., user_cache=...)` of this model."""
         return UserCache(max_bytes)
 
-    def score_items(
-        self,
-        histories: Sequence[str] | Sequence[Sequence[str]],
-        item_ids: Sequence[str] | None = None,
-        unknown: str = "raise",
-    ) -> torch.Tensor:
-        """
-        Exact scores of items by teacher forcing, equal to those of [`recommend`].
-
-        Args:
-            histories: one history or a batch.
-            item_ids (*optional*): the items to score, by default the whole catalogue in its order.
-
-        Returns:
-            float32 tensor (B, items), or (items,) for a single history.
-        """
+    def score_rows(self, histories: Sequence[np.ndarray], rows: np.ndarray) -> torch.Tensor:
+        """By teacher forcing: the sum of the L log-probabilities over the full vocabulary."""
         processor = self._require_processor()
-        batch, single = processor.as_batch(histories)
-        inputs = processor.prompts([processor.rows(history, unknown) for history in batch])
-        token_ids = torch.from_numpy(processor.token_ids)
-        if item_ids is not None:
-            token_ids = token_ids[processor.rows(item_ids, where="item_ids")]
-        with evaluation_mode(self):
-            scores = score_leaves(self, {name: tensor.to(self.device) for name, tensor in inputs.items()}, token_ids)
-        return scores[0] if single else scores
+        inputs = {name: tensor.to(self.device) for name, tensor in processor.prompts(histories).items()}
+        return score_leaves(self, inputs, torch.from_numpy(processor.token_ids[rows]))

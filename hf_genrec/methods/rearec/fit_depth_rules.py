@@ -1,4 +1,4 @@
-"""Fits the rules of adaptive depth (`hf_genrec/models/adaptive_depth.py`) on validation users, the model left as it is.
+"""Fits the rules of adaptive depth (`rearec_depth_rules.py`) on validation users, the model left as it is.
 
 What a fit makes large is the mean *worth* of the depth that the rule gives each of these users: NDCG over the whole
 list, without a cut-off (1 / log2(1 + rank) of a single target). Nine users in ten have an NDCG@10 of 0 at every depth,

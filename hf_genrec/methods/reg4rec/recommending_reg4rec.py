@@ -25,63 +25,6 @@ class SetRecommenderMixin(ProcessorCarrier):
 
     processor_class = Reg4RecProcessor
 
-    def recommend(
-        self,
-        histories: Sequence[str] | Sequence[Sequence[str]],
-        k: int = 10,
-        exclude_seen: bool = False,
-        candidates: Sequence[str] | None = None,
-        unknown: str = "raise",
-        num_beams: int | None = None,
-        batch_size: int = 64,
-        order: str | None = None,
-        reflection_threshold: float | None = None,
-        lookahead: bool | None = None,
-    ):
-        """
-        The k items most likely to come next, by CRSS over the catalogue ([`CrssSearch`]).
-
-        Each item found is scored along the model's path to it, as [`score_items`] does; so a score depends neither on k
-        nor on the beam.
-
-        Args:
-            histories: one history (item ids, oldest first) or a batch of them; an empty history is allowed.
-            k: items per history.
-            exclude_seen: leave out the items of the history.
-            candidates (*optional*): recommend only these items.
-            unknown: `"raise"`, or `"skip"` to leave ids out of a history that are not in the catalogue.
-            num_beams (*optional*): paths kept, defaults to `max(2 * k, 20)`.
-            batch_size: histories decoded at a time.
-            order (*optional*): `"confidence"`: the surest codebook first; `"fixed"`: codebook 1, 2, ..., M; by default
-                the configuration's `code_order`.
-            reflection_threshold (*optional*): CORP's theta, by default the configuration's; `inf` never takes a code
-                back.
-            lookahead (*optional*): judge a path by the items it leads to, not by its codes alone. It finds more of the
-                best items, and its first step reads M numbers for each item of the catalogue. By default where the
-                model was taught codes in any order, and nowhere else: with `code_order: fixed` it was taught the next
-                codebook alone, and what it says of the others too early means nothing.
-
-        Returns:
-            `(item_ids, scores)`, best first; lists of lists for a batch. A score is the sum of the M log-probabilities,
-            each within its codebook, in float32. Fewer than k items only where fewer are allowed.
-
-        Raises:
-            ValueError: for an unknown item, a k or beam that is too small, lookahead or confidence order of a model
-                taught a fixed one, or a model without a processor.
-        """
-        return self._recommend_ids(
-            histories,
-            k,
-            exclude_seen,
-            candidates,
-            unknown,
-            num_beams=num_beams,
-            batch_size=batch_size,
-            order=order,
-            reflection_threshold=reflection_threshold,
-            lookahead=lookahead,
-        )
-
     def recommend_rows(
         self,
         histories: Sequence[np.ndarray],
@@ -96,9 +39,21 @@ class SetRecommenderMixin(ProcessorCarrier):
         return_rollbacks: bool = False,
     ) -> tuple[np.ndarray, ...]:
         """
-        [`recommend`] in catalogue rows instead of item ids.
+        By CRSS over the catalogue ([`CrssSearch`]). Each item found is scored along the model's path to it, as
+        [`score_rows`] does, so a score depends neither on k nor on the beam: it is the sum of the M log-probabilities,
+        each within its codebook.
 
         Args:
+            num_beams (*optional*): paths kept, defaults to `max(2 * k, 20)`.
+            batch_size: histories decoded at a time.
+            order (*optional*): `"confidence"`: the surest codebook first; `"fixed"`: codebook 1, 2, ..., M; by default
+                the configuration's `code_order`.
+            reflection_threshold (*optional*): CORP's theta, by default the configuration's; `inf` never takes a code
+                back.
+            lookahead (*optional*): judge a path by the items it leads to, not by its codes alone. It finds more of the
+                best items, and its first step reads M numbers for each item of the catalogue. By default where the
+                model was taught codes in any order, and nowhere else: with `code_order: fixed` it was taught the next
+                codebook alone, and what it says of the others too early means nothing.
             return_rollbacks: say how many codes CORP took back.
 
         Returns:
@@ -222,42 +177,21 @@ class SetRecommenderMixin(ProcessorCarrier):
         begin, end = sets.item_ranges(of_leaves % sets.num_leaves)
         return seen, of_leaves[counts == end - begin]
 
-    def score_items(
-        self,
-        histories: Sequence[str] | Sequence[Sequence[str]],
-        item_ids: Sequence[str] | None = None,
-        unknown: str = "raise",
-        order: str | None = None,
-    ) -> torch.Tensor:
+    def score_rows(self, histories: Sequence[np.ndarray], rows: np.ndarray, order: str | None = None) -> torch.Tensor:
         """
-        Exact scores of items along the model's path to them ([`path_scores`]), equal to those of [`recommend`].
+        Along the model's path to each item ([`path_scores`]).
 
         Args:
-            histories: one history or a batch.
-            item_ids (*optional*): the items to score, by default the whole catalogue in its order.
-            order: see [`recommend`].
-
-        Returns:
-            float32 tensor (B, items), or (items,) for a single history.
+            order: see [`recommend_rows`].
         """
         processor, order = self._require_processor(), self._order(order)
-        batch, single = processor.as_batch(histories)
-        inputs = processor.prompts([processor.rows(history, unknown) for history in batch])
-        token_ids = torch.from_numpy(processor.token_ids)
-        if item_ids is not None:
-            token_ids = token_ids[processor.rows(item_ids, where="item_ids")]
-        token_ids = token_ids.to(self.device)
-        with evaluation_mode(self):
-            with torch.no_grad():
-                encoding = self.get_encoder()(**{name: tensor.to(self.device) for name, tensor in inputs.items()})
-            scores = torch.cat(
-                [
-                    path_scores(self, encoding, part.expand(len(batch), -1, -1), order)
-                    for part in token_ids.split(max(1, MAX_PATHS // len(batch)))
-                ],
-                dim=1,
-            )
-        return scores[0] if single else scores
+        token_ids = torch.from_numpy(processor.token_ids[rows]).to(self.device)
+        inputs = {name: tensor.to(self.device) for name, tensor in processor.prompts(histories).items()}
+        encoding = self.get_encoder()(**inputs)
+        parts = token_ids.split(max(1, MAX_PATHS // len(histories)))
+        return torch.cat(
+            [path_scores(self, encoding, part.expand(len(histories), -1, -1), order) for part in parts], dim=1
+        )
 
 
 def _listed(sets: ItemSets, leaves: torch.Tensor, scores: torch.Tensor, seen_items: torch.Tensor, num_rows: int):

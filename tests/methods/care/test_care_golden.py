@@ -17,10 +17,7 @@ pytestmark = pytest.mark.libraries
 CASES = sorted(path.parent for path in (Path(__file__).parents[2] / "golden/care").glob("*/case.json"))
 
 
-@pytest.fixture(params=CASES, ids=lambda path: path.name)
-def case(request):
-    folder = request.param
-    facts = json.loads((folder / "case.json").read_text())
+def open_case(folder, facts):
     config = CareConfig.from_published(
         facts["qwen2_config"],
         facts["query_list"],
@@ -30,7 +27,13 @@ def case(request):
         facts["tokens"]["special_answer"],
     )
     model = CareForCausalLM.from_published(load_file(folder / "model.safetensors"), config)
-    return facts, model, load_file(folder / "train.safetensors"), load_file(folder / "infer.safetensors")
+    return model, load_file(folder / "train.safetensors"), load_file(folder / "infer.safetensors")
+
+
+@pytest.fixture(params=CASES, ids=lambda path: path.name)
+def case(request):
+    facts = json.loads((request.param / "case.json").read_text())
+    return facts, *open_case(request.param, facts)
 
 
 def training_inputs(tensors):
@@ -84,9 +87,8 @@ def test_logits_to_keep_gives_the_same_loss(case):
     assert part.loss.item() == pytest.approx(whole.loss.item(), abs=1e-6)
 
 
-@pytest.mark.parametrize("num_beams", [5, 20])
-def test_beam_search(case, num_beams):
-    facts, model, _, infer = case
+def beam_search(model, infer, facts, num_beams):
+    """The codes of stock beam search under the trie of the case's catalogue, and their scores."""
     trie = ItemTrie.from_token_ids(infer["catalogue"])
     output = model.generate(
         input_ids=infer["input_ids"],
@@ -100,9 +102,15 @@ def test_beam_search(case, num_beams):
         return_dict_in_generate=True,
         output_scores=True,
     )
-    prompt_length = infer["input_ids"].shape[1]
-    assert torch.equal(output.sequences[:, prompt_length:], infer[f"b{num_beams}_mnt4.generated"])
-    torch.testing.assert_close(output.sequences_scores, infer[f"b{num_beams}_mnt4.sequences_scores"], atol=1e-5, rtol=0)
+    return output.sequences[:, infer["input_ids"].shape[1] :], output.sequences_scores
+
+
+@pytest.mark.parametrize("num_beams", [5, 20])
+def test_beam_search(case, num_beams):
+    facts, model, _, infer = case
+    codes, scores = beam_search(model, infer, facts, num_beams)
+    assert torch.equal(codes, infer[f"b{num_beams}_mnt4.generated"])
+    torch.testing.assert_close(scores, infer[f"b{num_beams}_mnt4.sequences_scores"], atol=1e-5, rtol=0)
 
 
 def test_weights_that_do_not_fit_are_named(case):
@@ -111,3 +119,42 @@ def test_weights_that_do_not_fit_are_named(case):
     del weights["model.norm.weight"]
     with pytest.raises(ValueError, match=r"model\.norm\.weight"):
         CareForCausalLM.from_published(weights, model.config)
+
+
+def golden_gaps(folder, facts):
+    """For `golden_cases.py`: the largest difference of each output; of beams, how many differ."""
+    if "qwen2_config" not in facts:
+        return None
+    model, train, infer = open_case(folder, facts)
+    output = model(**training_inputs(train))
+    output.loss.backward()
+    start = train["input_ids"].shape[1] - 1
+    logits = output.logits[:, start : start + train["selected_logits"].shape[1]]
+    gaps = {
+        "logits": (logits - train["selected_logits"]).abs().max().item(),
+        "loss": abs(output.loss.item() - facts["train"]["loss"]),
+    }
+    if output.diversity_loss is not None:
+        weighted = model.config.query_diversity_weight * output.diversity_loss.item()
+        gaps["diversity term"] = abs(weighted - facts["train"]["div_term"])
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    if "grad_query_vector" in train:
+        queries = gradients["model.query_embeddings.weight"]
+        gaps["gradient of the queries"] = (queries - train["grad_query_vector"]).abs().max().item()
+    norms = {
+        "model.query_embeddings.weight" if name == "query_vector.weight" else name: norm
+        for name, norm in facts["train"]["grad_norms"].items()
+    }
+    gaps["gradient norms, relative"] = max(
+        abs(gradients[name].norm().item() / norm - 1) for name, norm in norms.items() if norm
+    )
+    for name in infer:
+        if name.endswith("_mnt4.generated"):  # others go on behind the last code, to a token that is never trained
+            beams = int(name.split("_")[0].removeprefix("b"))
+            found, scores = beam_search(model, infer, facts, beams)
+            gaps["beams that differ"] = max(
+                gaps.get("beams that differ", 0.0), float((found != infer[name]).any(-1).sum())
+            )
+            gap = (scores - infer[name.replace("generated", "sequences_scores")]).abs().max().item()
+            gaps["scores of beams"] = max(gaps.get("scores of beams", 0.0), gap)
+    return gaps
