@@ -1,9 +1,10 @@
 """The `hf-genrec` command. Each subcommand imports what it needs and calls one program of `trainers/`."""
 
+import inspect
 import shutil
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +13,11 @@ from hf_genrec.terminal import quiet
 HELP = "Generative recommenders: from an interaction log to semantic IDs, a trained model and recommended titles."
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
 
-PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+# Their options are the keys of the argument classes, which take seconds to import: `--help` is passed on, too.
+PASS_ON: dict[str, Any] = {
+    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True},
+    "add_help_option": False,
+}
 ConfigOption = Annotated[
     str | None, typer.Option(help="YAML file, or a shipped name (`hf-genrec configs` lists them).")
 ]
@@ -28,42 +33,57 @@ def main() -> None:
         raise SystemExit(2) from None
 
 
-def _configuration(config: str | None, context: typer.Context):
+def _configuration(command: str, config: str | None, context: typer.Context):
     quiet()
-    from hf_genrec.training.config import parse_config
+    from hf_genrec.training.config import parse_config, run_options
 
+    if "--help" in context.args:
+        _print_options(command, context, run_options(command, config, context.args))
     return parse_config(config, context.args)
 
 
-@app.command(context_settings=PASS_ON)
+def _print_options(command: str, context: typer.Context, options: str) -> None:
+    about = inspect.cleandoc(str(context.command.help))
+    typer.echo(f"Usage: hf-genrec {command} [--config NAME_OR_PATH] [--key value ...]\n\n{about}\n")
+    typer.echo(f"Every key may stand in the YAML, or here as an option.\n\n{options}")
+    raise typer.Exit
+
+
+@app.command(**PASS_ON)
 def prepare(context: typer.Context, config: ConfigOption = None) -> None:
-    """Interaction log and item text -> sequences and splits. Every key of the YAML is an option: --min_rating 4."""
+    """Interaction log and item text -> sequences and splits. `prepare --help` lists the keys."""
     from hf_genrec.trainers.prepare_data import main as program
 
-    program(_configuration(config, context))
+    program(_configuration("prepare", config, context))
 
 
-@app.command(context_settings=PASS_ON)
+@app.command(**PASS_ON)
 def tokenize(context: typer.Context, config: ConfigOption = None) -> None:
     """Item text -> embeddings -> semantic IDs with a health report, for methods whose items have codes."""
     from hf_genrec.trainers.tokenize_items import main as program
 
-    program(_configuration(config, context))
+    program(_configuration("tokenize", config, context))
 
 
-@app.command(context_settings=PASS_ON)
+@app.command(**PASS_ON)
 def train(context: typer.Context, config: ConfigOption = None) -> None:
-    """Train on the prepared, tokenized data. --resume_from_checkpoint last goes on after an interruption."""
+    """
+    Train on the prepared, tokenized data; `train --help` lists the keys. --resume_from_checkpoint last goes on after an
+    interruption.
+    """
     from hf_genrec.trainers.train import main as program
 
-    program(_configuration(config, context))
+    program(_configuration("train", config, context))
 
 
-@app.command(context_settings=PASS_ON)
+@app.command(**PASS_ON)
 def grpo(context: typer.Context, config: ConfigOption = None) -> None:
     """Post-train a run's model by reinforcement learning, into a run folder of its own."""
     quiet()
-    from hf_genrec.post_training.grpo_arguments import parse_grpo_config
+    from hf_genrec.post_training.grpo_arguments import grpo_options, parse_grpo_config
+
+    if "--help" in context.args:
+        _print_options("grpo", context, grpo_options())
     from hf_genrec.trainers.train_grpo import main as program
 
     program(parse_grpo_config(config, context.args))
@@ -83,7 +103,7 @@ def evaluate(
     program(run, split, exclude_seen, num_beams)
 
 
-@app.command(context_settings=PASS_ON)
+@app.command(**PASS_ON)
 def sweep(
     context: typer.Context,
     key: Annotated[str, typer.Option(help="Setting to vary, for instance learning_rate.")],

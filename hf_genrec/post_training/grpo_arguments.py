@@ -7,6 +7,7 @@ import torch
 from trl import GRPOConfig
 
 from hf_genrec.training.config import Kind, parse_arguments
+from hf_genrec.training.option_help import option_help, own_fields
 
 # Of TRL's sampling options, what leaves the policy's distribution as it is, and what the sampler here cannot do.
 UNUSED: dict[str, Any] = {
@@ -155,3 +156,8 @@ def parse_grpo_config(name_or_path: str | None, overrides: list[str] | None = No
     """
     (arguments,) = parse_arguments(name_or_path, overrides, {"grpo": Kind([GRPOArguments])}, "grpo")
     return arguments
+
+
+def grpo_options() -> str:
+    """The keys of post-training, for people."""
+    return option_help({"Post-training (and all of TRL's GRPOConfig)": own_fields(GRPOArguments)})

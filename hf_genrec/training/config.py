@@ -15,6 +15,7 @@ from hf_genrec.data.arguments import DataArguments
 from hf_genrec.method import default_method, load_method, methods
 from hf_genrec.semantic_ids.arguments import TokenizerArguments
 from hf_genrec.training.arguments import GenRecTrainingArguments
+from hf_genrec.training.option_help import option_help, own_fields
 
 # Of the shared argument classes, the keys that only items with semantic IDs have a use for.
 SEMANTIC_ID_KEYS = {field.name for field in fields(TokenizerArguments)} - {"text_model", "text_columns"}
@@ -124,6 +125,31 @@ def parse_config(name_or_path: str | None, overrides: list[str] | None = None) -
         ValueError: for a key no argument class has, a key of another method, or a value they refuse; names the file.
     """
     return RunConfig(*parse_arguments(name_or_path, overrides, _run_kinds(), default_method()))
+
+
+def run_options(command: str, name_or_path: str | None, overrides: list[str]) -> str:
+    """
+    The keys that `prepare`, `tokenize` or `train` reads, for people: those of the method that is named in the
+    configuration or by `--method`.
+    """
+    content = {} if name_or_path is None else _read_yaml(find_config(name_or_path))
+    name = _method(name_or_path or "command line", content, overrides, methods(), default_method())
+    method, kind = load_method(name), _run_kinds()[name]
+    groups: dict[str, dict[str, Any]] = {
+        "prepare": {"Data": DataArguments},
+        "tokenize": {"Semantic IDs": TokenizerArguments},
+        "train": {
+            f"{method.title} (--method {name}, of {', '.join(methods())})": method.arguments,
+            "Training (and all of transformers' TrainingArguments)": GenRecTrainingArguments,
+        },
+    }
+    known = kind.known_keys()
+    listed = {
+        title: [entry for entry in own_fields(cls) if entry.name in known] for title, cls in groups[command].items()
+    }
+    if command != "train":
+        listed["Run"] = [entry for entry in own_fields(GenRecTrainingArguments) if entry.name == "output_dir"]
+    return option_help({title: entries for title, entries in listed.items() if entries})
 
 
 def _run_kinds() -> dict[str, Kind]:

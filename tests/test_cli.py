@@ -1,0 +1,77 @@
+"""What the command says of itself."""
+
+import resource
+import subprocess
+import sys
+
+import pytest
+from conftest import exit_code, run_command
+
+import hf_genrec
+from hf_genrec.method import load_method, methods
+
+
+def options(printed: str) -> list[str]:
+    return [line.split()[0] for line in printed.splitlines() if line.startswith("  --")]
+
+
+@pytest.mark.parametrize("method", methods())
+def test_help_lists_the_keys_of_a_method_with_their_defaults(monkeypatch, capsys, method):
+    printed = run_command(monkeypatch, capsys, "train", "--method", method, "--help")
+    assert f"{load_method(method).title} (--method {method}, of {', '.join(methods())}):" in printed
+    listed = options(printed)
+    arguments = load_method(method).arguments()
+    for name, value in vars(arguments).items():
+        if name != "method":
+            assert f"--{name}" in listed
+            if isinstance(value, float):
+                assert f"[{value}]" in printed
+    assert "--learning_rate" in listed
+    assert "--local_rank" not in listed  # transformers' own
+    assert ("--packing" in listed) == ("packing" not in load_method(method).unused_keys)
+
+
+def test_help_of_the_other_commands(monkeypatch, capsys):
+    assert "--user_core" in options(run_command(monkeypatch, capsys, "prepare", "--help"))
+    assert "--codebook_sizes" in options(run_command(monkeypatch, capsys, "tokenize", "--help"))
+    without_codes = next(name for name in methods() if load_method(name).codes is None)
+    printed = run_command(monkeypatch, capsys, "tokenize", "--method", without_codes, "--help")
+    assert set(options(printed)) == {
+        "--text_model",
+        "--text_columns",
+        "--output_dir",
+    }
+    assert "--rewards" in options(run_command(monkeypatch, capsys, "grpo", "--help"))
+    assert exit_code("train", "--method", "nobody", "--help") == 2
+
+
+def test_methods_are_listed(monkeypatch, capsys):
+    lines = run_command(monkeypatch, capsys, "methods").splitlines()
+    assert [line.split()[0] for line in lines] == hf_genrec.methods() == methods()
+
+
+def test_importing_the_library_is_quick_and_imports_no_torch():
+    program = "import sys, hf_genrec; hf_genrec.methods(); dir(hf_genrec); print('torch' in sys.modules)"
+
+    def cpu_of_children() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    start = cpu_of_children()
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert finished.stdout == "False\n"
+    assert cpu_of_children() - start < 0.3
+
+
+def test_the_public_names(model, tmp_path):
+    model.save_pretrained(tmp_path / "run/model")
+    for place in (tmp_path / "run", tmp_path / "run/model"):
+        opened = hf_genrec.load(place)
+        assert type(opened) is getattr(hf_genrec, type(model).__name__) is type(model)
+        assert opened.recommend(["item-3"], k=3) == model.recommend(["item-3"], k=3)
+    assert {"ItemTrie", "ItemSets", "UserCache", type(model.processor).__name__} <= set(dir(hf_genrec))
+    assert callable(hf_genrec.methods)
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        hf_genrec.Nothing  # noqa: B018
+    with pytest.raises(OSError, match="nothing"):
+        hf_genrec.load(tmp_path / "nothing")
