@@ -16,16 +16,17 @@ import functools
 import itertools
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import RESULTS, environment
+from benchmarks.cells import read_rows, write_row
+from benchmarks.measure import environment
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.evaluation.metrics import ndcg_at_k, paired_bootstrap_difference, recall_at_k
-from hf_genrec.files import write_json
 from hf_genrec.method import load_model
 from hf_genrec.post_training.grpo_arguments import parse_grpo_config
 from hf_genrec.trainers import train_grpo
@@ -59,7 +60,7 @@ CELLS: dict[str, dict[str, Any]] = {
     "fp8": {"layer_precision": "fp8"},
     "adaptive": {"layer_precision": "adaptive", "layer_precision_steps": 25},
 }
-PLACE = RESULTS / "grpo_quality"
+KIND, DATA = "grpo_quality", "ml-100k"
 
 
 def main() -> None:
@@ -74,10 +75,12 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if not options.table and options.run is None:
         parser.error("--run: name the run to start from")
+    finished = {(row["name"], row["steps"], row["seed"]) for row in read_rows(KIND, DATA)}
     for cell in [] if options.table else options.cells:
-        path = PLACE / f"{cell}-{options.steps}-{options.seed}.json"
-        if not path.exists():
-            write_json(run_cell(cell, options) | environment(), path)
+        if (cell, options.steps, options.seed) not in finished:
+            write_row(
+                KIND, DATA, run_cell(cell, options) | {name: environment()[name] for name in ("date", "versions")}
+            )
     print(table())
 
 
@@ -112,13 +115,14 @@ def run_cell(cell: str, options: argparse.Namespace) -> dict[str, Any]:
     log = json.loads((run.results / "training.json").read_text(encoding="utf-8"))["log"]
     kept = ("reward", "rewards/hit/mean", "kl", "entropy", "frac_reward_zero_std")
     return {
-        "cell": cell,
+        "cell": f"{cell}, {options.steps} steps, seed {options.seed}",
+        "name": cell,
         "steps": options.steps,
         "seed": options.seed,
         "settings": {name: str(value) for name, value in (BASE | CELLS[cell]).items()},
         "cpu_seconds_per_step": float(np.median(training_cost(log))),
         **course(log, kept),
-        "precisions": [line["layer_precision"] for line in log if "layer_precision" in line],
+        "precisions": [Counter(line["layer_precision"].values()) for line in log if "layer_precision" in line],
         "differences": differences,
     }
 
@@ -158,11 +162,10 @@ def per_user(folder: Path, data: Path) -> dict[str, np.ndarray]:
 
 def table() -> str:
     lines = []
-    for path in sorted(PLACE.glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
+    for record in read_rows(KIND, DATA):
         start, end = record["start"], record["end"]
         lines.append(
-            f"{record['cell']} ({record['steps']} steps, {record['cpu_seconds_per_step']:.2f} CPU s each): reward "
+            f"{record['name']} ({record['steps']} steps, {record['cpu_seconds_per_step']:.2f} CPU s each): reward "
             f"{start['reward']:.3f} -> {end['reward']:.3f}, hit {start['rewards/hit/mean']:.4f} -> "
             f"{end['rewards/hit/mean']:.4f}, entropy {start['entropy']:.2f} -> {end['entropy']:.2f}, kl {end['kl']:.3f}"
         )

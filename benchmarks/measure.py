@@ -5,6 +5,7 @@ A benchmark is a program, `python -m benchmarks.<name>`: it prints a table and w
 
 import argparse
 import datetime
+import json
 import os
 import platform
 import resource
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from hf_genrec.files import write_json
+from hf_genrec.files import whole_file
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "numpy", "scikit-learn", "faiss-cpu", "semantic-id", "trl")
@@ -114,7 +115,18 @@ def _processor() -> str:
 
 
 def write_result(name: str, command: str, settings: dict[str, Any], results: Any) -> Path:
-    """Write `benchmarks/results/<name>.json` with the environment beside the figures, whole or not at all."""
+    """
+    Write `benchmarks/results/<name>.json` with the environment beside the figures, whole or not at all: a line for each
+    of these, and for each of the results.
+    """
     path = RESULTS / f"{name}.json"
-    write_json({"command": command, **environment(), "settings": settings, "results": results}, path)
+    content = {"command": command, **environment(), "settings": settings}
+    lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in content.items()]
+    if isinstance(results, dict):
+        rows = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in results.items()]
+        body = "{\n" + ",\n".join(rows) + "\n}"
+    else:
+        body = "[\n" + ",\n".join(json.dumps(value, allow_nan=False) for value in results) + "\n]"
+    with whole_file(path) as temporary:
+        temporary.write_text("{\n" + ",\n".join([*lines, f'"results": {body}']) + "\n}\n", encoding="utf-8")
     return path

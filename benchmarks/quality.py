@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 
-from benchmarks.measure import RESULTS, environment
+from benchmarks.cells import read_rows, write_row
+from benchmarks.measure import environment
 from hf_genrec.evaluation.metrics import paired_bootstrap_difference
-from hf_genrec.files import whole_file, write_json
+from hf_genrec.files import whole_file
 from hf_genrec.method import load_method
 from hf_genrec.methods.rearec import calibrate_depth_run
 from hf_genrec.methods.rearec.method import ReaRecArguments
@@ -40,6 +40,19 @@ from hf_genrec.training.config import RunConfig, RunFolder, find_config, parse_c
 logger = logging.getLogger(__name__)
 
 DATA_SETS = {"amazon2014_beauty": "beauty", "amazon2014_toys": "toys", "yelp2019": "yelp"}  # what configs/ calls them
+KIND = "quality"
+METRICS = (
+    "recall@5",
+    "ndcg@5",
+    "recall@10",
+    "ndcg@10",
+    "recall@20",
+    "ndcg@20",
+    "mrr@10",
+    "div_ratio@10",
+    "or_ratio@10",
+)
+METRICS += ("coverage@10", "gini@10", "invalid_share")
 EVALUATED = ("validation", "test", "validation-unseen", "test-unseen")  # unseen: items of the history left out
 EVALUATIONS, EVAL_USERS = 6, 5000  # during a training of a model that decodes
 MINUTES = 30  # the usual budget
@@ -152,34 +165,25 @@ def plan_cell(method: str, data: Path, seed: int, minutes: float, work: Path) ->
 
 
 def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: float) -> None:
-    """Bring one cell to its JSON, from wherever an earlier attempt ended."""
+    """Bring one cell to its row, from wherever an earlier attempt ended."""
     cell = config_file.parent.name
-    result = RESULTS / "quality" / f"{cell}.json"
-    if result.is_file():
+    if any(row["cell"] == cell for row in read_rows(KIND, data)):
         logger.info("%s is finished", cell)
         return
     config, run = parse_config(str(config_file)), train_cell(config_file)
     training = json.loads((run.results / "training.json").read_text(encoding="utf-8"))
-    record: dict[str, Any] = {"cell": cell, "method": method, "data_set": data, "seed": seed, "minutes": minutes}
-    record |= {
-        "command": f"python -m benchmarks.quality --data {data} --methods {method} --seeds {seed} "
-        f"--minutes {minutes:g}",
-        **environment(),
-        "threads": torch.get_num_threads(),
-    }
-    fields = yaml.safe_load(config_file.read_text(encoding="utf-8"))
-    record["config"] = {name: value for name, value in fields.items() if not name.endswith(("_path", "_dir", "_run"))}
-    record["training"] = {name: value for name, value in training.items() if name != "log"}
-    if training["resumed_from"] is not None:
-        record["training"]["resumed_from"] = Path(training["resumed_from"]).name
-    record["curve"] = [
-        {"cpu_minutes": round(line["cpu_seconds"] / 60, 2), "epoch": line["epoch"]}
-        | {name: line[name] for name in line if name.startswith(("eval_ndcg", "eval_recall"))}
+    baselines: dict[str, dict[str, Any]] = {}
+    row: dict[str, Any] = {"cell": cell, "method": method, "seed": seed, "minutes": minutes}
+    row |= {"command": f"python -m benchmarks.quality --data {data} --methods {method} --seeds {seed} "}
+    row["command"] += f"--minutes {minutes:g}"
+    row |= {name: environment()[name] for name in ("date", "versions")}
+    row["training"] = {name: training[name] for name in ("epochs", "steps", "best_step", "num_weights", "num_targets")}
+    row["training"] |= {"cpu_minutes": training["cpu_seconds"] / 60, "peak_memory_mib": training["peak_memory_mib"]}
+    row["curve"] = [  # CPU minutes, epochs, validation NDCG@10
+        [line["cpu_seconds"] / 60, line["epoch"], line["eval_ndcg@10"]]
         for line in training["log"]
         if "eval_ndcg@10" in line
     ]
-    record["losses"] = [line["loss"] for line in training["log"] if "loss" in line]
-    here = ("command", "data_set")  # of the run; the cell's own stand above, without this machine's folders
     for evaluated in EVALUATED:
         users_file = run.results / f"{evaluated}-users.npz"
         if not users_file.is_file():  # written last: an earlier attempt may have evaluated some
@@ -188,15 +192,38 @@ def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: floa
             with whole_file(users_file) as temporary, temporary.open("wb") as file:
                 np.savez(file, **next(iter(results.values())).per_user)
         systems = json.loads((run.results / f"{evaluated}.json").read_text(encoding="utf-8"))
-        record[evaluated] = {
-            name: {key: value for key, value in system.items() if key not in here} for name, system in systems.items()
-        }
+        model, *others = systems
+        row[evaluated] = figures(systems[model])
+        for name in others:
+            baselines.setdefault(name, {})[evaluated] = figures(systems[name])
     if isinstance(config.model, ReaRecArguments) and config.model.reasoning != "none":
         depths = calibrate_depth_run.main(str(run.path))
-        kept = ("best_fixed_depth", "best_rule_on_validation", "rules", "splits")
-        record["adaptive_depth"] = {name: depths[name] for name in kept}
-    write_json(record, result)
+        row["adaptive_depth"] = {
+            split: {name: depth_figures(system) for name, system in systems.items()}
+            for split, systems in depths["splits"].items()
+        }
+    for name, of_splits in baselines.items():
+        write_row(KIND, data, {"cell": name, "method": name, **of_splits})
+    write_row(KIND, data, row)
     logger.info("%s", table())
+
+
+def figures(record: dict[str, Any]) -> dict[str, Any]:
+    """Of a result's record: metrics as `[value, low, high]` or a value, bias by code position, users a second."""
+    metrics = {name: record["metrics"][name] for name in METRICS}
+    row: dict[str, Any] = {
+        name: [metric[part] for part in ("value", "low", "high")] if "low" in metric else metric["value"]
+        for name, metric in metrics.items()
+    }
+    if record["token_bias_amplification"] is not None:
+        row["bias"] = record["token_bias_amplification"]
+    return row | {"users_per_second": record["cost"]["users_per_second"]}
+
+
+def depth_figures(system: dict[str, Any]) -> dict[str, Any]:
+    kept = ("ndcg@10", "recall@10", "mean_steps", "headroom_kept", "cpu_seconds_per_user")
+    less = system["less_best_fixed"]
+    return {name: system.get(name) for name in kept} | {"less_best_fixed": [less[part] for part in less]}
 
 
 def train_cell(config_file: Path) -> RunFolder:
@@ -242,28 +269,26 @@ def plan_epochs(config: RunConfig, minutes: float) -> float:
 
 
 def compare(options: argparse.Namespace) -> str:
-    """Each method against another, over the seeds; `compare-<method>-<data set>.json` holds the same."""
+    """Each method against another, over the seeds; a row of `comparisons-<data set>.jsonl` holds the same."""
     lines = [f"differences from {options.against}, mean of seeds {', '.join(map(str, options.seeds))}"]
     for method in options.methods:
-        record: dict[str, Any] = {"method": method, "against": options.against, "data_set": options.data.name}
-        record |= {"seeds": options.seeds, "minutes": options.minutes}
+        row: dict[str, Any] = {"cell": f"{method} against {options.against}"}
+        row |= {"seeds": options.seeds, "minutes": options.minutes}
         for split in EVALUATED:
             of_users = [_of_users(name, split, options) for name in (method, options.against)]
             for metric in ("recall@10", "ndcg@10"):
                 mine, other = (values[metric] for values in of_users)
                 difference, low, high = paired_bootstrap_difference(mine.mean(0), other.mean(0))
-                record[f"{split} {metric}"] = {
-                    "mean": mine.mean(),
-                    "standard_deviation": mine.mean(1).std(ddof=1) if len(mine) > 1 else None,
-                    "difference": difference,
-                    "low": low,
-                    "high": high,
+                row[f"{split} {metric}"] = {
+                    "mean": float(mine.mean()),
+                    "standard_deviation": float(mine.mean(1).std(ddof=1)) if len(mine) > 1 else None,
+                    "difference": [difference, low, high],
                 }
                 lines.append(
                     f"{method:<24} {split:<17} {metric:<9} {mine.mean():.4f} against {other.mean():.4f}: "
                     f"{difference:+.4f} [{low:+.4f}, {high:+.4f}]"
                 )
-        write_json(record, RESULTS / "quality" / f"compare-{method}-{options.data.name}.json")
+        write_row("comparisons", options.data.name, row)
     return "\n".join(lines)
 
 
@@ -281,19 +306,13 @@ def cell_name(method: str, data: Path, seed: int | str, minutes: float) -> str:
 def table() -> str:
     """The finished cells, best validation NDCG@10 first."""
     lines = [f"{'cell':<56}CPU min  epochs   validation        test            test, unseen"]
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in (RESULTS / "quality").glob("*min.json")]
-    for record in sorted(records, key=lambda record: -_metric(record, "validation", "ndcg@10")):
-        minutes, epochs = record["training"]["cpu_seconds"] / 60, record["training"]["epochs"]
+    rows = [row for row in read_rows(KIND) if "training" in row]
+    for row in sorted(rows, key=lambda row: -row["validation"]["ndcg@10"][0]):
+        minutes, epochs = row["training"]["cpu_minutes"], row["training"]["epochs"]
         names = ("recall@10", "ndcg@10")
-        splits = ("validation", "test", "test-unseen")
-        figures = [_metric(record, split, name) for split in splits for name in names]
-        lines.append(f"{record['cell']:<55} {minutes:7.1f} {epochs:7.1f}  " + "  ".join(f"{f:.4f}" for f in figures))
+        shown = [row[split][name][0] for split in ("validation", "test", "test-unseen") for name in names]
+        lines.append(f"{row['cell']:<55} {minutes:7.1f} {epochs:7.1f}  " + "  ".join(f"{f:.4f}" for f in shown))
     return "\n".join(lines)
-
-
-def _metric(record: dict, split: str, name: str) -> float:
-    model = next(iter(record[split].values()))  # the model stands before the baselines
-    return model["metrics"][name]["value"]
 
 
 def _write_yaml(fields: dict, path: Path) -> Path:

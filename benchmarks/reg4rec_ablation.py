@@ -34,13 +34,14 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.cells import read_rows, write_row
 from benchmarks.grpo_quality import course
 from benchmarks.measure import RESULTS, environment
 from benchmarks.quality import DATA_SETS, plan_cell, train_cell
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.evaluation.evaluator import evaluate_recommender
 from hf_genrec.evaluation.metrics import paired_bootstrap_difference
-from hf_genrec.files import write_json
+from hf_genrec.files import whole_file
 from hf_genrec.method import load_model
 from hf_genrec.post_training.grpo_arguments import parse_grpo_config
 from hf_genrec.trainers import train_grpo
@@ -64,7 +65,7 @@ VARIANTS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "8 codebooks": ("reg4rec", 0, WITH_CORP),
     "12 codebooks": ("reg4rec-12-codebooks", 0, WITH_CORP),
 }
-PLACE = RESULTS / "reg4rec_ablation"
+KIND = "reg4rec_ablation"
 SPLITS, METRICS = ("validation", "test"), ("recall@10", "ndcg@10")
 REWARDS = ("step_hit", "category_hit", "consistency", "path")
 COURSE = (*(f"rewards/{name}/mean" for name in REWARDS), "kl", "entropy")
@@ -90,20 +91,20 @@ def main() -> None:
 
 
 def run_variant(variant: str, seed: int, options: argparse.Namespace) -> None:
-    """Bring one variant to its JSON."""
-    path = PLACE / f"{variant.replace(' ', '-')}-{options.data.name}-seed{seed}.json"
-    if path.is_file():
+    """Bring one variant to its row."""
+    cell, data = f"{variant}, seed {seed}", options.data.name
+    if any(row["cell"] == cell for row in read_rows(KIND, data)):
         return
     method, horizon, search = VARIANTS[variant]
     pretrained = train_cell(plan_cell(method, options.data, seed, options.minutes, options.work))
     run = post_train(pretrained, horizon, seed, options.steps) if horizon else pretrained
     model, prepared = load_model(run.model), PreparedData.load(run.data)
     record: dict[str, Any] = {
+        "cell": cell,
         "variant": variant,
-        "data_set": options.data.name,
         "seed": seed,
         "command": f"python -m benchmarks.reg4rec_ablation --data {options.data.name} --seeds {seed}",
-        **environment(),
+        **{name: environment()[name] for name in ("date", "versions")},
     }
     for stage, folder in ({"pretraining": pretrained} | ({"post_training": run} if horizon else {})).items():
         training = json.loads((folder.results / "training.json").read_text(encoding="utf-8"))
@@ -113,8 +114,9 @@ def run_variant(variant: str, seed: int, options: argparse.Namespace) -> None:
         if stage == "post_training":
             record[stage] |= course(training["log"], COURSE)
     for split in SPLITS:
-        record[split] = evaluate(model, prepared, split, search)
-    write_json(record, path)
+        record[split], ranks = evaluate(model, prepared, split, search)
+        write_ranks(data, f"{cell} {split}", ranks)
+    write_row(KIND, data, record)
     logger.info("%s, seed %d: finished", variant, seed)
 
 
@@ -132,8 +134,10 @@ def post_train(pretrained: RunFolder, horizon: int, seed: int, steps: int) -> Ru
     return run
 
 
-def evaluate(model: Any, prepared: PreparedData, split: str, search: dict[str, Any]) -> dict[str, Any]:
-    """Figures of a split, and the users whose item was found, by its rank."""
+def evaluate(
+    model: Any, prepared: PreparedData, split: str, search: dict[str, Any]
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Figures of a split, and of every user the rank of the item, 0 where it is not among ten."""
     rollbacks: list[np.ndarray] = []
 
     def recommend(histories: list[np.ndarray], k: int) -> np.ndarray:
@@ -143,39 +147,45 @@ def evaluate(model: Any, prepared: PreparedData, split: str, search: dict[str, A
 
     start = time.process_time()
     result = evaluate_recommender(recommend, prepared.split(split), len(prepared.item_ids), ks=(10,))
-    figures: dict[str, Any] = {
-        name: {"value": result.metrics[name], "interval": list(result.intervals[name])} for name in METRICS
-    }
-    reciprocal_ranks = result.per_user["mrr@10"]
+    figures: dict[str, Any] = {name: [result.metrics[name], *result.intervals[name]] for name in METRICS}
+    reciprocal = result.per_user["mrr@10"]
+    ranks = np.divide(1, reciprocal, out=np.zeros_like(reciprocal), where=reciprocal > 0).round().astype(np.uint8)
     return figures | {
         "invalid_share": result.metrics["invalid_share"],
         "mean_rollbacks": float(np.concatenate(rollbacks).mean()),
         "cpu_ms_per_user": 1000 * (time.process_time() - start) / result.num_users,
-        "num_users": result.num_users,
-        "users_by_rank": {
-            rank: " ".join(map(str, np.flatnonzero(reciprocal_ranks == 1 / rank))) for rank in range(1, 11)
-        },
-    }
+    }, ranks
 
 
-def metrics_of_users(figures: dict[str, Any]) -> dict[str, np.ndarray]:
-    """(users,) by metric, from what `evaluate` recorded; every user has one item to be found."""
-    recall, ndcg = np.zeros((2, figures["num_users"]))
-    for rank, users in figures["users_by_rank"].items():
-        found = np.array(users.split(), dtype=int)
-        recall[found], ndcg[found] = 1, 1 / np.log2(int(rank) + 1)
-    return dict(zip(METRICS, (recall, ndcg), strict=True))
+def read_ranks(data: str) -> dict[str, np.ndarray]:
+    """The ranks of every user, (users,) uint8, by cell and split."""
+    path = RESULTS / f"{KIND}-{data}.npz"
+    if not path.is_file():
+        return {}
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def write_ranks(data: str, name: str, ranks: np.ndarray) -> None:
+    with whole_file(RESULTS / f"{KIND}-{data}.npz") as path, path.open("wb") as file:
+        np.savez_compressed(file, **read_ranks(data) | {name: ranks})
+
+
+def metrics_of_users(ranks: np.ndarray) -> dict[str, np.ndarray]:
+    """(users,) by metric; every user has one item to be found."""
+    found = ranks > 0
+    return {"recall@10": found.astype(float), "ndcg@10": np.where(found, 1 / np.log2(ranks + 1.0 + ~found), 0.0)}
 
 
 def table(data: str) -> str:
     """The finished variants of a data set, and how each differs from the full model."""
     lines = ["variant            seed   validation        test           rollbacks   ms/user"]
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in PLACE.glob(f"*-{data}-seed*.json")]
-    finished = {(record["variant"], record["seed"]): record for record in records}
+    finished = {(row["variant"], row["seed"]): row for row in read_rows(KIND, data)}
+    ranks = read_ranks(data)
     for (variant, seed), record in sorted(
         finished.items(), key=lambda item: (item[0][1], [*VARIANTS].index(item[0][0]))
     ):
-        figures = "  ".join(f"{record[split][name]['value']:.4f}" for split in SPLITS for name in METRICS)
+        figures = "  ".join(f"{record[split][name][0]:.4f}" for split in SPLITS for name in METRICS)
         test = record["test"]
         lines.append(
             f"{variant:<18} {seed:>4}   {figures}  {test['mean_rollbacks']:8.2f}  {test['cpu_ms_per_user']:8.1f}"
@@ -185,7 +195,8 @@ def table(data: str) -> str:
         seeds = [seed for name, seed in finished if name == variant and ("full", seed) in finished]
         for split in SPLITS if seeds else ():
             mine, full = (
-                [metrics_of_users(finished[name, seed][split]) for seed in seeds] for name in (variant, "full")
+                [metrics_of_users(ranks[f"{name}, seed {seed} {split}"]) for seed in seeds]
+                for name in (variant, "full")
             )
             for metric in METRICS:
                 means = [np.mean([of_seed[metric] for of_seed in of_model], axis=0) for of_model in (mine, full)]

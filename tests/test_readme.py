@@ -15,11 +15,14 @@ from hf_genrec import cli
 from hf_genrec.semantic_ids.build import encode_new_items
 from hf_genrec.semantic_ids.ids import SemanticIds
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+NEW_ITEM = (ROOT / "docs/item_tokenizers.md").read_text(encoding="utf-8").split("## A new item")[1]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    """Code blocks; a line that ends with a backslash goes on in the next."""
+    return re.findall(rf"```{language}\n(.*?)```", text.replace("\\\n", " "), flags=re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,9 @@ def place(own_data, tmp_path_factory):
     return place
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.strip().splitlines()[-1][:40])
+@pytest.mark.parametrize(
+    "code", [*blocks("python"), *blocks("python", NEW_ITEM)], ids=lambda code: code.strip().splitlines()[-1][:40]
+)
 def test_python_blocks_run(place, code):
     code = code.replace("my-org/care-ml-100k", str(place / "runs/mine/model"))
     code = code.replace('["50", "172", "181"]', '["f01", "f03", "f05"]')
@@ -72,7 +77,7 @@ def test_the_other_commands_exist():
     shown = [shlex.split(line, comments=True) for block in blocks("bash") for line in block.splitlines()]
     names = [words[1] for words in shown if words and words[0] == "hf-genrec"]
     assert set(names) == set(known) - {"configs"}
-    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text()
     for words in shown:
         if words and words[0] == "make":
             assert f"\n{words[1]}:" in makefile
@@ -82,3 +87,23 @@ def test_there_is_a_command_beside_every_figure():
     table = README.split("## Measured")[1].split("## Develop")[0]
     assert "`make quickstart`" in table
     assert "hf-genrec evaluate" in table
+
+
+def test_tables_are_those_of_the_results():
+    finished = subprocess.run(
+        [sys.executable, "-m", "benchmarks.tables", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_are_readable(page):
+    lines = page.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        assert len(line) <= 120 or line.startswith("|"), f"{page.name}, line {number} has {len(line)} columns"
+    assert page.name != "README.md" or len(lines) <= 150
+    for target in re.findall(r"\]\(([^)#]+)", "\n".join(lines)):
+        assert "://" in target or (page.parent / target).exists(), f"{page.name} links to {target}"

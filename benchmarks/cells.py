@@ -1,0 +1,38 @@
+"""Results of many runs as compact rows: a JSON object a line, a file per data set, sorted by the name of the cell."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import RESULTS
+from hf_genrec.files import whole_file
+
+DIGITS = 6
+
+
+def read_rows(kind: str, data: str | None = None) -> list[dict[str, Any]]:
+    """The rows of a kind of benchmark, of one data set or of all."""
+    paths = sorted(RESULTS.glob(f"{kind}-*.jsonl")) if data is None else [path_of(kind, data)]
+    return [
+        json.loads(line) for path in paths if path.is_file() for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+
+
+def write_row(kind: str, data: str, row: dict[str, Any]) -> None:
+    """Add a row, or replace the one of the same `cell`; numbers are rounded to six significant digits."""
+    rows = {other["cell"]: other for other in read_rows(kind, data)} | {row["cell"]: rounded(row)}
+    lines = [json.dumps(rows[cell], ensure_ascii=False, allow_nan=False) for cell in sorted(rows)]
+    with whole_file(path_of(kind, data)) as path:
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def path_of(kind: str, data: str) -> Path:
+    return RESULTS / f"{kind}-{data}.jsonl"
+
+
+def rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, dict):
+        return {name: rounded(part) for name, part in value.items()}
+    return [rounded(part) for part in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,277 @@
+"""Writes the tables of README and docs from the rows in benchmarks/results, between their two marks:
+
+    python -m benchmarks.tables            # writes
+    python -m benchmarks.tables --check    # says which differ, and ends with 1 if one does
+
+A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cells import read_rows
+from benchmarks.reg4rec_ablation import VARIANTS, metrics_of_users, read_ranks
+from hf_genrec.evaluation.metrics import paired_bootstrap_difference
+
+ROOT = Path(__file__).parents[1]
+BEAUTY, YELP = "amazon2014_beauty", "yelp2019"
+BEST = "care-no-queries-recommender-codes-centroids-dropout"
+THREE = (1, 2, 3)
+
+
+def cells(method: str, seeds: Sequence[int] = (1,), minutes: float = 30, data: str = BEAUTY) -> list[dict[str, Any]]:
+    """The rows of a method, one per seed."""
+    found = {row["cell"]: row for row in read_rows("quality", data)}
+    return [found[f"{method}-{data}-seed{seed}-{minutes:g}min"] for seed in seeds]
+
+
+def baseline(name: str, data: str = BEAUTY) -> list[dict[str, Any]]:
+    return [row for row in read_rows("quality", data) if row["cell"] == name]
+
+
+def mean(rows: list[dict[str, Any]], split: str, metric: str) -> str:
+    return f"{np.mean([row[split][metric][0] for row in rows]):.4f}"
+
+
+def pair(rows: list[dict[str, Any]], split: str) -> str:
+    return f"{mean(rows, split, 'recall@10')}, {mean(rows, split, 'ndcg@10')}"
+
+
+def minutes_of(rows: list[dict[str, Any]], digits: int = 1) -> str:
+    return f"{np.mean([row['training']['cpu_minutes'] for row in rows]):.{digits}f}"
+
+
+# ---- the tables: a header, and a list of cells per row ----
+
+
+def overview() -> list[list[str]]:
+    """README: every kind of model on Beauty."""
+    lines = [["", "CPU min", "Recall@10", "NDCG@10", "new items: Recall@10", "NDCG@10"]]
+    for label, rows, more in (
+        ("CARE, codes of text and co-occurrence; three seeds", cells("care", THREE), ""),
+        ("CARE, LETTER's published codes; one seed", cells("care-letter-codes"), ""),
+        ("CARE's decoder without queries, codes of ReaRec's item vectors; three seeds", cells(BEST, THREE), " + 8"),
+        ("the same three times as long; one seed", cells(BEST, minutes=90), " + 9"),
+        ("ReaRec without reasoning (SASRec); three seeds", cells("rearec-none", THREE), ""),
+        ("ReaRec, ERL; three seeds", cells("rearec-erl", THREE), ""),
+        ("most popular", baseline("most popular"), None),
+        ("item-kNN", baseline("item-kNN"), None),
+    ):
+        cost = "" if more is None else minutes_of(rows, 0) + more
+        figures = [mean(rows, split, name) for split in ("test", "test-unseen") for name in ("recall@10", "ndcg@10")]
+        lines.append([label, cost, *figures])
+    for label, name, seeds in (
+        ("REG4Rec, four codebooks, all its parts; three seeds", "full", THREE),
+        ("the same with the codebooks in a fixed order; one seed", "without CRSS", (1,)),
+    ):
+        rows = ablation(name, seeds)
+        cost = " + ".join(
+            f"{np.mean([row[stage]['cpu_minutes'] for row in rows]):.0f}" for stage in ("pretraining", "post_training")
+        )
+        lines.insert(-4, [label, cost, mean(rows, "test", "recall@10"), mean(rows, "test", "ndcg@10"), "", ""])
+    lines += [
+        ["*published:* SASRec (in the TIGER paper)", "", "0.0605", "0.0318", "", ""],
+        ["*published:* TIGER", "", "0.0648", "0.0384", "", ""],
+        ["*published:* REG4Rec (text and images)", "", "0.0792", "0.0493", "", ""],
+        ["*published:* eSASRec", "", "0.0928", "0.0523", "", ""],
+    ]
+    return lines
+
+
+def parts_of_care() -> list[list[str]]:
+    splits = ("validation", "test", "test-unseen")
+    lines = [
+        ["", "weights", "CPU min", "validation R@10, N@10", "test R@10, N@10", "unseen, test R@10, N@10"],
+    ]
+    for label, rows, more in (
+        ("CARE, a query per code, progressive; three seeds", cells("care", THREE), ""),
+        ("no progressive attention (`care-no-progressive`)", cells("care-no-progressive"), ""),
+        ("no diversity term (`care-no-diversity`)", cells("care-no-diversity"), ""),
+        ("dropout 0.1 (`care-dropout`)", cells("care-dropout"), ""),
+        ("label smoothing 0.1 (`care-smoothing`)", cells("care-smoothing"), ""),
+        ("hidden 64 instead of 128 (`care-hidden-64`)", cells("care-hidden-64"), ""),
+        ("hidden 256, 6.1 epochs (`care-hidden-256`)", cells("care-hidden-256"), ""),
+        ("codes of co-occurrence alone (`care-collaborative-codes`)", cells("care-collaborative-codes"), ""),
+        ("LETTER's published codes, four an item (`care-letter-codes`)", cells("care-letter-codes"), ""),
+        ("no queries", cells("care-no-queries"), ""),
+        ("no queries, codes of a recommender's item vectors", cells("care-no-queries-recommender-codes"), " + 9"),
+        (
+            "the same, embeddings that start from the quantizer's centroids (`-centroids`)",
+            cells("care-no-queries-recommender-codes-centroids"),
+            " + 9",
+        ),
+        (
+            "the same, dropout 0.1 instead (`-dropout`)",
+            cells("care-no-queries-recommender-codes-dropout"),
+            " + 9",
+        ),
+        ("the same, both (`-centroids-dropout`); three seeds", cells(BEST, THREE), " + 8"),
+        ("the last one three times as long (`--minutes 90`)", cells(BEST, minutes=90), " + 9"),
+    ):
+        weights = f"{rows[0]['training']['num_weights']:,}"
+        lines.append([label, weights, minutes_of(rows) + more, *(pair(rows, split) for split in splits)])
+    lines += [
+        ["*published: TIGER*", "", "", "", "0.0648, 0.0384", ""],
+        ["*published: REG4Rec (text and images)*", "", "", "", "0.0792, 0.0493", ""],
+    ]
+    return lines
+
+
+def reasoning_of_rearec() -> list[list[str]]:
+    lines = [["", "CPU min", "validation R@10, N@10", "test R@10, N@10", "unseen, test R@10, N@10"]]
+    for label, method, seeds in (
+        ("none (SASRec)", "rearec-none", THREE),
+        ("naive (seed 1)", "rearec-naive", (1,)),
+        ("RPE (seed 1)", "rearec-rpe", (1,)),
+        ("ERL", "rearec-erl", THREE),
+        ("PRL", "rearec-prl", THREE),
+    ):
+        rows = cells(method, seeds)
+        lines.append([label, minutes_of(rows), *(pair(rows, split) for split in ("validation", "test", "test-unseen"))])
+    lines += [
+        ["*RecBole 1.2.1, SASRec, same size*", "20", "", "0.0806, 0.0405", ""],
+        ["*published code of ReaRec, no reasoning*", "20", "", "0.0710, 0.0346", ""],
+        ["*published: SASRec, sampled softmax; eSASRec*", "", "", "0.0921, 0.0531; 0.0928, 0.0523", ""],
+    ]
+    return lines
+
+
+def against_no_reasoning() -> list[list[str]]:
+    lines = [["", "test Recall@10", "test NDCG@10", "unseen Recall@10", "unseen NDCG@10"]]
+    rows = {row["cell"]: row for row in read_rows("comparisons", BEAUTY)}
+    for label, method in (("ERL", "rearec-erl"), ("PRL", "rearec-prl")):
+        row = rows[f"{method} against rearec-none"]
+        keys = [f"{split} {metric}" for split in ("test", "test-unseen") for metric in ("recall@10", "ndcg@10")]
+        lines.append([label, *(difference(*row[key]["difference"]) for key in keys)])
+    return lines
+
+
+def difference(value: float, low: float, high: float) -> str:
+    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def ablation(variant: str, seeds: Sequence[int] = (1,), data: str = BEAUTY) -> list[dict[str, Any]]:
+    found = {row["cell"]: row for row in read_rows("reg4rec_ablation", data)}
+    return [found[f"{variant}, seed {seed}"] for seed in seeds]
+
+
+def parts_of_reg4rec(data: str) -> list[list[str]]:
+    lines = [["", "validation R@10, N@10", "test R@10, N@10", "test R@10 less the full model", "ms a user"]]
+    ranks = read_ranks(data)
+    full = metrics_of_users(ranks["full, seed 1 test"])["recall@10"]
+    finished = {row["variant"] for row in read_rows("reg4rec_ablation", data)}
+    for variant in VARIANTS:
+        if variant not in finished or "codebooks" in variant:
+            continue
+        rows, less = ablation(variant, data=data), ""
+        own = ranks[f"{variant}, seed 1 test"]
+        if variant != "full" and np.array_equal(own, ranks["full, seed 1 test"]):
+            less = "the same lists"
+        elif variant != "full":
+            less = difference(*paired_bootstrap_difference(metrics_of_users(own)["recall@10"], full))
+        cost = f"{rows[0]['test']['cpu_ms_per_user']:.1f}"
+        lines.append([variant, pair(rows, "validation"), pair(rows, "test"), less, cost])
+    return lines
+
+
+def seeds_on_yelp() -> list[list[str]]:
+    lines = [["", "validation Recall@10", "test Recall@10", "test NDCG@10", "test, new items: Recall@10", "NDCG@10"]]
+    for label, rows in (
+        ("REG4Rec, full", ablation("full", THREE, YELP)),
+        ("REG4Rec, without PARS", ablation("without PARS", THREE, YELP)),
+        ("CARE", cells("care", THREE, data=YELP)),
+        ("ReaRec without reasoning (SASRec)", cells("rearec-none", THREE, data=YELP)),
+    ):
+        columns = [("validation", "recall@10"), ("test", "recall@10"), ("test", "ndcg@10")]
+        columns += [("test-unseen", "recall@10"), ("test-unseen", "ndcg@10")]
+        lines.append(
+            [
+                label,
+                *(
+                    ", ".join(f"{row[split][metric][0]:.4f}" for row in rows) if split in rows[0] else ""
+                    for split, metric in columns
+                ),
+            ]
+        )
+    return lines
+
+
+def codebooks_of_reg4rec() -> list[list[str]]:
+    lines = [
+        ["codebooks", "epochs in the budget", "CPU s an epoch", "validation R@10, N@10", "test R@10, N@10", "ms a user"]
+    ]
+    for count, variant in ((2, "2 codebooks"), (4, "without PARS"), (8, "8 codebooks"), (12, "12 codebooks")):
+        (row,) = ablation(variant)
+        first = row["pretraining"]
+        lines.append(
+            [
+                str(count),
+                f"{first['epochs']:.1f}",
+                f"{60 * first['cpu_minutes'] / first['epochs']:.0f}",
+                pair([row], "validation"),
+                pair([row], "test"),
+                f"{row['test']['cpu_ms_per_user']:.1f}",
+            ]
+        )
+    return lines
+
+
+TABLES = {
+    "overview": overview,
+    "parts of CARE": parts_of_care,
+    "reasoning of ReaRec": reasoning_of_rearec,
+    "against no reasoning": against_no_reasoning,
+    "parts of REG4Rec on Beauty": lambda: parts_of_reg4rec(BEAUTY),
+    "parts of REG4Rec on Yelp": lambda: parts_of_reg4rec(YELP),
+    "three seeds on Yelp": seeds_on_yelp,
+    "codebooks of REG4Rec": codebooks_of_reg4rec,
+}
+
+
+def markdown(lines: list[list[str]]) -> str:
+    header, *rows = lines
+    rule = ["---", *("---:" for _ in header[1:])]
+    return "\n".join(
+        "|" + "|".join(f" {cell} " if cell else " " for cell in line) + "|" for line in (header, rule, *rows)
+    )
+
+
+def written(text: str) -> tuple[str, list[str]]:
+    """A page with its tables made anew, and their names."""
+    names = []
+
+    def make(match: re.Match) -> str:
+        names.append(match[1])
+        return f"<!-- table: {match[1]} -->\n\n{markdown(TABLES[match[1]]())}\n\n<!-- end of table -->"
+
+    return re.sub(r"<!-- table: (.*?) -->\n.*?<!-- end of table -->", make, text, flags=re.DOTALL), names
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check, made, stale = parser.parse_args().check, [], []
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = path.read_text(encoding="utf-8")
+        anew, names = written(text)
+        made += names
+        if anew != text:
+            stale.append(path)
+            if not check:
+                path.write_text(anew, encoding="utf-8")
+    for path in stale:
+        print(f"{path.relative_to(ROOT)}: {'its tables differ from the results' if check else 'written'}")
+    missing = sorted(set(TABLES) - set(made))
+    if missing:
+        print(f"no page has the tables {', '.join(missing)}")
+    sys.exit(1 if missing or (check and stale) else 0)
+
+
+if __name__ == "__main__":
+    main()
