@@ -105,5 +105,9 @@ def test_pages_are_readable(page):
     for number, line in enumerate(lines, 1):
         assert len(line) <= 120 or line.startswith("|"), f"{page.name}, line {number} has {len(line)} columns"
     assert page.name != "README.md" or len(lines) <= 150
+    prose = re.sub(r"```.*?```", "", "\n".join(lines), flags=re.DOTALL)
+    for paragraph in re.split(r"\n\s*\n|\n(?=- |\d+\. )", prose):
+        if not paragraph.startswith(("|", "    ", "#", "<")):
+            assert len(paragraph.split()) < 90, f"{page.name}: {paragraph[:60]}..."
     for target in re.findall(r"\]\(([^)#]+)", "\n".join(lines)):
         assert "://" in target or (page.parent / target).exists(), f"{page.name} links to {target}"
