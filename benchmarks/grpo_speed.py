@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.measure import alternate, arguments, threads, write_result
 from hf_genrec.decoding.processing_sequences import GenRecProcessor
-from hf_genrec.methods.care.method import CareArguments
+from hf_genrec.methods.care.arguments import CareArguments
 from hf_genrec.methods.care.modeling_care import CareForCausalLM
 from hf_genrec.methods.care.training_care import build_care
 from hf_genrec.post_training.trie_policy import code_log_probs, group_logits, sample_items

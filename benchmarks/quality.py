@@ -33,7 +33,7 @@ from hf_genrec.evaluation.metrics import paired_bootstrap_difference
 from hf_genrec.files import whole_file
 from hf_genrec.method import load_method
 from hf_genrec.methods.rearec import calibrate_depth_run
-from hf_genrec.methods.rearec.method import ReaRecArguments
+from hf_genrec.methods.rearec.arguments import ReaRecArguments
 from hf_genrec.trainers import evaluate_run, prepare_data, tokenize_items, train
 from hf_genrec.training.config import RunConfig, RunFolder, find_config, parse_config
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.item_tokenizers.modeling_residual_kmeans import ResidualKMeansTokenizer
 from hf_genrec.method import load_model
-from hf_genrec.methods.reg4rec.method import Reg4RecArguments
+from hf_genrec.methods.reg4rec.arguments import Reg4RecArguments
 from hf_genrec.methods.reg4rec.training_reg4rec import build_reg4rec, build_set_processor
 from hf_genrec.post_training.build_grpo import code_vectors, load_policy
 from hf_genrec.post_training.grpo_arguments import parse_grpo_config

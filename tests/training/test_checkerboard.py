@@ -8,7 +8,7 @@ from hf_genrec.data.collator import NextItemCollator
 from hf_genrec.data.examples import NextItemExamples
 from hf_genrec.data.prepared import EvaluationSplit
 from hf_genrec.decoding.processing_sequences import GenRecProcessor
-from hf_genrec.methods.care.method import CareArguments
+from hf_genrec.methods.care.arguments import CareArguments
 from hf_genrec.methods.care.training_care import build_care
 from hf_genrec.semantic_ids.tokens import code_tokenizer
 from hf_genrec.training.arguments import GenRecTrainingArguments

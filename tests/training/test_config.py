@@ -1,7 +1,7 @@
 import pytest
 
-from hf_genrec.methods.care.method import CareArguments
-from hf_genrec.methods.rearec.method import ReaRecArguments
+from hf_genrec.methods.care.arguments import CareArguments
+from hf_genrec.methods.rearec.arguments import ReaRecArguments
 from hf_genrec.training.checkpoints import checkpoint_to_resume
 from hf_genrec.training.config import find_config, parse_config, shipped_configs
 

@@ -1,76 +1,10 @@
-"""CARE's keys, and what the library asks of it."""
+"""What the library asks of CARE."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from hf_genrec.method import Card, Method, PostTraining
-
-
-@dataclass
-class CareArguments:
-    """
-    The CARE model: from scratch at the given size, or from a pretrained Qwen2 / Qwen2.5 folder.
-
-    Raises:
-        ValueError: for sizes that do not fit together, with what to write instead.
-    """
-
-    method: Literal["care"] = field(default="care", metadata={"help": "what is trained"})
-    base_model: str | None = field(
-        default=None,
-        metadata={"help": "pretrained Qwen2/Qwen2.5 folder or name; null builds the sizes below from scratch"},
-    )
-    hidden_size: int = field(default=128, metadata={"help": "from scratch: width of the hidden states"})
-    intermediate_size: int = field(default=256, metadata={"help": "from scratch: width of the feed-forward layers"})
-    num_hidden_layers: int = field(default=2, metadata={"help": "from scratch: layers"})
-    num_attention_heads: int = field(
-        default=4, metadata={"help": "from scratch: attention heads (as many key/value heads)"}
-    )
-    attention_dropout: float = field(default=0.0, metadata={"help": "dropout of the attention weights"})
-    hidden_dropout: float = field(
-        default=0.0, metadata={"help": "dropout of the embeddings and of what each layer adds to them"}
-    )
-    label_smoothing: float = field(
-        default=0.0, metadata={"help": "share of the target that the loss spreads over all codes"}
-    )
-    code_embeddings: Literal["random", "centroids"] = field(
-        default="random",
-        metadata={"help": "from scratch: code embeddings start random, or as the item tokenizer's centroids"},
-    )
-    tie_word_embeddings: bool = field(
-        default=True, metadata={"help": "from scratch: one table for input and output codes"}
-    )
-    num_queries: list[int] = field(
-        default_factory=lambda: [1],
-        metadata={"help": "query tokens before each code; one number stands for every code"},
-    )
-    progressive: list[bool] = field(
-        default_factory=lambda: [True],
-        metadata={
-            "help": "per code: its queries see only the history codes up to its level; one value stands for every code"
-        },
-    )
-    query_diversity_weight: float = field(
-        default=0.1, metadata={"help": "weight of the query diversity term in the loss"}
-    )
-
-    def __post_init__(self) -> None:
-        if self.base_model is None and self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}: "
-                f"change one"
-            )
-        if self.code_embeddings not in ("random", "centroids"):
-            raise ValueError(f"code_embeddings: {self.code_embeddings!r} is not one of random, centroids")
-        if self.code_embeddings == "centroids" and self.base_model is not None:
-            raise ValueError("code_embeddings: centroids starts a model from scratch: leave base_model out")
-        if not self.num_queries or min(self.num_queries) < 0:
-            raise ValueError(
-                f"num_queries {self.num_queries}: give [n] for every code, or one number (0 or more) per code"
-            )
-        if not self.progressive:
-            raise ValueError("progressive is empty: give [true] for every code, or one value per code")
+from hf_genrec.methods.care.arguments import CareArguments
 
 
 def build_trainer(config):

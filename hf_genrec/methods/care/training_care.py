@@ -13,7 +13,7 @@ from hf_genrec.data.packing import PackedExamples
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.decoding.processing_sequences import GenRecProcessor
 from hf_genrec.item_tokenizers.modeling_residual_kmeans import ResidualKMeansTokenizer
-from hf_genrec.methods.care.method import CareArguments
+from hf_genrec.methods.care.arguments import CareArguments
 from hf_genrec.methods.care.modeling_care import CareConfig, CareForCausalLM
 from hf_genrec.semantic_ids.ids import SemanticIds
 from hf_genrec.semantic_ids.tokens import add_code_tokens, code_tokenizer

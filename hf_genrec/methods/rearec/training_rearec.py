@@ -11,7 +11,7 @@ from transformers import set_seed
 from hf_genrec.catalogue.processing_rows import ItemProcessor
 from hf_genrec.data.examples import Targets
 from hf_genrec.data.prepared import PreparedData
-from hf_genrec.methods.rearec.method import ReaRecArguments
+from hf_genrec.methods.rearec.arguments import ReaRecArguments
 from hf_genrec.methods.rearec.modeling_rearec import ReaRecConfig, ReaRecForNextItem
 from hf_genrec.methods.rearec.rearec_trainer import ReaRecTrainer
 from hf_genrec.methods.rearec.sequence_rows import PackedSequences, SequenceCollator

@@ -10,9 +10,9 @@ from transformers import set_seed
 from hf_genrec.data.examples import NextItemExamples, Targets
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.files import write_json
+from hf_genrec.methods.reg4rec.arguments import Reg4RecArguments
 from hf_genrec.methods.reg4rec.categories import CategoryRule, item_categories
 from hf_genrec.methods.reg4rec.code_set_collator import CodeSetCollator
-from hf_genrec.methods.reg4rec.method import Reg4RecArguments
 from hf_genrec.methods.reg4rec.modeling_reg4rec import Reg4RecConfig, Reg4RecForConditionalGeneration
 from hf_genrec.methods.reg4rec.processing_reg4rec import Reg4RecProcessor
 from hf_genrec.methods.reg4rec.reg4rec_trainer import Reg4RecTrainer

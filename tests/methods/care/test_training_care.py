@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from hf_genrec.data.prepared import PreparedData
-from hf_genrec.methods.care.method import CareArguments
+from hf_genrec.methods.care.arguments import CareArguments
 from hf_genrec.methods.care.modeling_care import CareForCausalLM
 from hf_genrec.methods.care.training_care import build_care, build_processor, start_from_centroids
 from hf_genrec.semantic_ids.ids import SemanticIds

@@ -11,8 +11,8 @@ from conftest import check_accumulated_batches
 from hf_genrec.catalogue.processing_rows import ItemProcessor
 from hf_genrec.data.prepared import EvaluationSplit
 from hf_genrec.methods.rearec import training_rearec as build
+from hf_genrec.methods.rearec.arguments import ReaRecArguments
 from hf_genrec.methods.rearec.configuration_rearec import ReaRecConfig
-from hf_genrec.methods.rearec.method import ReaRecArguments
 from hf_genrec.methods.rearec.modeling_rearec import ReaRecForNextItem
 from hf_genrec.methods.rearec.rearec_trainer import ReaRecTrainer
 from hf_genrec.methods.rearec.training_rearec import build_rearec, build_rows, text_vectors

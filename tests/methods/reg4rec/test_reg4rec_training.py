@@ -10,8 +10,8 @@ from conftest import check_accumulated_batches
 
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.methods.reg4rec import reg4rec_trainer
+from hf_genrec.methods.reg4rec.arguments import Reg4RecArguments
 from hf_genrec.methods.reg4rec.configuration_reg4rec import Reg4RecConfig
-from hf_genrec.methods.reg4rec.method import Reg4RecArguments
 from hf_genrec.methods.reg4rec.modeling_reg4rec import Reg4RecForConditionalGeneration
 from hf_genrec.methods.reg4rec.reg4rec_search import confidence_orders
 from hf_genrec.methods.reg4rec.reg4rec_trainer import Reg4RecTrainer
