@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ...catalogue.transformers_bridge import ACT2FN
+from ...decoding.attention import FeedForward, MultiHeadAttention
 from .configuration_rearec import ReaRecConfig
 
 # Added to what may not be attended to: its probability is exactly 0 as soon as one other score is not masked.
@@ -111,31 +111,16 @@ def dropout(states: torch.Tensor, share: float, training: bool) -> torch.Tensor:
     return states * kept.to(states.dtype)
 
 
-class ReaRecAttention(nn.Module):
+class ReaRecAttention(MultiHeadAttention):
     """Multi-head attention with its residual and layer norm (post-norm)."""
 
     def __init__(self, config: ReaRecConfig):
-        super().__init__()
-        size = config.hidden_size
-        self.num_heads = config.num_attention_heads
-        self.attention_dropout, self.hidden_dropout = config.attention_dropout, config.hidden_dropout
-        self.query = nn.Linear(size, size)
-        self.key = nn.Linear(size, size)
-        self.value = nn.Linear(size, size)
-        self.output = nn.Linear(size, size)
-        self.layer_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        super().__init__(config.hidden_size, config.num_attention_heads, config.attention_dropout)
+        self.hidden_dropout = config.hidden_dropout
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def _heads(self, states: torch.Tensor) -> torch.Tensor:
-        """(B, n, d) -> (B, heads, n, D)"""
-        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
-    def keys_values(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of states (B, n, d), each (B, heads, n, D)."""
-        return self._heads(self.key(hidden)), self._heads(self.value(hidden))
-
-    def _add(self, hidden: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
-        read = self.output(read.transpose(1, 2).flatten(2))
-        return self.layer_norm(hidden + dropout(read, self.hidden_dropout, self.training))
+    def _add(self, hidden: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
+        return self.layer_norm(hidden + dropout(added, self.hidden_dropout, self.training))
 
     def encode(self, hidden: torch.Tensor, cache: LayerCache, allowed: torch.Tensor) -> torch.Tensor:
         """
@@ -146,12 +131,7 @@ class ReaRecAttention(nn.Module):
         Returns:
             (B, R, d)
         """
-        dropout = self.attention_dropout if self.training else 0.0
-        query = self._heads(self.query(hidden))
-        read = nn.functional.scaled_dot_product_attention(
-            query, cache.keys, cache.values, attn_mask=allowed.unsqueeze(1), dropout_p=dropout
-        )
-        return self._add(hidden, read)
+        return self._add(hidden, self(hidden, cache.keys, cache.values, allowed.unsqueeze(1)))
 
     def reason(self, hidden: torch.Tensor, cache: LayerCache, mask: torch.Tensor) -> tuple[torch.Tensor, LayerCache]:
         """
@@ -165,7 +145,7 @@ class ReaRecAttention(nn.Module):
             (B, M, d), and the cache with the step.
         """
         cache = cache.with_step(*self.keys_values(hidden))
-        query = self._heads(self.query(hidden))
+        query = self.heads(self.query(hidden))
         query = query * query.shape[-1] ** -0.5
         # A product over the items wants one matrix per row, or copies the keys and values, at every step. So the heads
         # stay side by side, and a query is 0 where other heads' keys are.
@@ -174,28 +154,24 @@ class ReaRecAttention(nn.Module):
         of_items = (apart.flatten(1, 2) @ keys.mT).unflatten(1, apart.shape[1:3]) + mask.unsqueeze(1)
         of_steps = (query.unsqueeze(3) * torch.stack(cache.step_keys, 3)).sum(-1)  # (B, heads, M, k)
         weights = torch.cat([of_items, of_steps], -1).softmax(-1)
-        weights = dropout(weights, self.attention_dropout, self.training)
+        weights = dropout(weights, self.dropout, self.training)
         to_items, to_steps = weights.split([keys.shape[1], of_steps.shape[-1]], -1)
         read = (to_items.flatten(1, 2) @ values).view(*query.shape[:3], *query.shape[1::2])  # (B, heads, M, heads, D)
         read = read.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
         read = read + (to_steps.unsqueeze(-1) * torch.stack(cache.step_values, 3)).sum(3)
-        return self._add(hidden, read), cache
+        return self._add(hidden, self.output(read.transpose(1, 2).flatten(2))), cache
 
 
-class ReaRecFeedForward(nn.Module):
+class ReaRecFeedForward(FeedForward):
     """Two linear layers with their residual and layer norm (post-norm)."""
 
     def __init__(self, config: ReaRecConfig):
-        super().__init__()
-        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.activation = ACT2FN[config.hidden_act]
+        super().__init__(config.hidden_size, config.intermediate_size, config.hidden_act)
         self.hidden_dropout = config.hidden_dropout
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        added = self.down(self.activation(self.up(hidden)))
-        return self.layer_norm(hidden + dropout(added, self.hidden_dropout, self.training))
+        return self.layer_norm(hidden + dropout(super().forward(hidden), self.hidden_dropout, self.training))
 
 
 class ReasoningAdapter(nn.Module):

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import EncoderDecoderCache
 from transformers.utils import ModelOutput
 
-from ...catalogue.transformers_bridge import ACT2FN
+from ...decoding.attention import FeedForward, MultiHeadAttention
 from .configuration_reg4rec import Reg4RecConfig
 
 
@@ -34,55 +34,12 @@ class Reg4RecEncoding(ModelOutput):
         return Reg4RecEncoding(self.last_hidden_state[users], self.item_mask[users])
 
 
-class Attention(nn.Module):
-    """Multi-head attention; its keys and values are made apart, so that they can be kept."""
-
-    def __init__(self, config: Reg4RecConfig):
-        super().__init__()
-        size = config.hidden_size
-        self.num_heads = config.num_attention_heads
-        self.dropout = config.attention_dropout
-        self.query = nn.Linear(size, size)
-        self.key = nn.Linear(size, size)
-        self.value = nn.Linear(size, size)
-        self.output = nn.Linear(size, size)
-
-    def _heads(self, states: torch.Tensor) -> torch.Tensor:
-        """(B, n, d) -> (B, heads, n, D)"""
-        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
-    def keys_values(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of states (B, n, d), each (B, heads, n, D)."""
-        return self._heads(self.key(states)), self._heads(self.value(states))
-
-    def forward(
-        self, states: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, allowed: torch.Tensor | None
-    ) -> torch.Tensor:
-        """
-        Args:
-            states: (R, S, d), as many rows as `keys` or a multiple: row r reads the keys of r // (R / B).
-            keys, values: (B, heads, T, D).
-            allowed: boolean, broadcastable to (B, heads, S, T), True = attended; `None` for all.
-
-        Returns:
-            (R, S, d)
-        """
-        query = self._heads(self.query(states.reshape(len(keys), -1, states.shape[-1])))
-        read = nn.functional.scaled_dot_product_attention(
-            query, keys, values, attn_mask=allowed, dropout_p=self.dropout if self.training else 0.0
-        )
-        return self.output(read.transpose(1, 2).reshape(states.shape))
+def _attention(config: Reg4RecConfig) -> MultiHeadAttention:
+    return MultiHeadAttention(config.hidden_size, config.num_attention_heads, config.attention_dropout)
 
 
-class FeedForward(nn.Module):
-    def __init__(self, config: Reg4RecConfig):
-        super().__init__()
-        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.activation = ACT2FN[config.hidden_act]
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        return self.down(self.activation(self.up(states)))
+def _feed_forward(config: Reg4RecConfig) -> FeedForward:
+    return FeedForward(config.hidden_size, config.intermediate_size, config.hidden_act)
 
 
 def _norm(config: Reg4RecConfig) -> nn.LayerNorm:
@@ -94,8 +51,8 @@ class EncoderLayer(nn.Module):
 
     def __init__(self, config: Reg4RecConfig):
         super().__init__()
-        self.attention_norm, self.attention = _norm(config), Attention(config)
-        self.feed_forward_norm, self.feed_forward = _norm(config), FeedForward(config)
+        self.attention_norm, self.attention = _norm(config), _attention(config)
+        self.feed_forward_norm, self.feed_forward = _norm(config), _feed_forward(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, states: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
@@ -111,9 +68,9 @@ class DecoderLayer(nn.Module):
     def __init__(self, config: Reg4RecConfig, index: int):
         super().__init__()
         self.index = index
-        self.attention_norm, self.attention = _norm(config), Attention(config)
-        self.cross_norm, self.cross_attention = _norm(config), Attention(config)
-        self.feed_forward_norm, self.feed_forward = _norm(config), FeedForward(config)
+        self.attention_norm, self.attention = _norm(config), _attention(config)
+        self.cross_norm, self.cross_attention = _norm(config), _attention(config)
+        self.feed_forward_norm, self.feed_forward = _norm(config), _feed_forward(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
