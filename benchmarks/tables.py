@@ -56,7 +56,7 @@ def overview() -> list[list[str]]:
     for label, rows, more in (
         ("CARE, codes of text and co-occurrence; three seeds", cells("care", THREE), ""),
         ("CARE, LETTER's published codes; one seed", cells("care-letter-codes"), ""),
-        ("CARE's decoder without queries, codes of ReaRec's item vectors; three seeds", cells(BEST, THREE), " + 8"),
+        ("CARE's decoder, no queries, codes of ReaRec's vectors; three seeds", cells(BEST, THREE), " + 8"),
         ("the same three times as long; one seed", cells(BEST, minutes=90), " + 9"),
         ("ReaRec without reasoning (SASRec); three seeds", cells("rearec-none", THREE), ""),
         ("ReaRec, ERL; three seeds", cells("rearec-erl", THREE), ""),

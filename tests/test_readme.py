@@ -103,7 +103,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 def test_pages_are_readable(page):
     lines = page.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, 1):
-        assert len(line) <= 120 or line.startswith("|"), f"{page.name}, line {number} has {len(line)} columns"
+        table = line.startswith("|") and page.name != "README.md"
+        assert len(line) <= 120 or table, f"{page.name}, line {number} has {len(line)} columns"
     assert page.name != "README.md" or len(lines) <= 150
     prose = re.sub(r"```.*?```", "", "\n".join(lines), flags=re.DOTALL)
     for paragraph in re.split(r"\n\s*\n|\n(?=- |\d+\. )", prose):
