@@ -103,7 +103,7 @@ def evaluate(
     program(run, split, exclude_seen, num_beams)
 
 
-@app.command(**PASS_ON)
+@app.command(context_settings=PASS_ON["context_settings"])
 def sweep(
     context: typer.Context,
     key: Annotated[str, typer.Option(help="Setting to vary, for instance learning_rate.")],
@@ -241,7 +241,10 @@ def _add_commands_of_methods() -> None:
     """A file `methods/<name>/commands/<command>.py` holds a command of that method, its function `command`."""
     from hf_genrec.method import FOLDER
 
+    shared = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     for path in sorted(FOLDER.glob("*/commands/[a-z]*.py")):
+        if path.stem in shared:
+            raise SystemExit(f"error: {path} would replace the command {path.stem}: rename it")
         module = import_module(f"hf_genrec.methods.{path.parts[-3]}.commands.{path.stem}")
         app.command(name=path.stem.replace("_", "-"))(module.command)
 

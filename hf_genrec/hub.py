@@ -66,6 +66,8 @@ def save_model(model: PreTrainedModel, folder: Path, item_tokenizer: Path | None
         shutil.copytree(item_tokenizer, folder / "item_tokenizer")
         # With `subfolder="item_tokenizer"` the Auto classes read its configuration there and its code here.
         for code in item_tokenizer.glob("*.py"):
+            if (folder / code.name).is_file() and (folder / code.name).read_bytes() != code.read_bytes():
+                raise ValueError(f"{code.name} is another file of the model and of its item tokenizer: rename one")
             shutil.copy(code, folder)
 
 
@@ -73,9 +75,9 @@ def write_model_card(model_folder: Path, results_folder: Path) -> None:
     """`README.md` of an exported model, from its configuration and the figures measured so far."""
     config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
     item_ids = json.loads((model_folder / "catalogue.json").read_text(encoding="utf-8"))["item_ids"]
-    facts: dict[str, Any] = {"layers, hidden size": f"{config['num_hidden_layers']}, {config['hidden_size']}"}
     card = load_method(method_of(model_folder)).card(config, len(item_ids))
-    facts |= card.facts | {"newest history items read": config["max_history"]}
+    named = {"layers": "num_hidden_layers", "hidden size": "hidden_size", "newest history items read": "max_history"}
+    facts: dict[str, Any] = {name: config[key] for name, key in named.items() if key in config} | card.facts
     training_file = results_folder / "training.json"
     if training_file.is_file():
         training = json.loads(training_file.read_text(encoding="utf-8"))

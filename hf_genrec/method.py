@@ -90,11 +90,14 @@ def load_method(name: str) -> Method:
     A method's record.
 
     Raises:
-        ValueError: for a name that is none of [`methods`].
+        ValueError: for a name that is none of [`methods`], or a file that does not import.
     """
     if name not in methods():
         raise ValueError(f"method: {name!r} is not one of {', '.join(methods())}")
-    return import_module(f"{__package__}.methods.{name}.method").METHOD
+    try:
+        return import_module(f"{__package__}.methods.{name}.method").METHOD
+    except (ImportError, SyntaxError, AttributeError) as error:
+        raise ValueError(f"{FOLDER / name / 'method.py'} gives no METHOD: {error}") from error
 
 
 def read_config(folder: str | Path, name: str = "config.json", **place: Any) -> dict[str, Any]:
@@ -106,6 +109,8 @@ def read_config(folder: str | Path, name: str = "config.json", **place: Any) -> 
         OSError: if there is none.
     """
     path = Path(folder) / name
+    if not path.is_file() and Path(folder).exists():
+        raise FileNotFoundError(f"{folder} holds no {name}: name a run folder or a saved model")
     if not path.is_file():
         from transformers.utils import cached_file
 

@@ -75,3 +75,20 @@ def test_the_public_names(model, tmp_path):
         hf_genrec.Nothing  # noqa: B018
     with pytest.raises(OSError, match="nothing"):
         hf_genrec.load(tmp_path / "nothing")
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no config\.json: name a run folder or a saved model"):
+        hf_genrec.load(tmp_path)
+
+
+def test_a_method_that_does_not_import_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_genrec.method.FOLDER", tmp_path)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/method.py").write_text("")
+    with pytest.raises(ValueError, match=r"broken/method\.py gives no METHOD"):
+        load_method("broken")
+
+
+def test_help_of_sweep(monkeypatch, capsys):
+    assert "--values" in run_command(monkeypatch, capsys, "sweep", "--help")

@@ -10,7 +10,7 @@ import torch
 from conftest import make_model, make_processor
 from safetensors.torch import save_file
 
-from hf_genrec.hub import push, recommend_as_stranger
+from hf_genrec.hub import push, recommend_as_stranger, save_model
 
 pytestmark = pytest.mark.libraries
 
@@ -111,3 +111,12 @@ def test_a_pickle_is_not_pushed(saved):
     (folder / "training_args.bin").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"training_args\.bin may hold a pickle"):
         push(folder, "somebody/something")
+
+
+def test_a_model_and_its_item_tokenizer_share_no_file_name(saved, tmp_path):
+    """In the saved folder one would take the place of the other."""
+    model, _ = saved
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer/care_layout.py").write_text("# another one")
+    with pytest.raises(ValueError, match=r"care_layout\.py is another file of the model and of its item tokenizer"):
+        save_model(model, tmp_path / "both", tmp_path / "tokenizer")

@@ -52,6 +52,14 @@ def flat_files(module_file: Path) -> dict[str, str]:
     return texts
 
 
+def require_flat(cls: type) -> None:
+    """
+    Raises:
+        ValueError: if the code of a class cannot be saved, see [`flat_files`].
+    """
+    flat_files(Path(str(sys.modules[cls.__module__].__file__)))
+
+
 @contextmanager
 def _flat(cls: type) -> Iterator[None]:
     """Meanwhile the module of a class is the copy that is saved."""

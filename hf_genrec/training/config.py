@@ -191,11 +191,11 @@ def parse_arguments(
         if argument.startswith("--"):
             key = argument.removeprefix("--").split("=")[0].replace("-", "_").removeprefix("no_")
             _check_key("command line", f"option {argument}", key, method, kinds[method])
-    parser = TrlParser(kinds[method].classes)
-    parser.error = _raise_value_error  # type: ignore[method-assign]  # argparse would print two hundred options and exit
     try:
+        parser = TrlParser(kinds[method].classes)
+        parser.error = _raise_value_error  # type: ignore[method-assign]  # argparse would print all options and exit
         return parser.parse_args_and_config(arguments)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, argparse.ArgumentError) as error:
         raise ValueError(f"{place}: {str(error).splitlines()[0]}") from error
 
 
