@@ -180,6 +180,76 @@ def parts_of_reg4rec(data: str) -> list[list[str]]:
     return lines
 
 
+def bias_of_care() -> list[list[str]]:
+    columns = {
+        "CARE: groups 1 to 5": cells("care"),
+        "no queries": cells("care-no-queries"),
+        "no queries, a recommender's codes": cells("care-no-queries-recommender-codes"),
+        "the long run": cells(BEST, minutes=90),
+    }
+    lines = [["code", *columns]]
+    for level in range(3):
+        shares = [", ".join(f"{share:+.0%}" for share in row["test"]["bias"][level]) for (row,) in columns.values()]
+        lines.append([str(level + 1), *shares])
+    return lines
+
+
+def adaptive_depth() -> list[list[str]]:
+    """Of a reasoning model the best fixed depth by validation, and the rule `halting` beside it, on test."""
+    lines = [["", "best fixed depth: test NDCG@10", "`halting`", "steps saved", "headroom kept"]]
+    for label, rows in (
+        ("PRL, seeds 1, 2, 3", cells("rearec-prl", THREE)),
+        ("ERL, seeds 1, 2, 3", cells("rearec-erl", THREE)),
+        ("naive; RPE (seed 1)", [*cells("rearec-naive"), *cells("rearec-rpe")]),
+    ):
+        fixed, halting, saved, kept = [], [], [], []
+        for row in rows:
+            depths = row["adaptive_depth"]
+            names = [name for name in depths["validation"] if name.startswith("depth ")]
+            best = max(names, key=lambda name: depths["validation"][name]["ndcg@10"])
+            most = max(depths["test"][name]["mean_steps"] for name in names)
+            rule = depths["test"]["halting"]
+            fixed.append(f"{best.removeprefix('depth ')}: {depths['test'][best]['ndcg@10']:.4f}")
+            halting.append(f"{rule['ndcg@10']:.4f}")
+            saved.append(f"{1 - rule['mean_steps'] / most:.0%}")
+            kept.append(f"{rule['headroom_kept']:.0%}")
+        lines.append([label, *(", ".join(column) for column in (fixed, halting, saved, kept))])
+    return lines
+
+
+def post_training() -> list[list[str]]:
+    """What each setting of GRPO does to CARE on MovieLens 100K: the last step less the start, validation users."""
+    lines = [["", "reward", "divergence", "Recall@10", "NDCG@10"]]
+    rows = {row["name"]: row for row in read_rows("grpo_quality", "ml-100k")}
+    for label, name in (
+        ("learning rate 1e-3", "rate-1e-3"),
+        ("learning rate 3e-4", "rate-3e-4"),
+        ("learning rate 1e-4", "default"),
+        ("learning rate 3e-5 (the default)", "rate-3e-5"),
+        ("`beta: 1`", "beta-1"),
+        ("`beta: 0.1`", "beta-0.1"),
+        ("`beta: 0`", "beta-0"),
+        ("`hit` alone", "hit-only"),
+        ("`hit`, `rank`", "hit-rank"),
+        ("`horizon: 3`", "horizon-3"),
+        ("`temperature: 0.7`", "temperature-0.7"),
+        ("`temperature: 1.5`", "temperature-1.5"),
+        ("groups of 64 (8 histories)", "group-64"),
+        ("`entropy_coef: 0.05`", "entropy-0.05"),
+        ("LoRA, rank 8, 1e-3", "lora"),
+        ("rewards not divided by their deviation, 1e-3", "unscaled"),
+    ):
+        row = rows[name]
+        change = row["differences"].get("last") or row["differences"]["best"]
+        shown = [
+            f"{change[metric]['difference']:+.3f} [{change[metric]['low']:+.3f}, {change[metric]['high']:+.3f}]"
+            for metric in ("recall@10", "ndcg@10")
+        ]
+        reward = f"{row['start']['reward']:.3f} → {row['end']['reward']:.3f}"
+        lines.append([label, reward, f"{row['end']['kl']:.3f}", *shown])
+    return lines
+
+
 def seeds_on_yelp() -> list[list[str]]:
     lines = [["", "validation Recall@10", "test Recall@10", "test NDCG@10", "test, new items: Recall@10", "NDCG@10"]]
     for label, rows in (
@@ -225,7 +295,10 @@ def codebooks_of_reg4rec() -> list[list[str]]:
 TABLES = {
     "overview": overview,
     "parts of CARE": parts_of_care,
+    "bias of CARE": bias_of_care,
     "reasoning of ReaRec": reasoning_of_rearec,
+    "adaptive depth": adaptive_depth,
+    "post-training of CARE": post_training,
     "against no reasoning": against_no_reasoning,
     "parts of REG4Rec on Beauty": lambda: parts_of_reg4rec(BEAUTY),
     "parts of REG4Rec on Yelp": lambda: parts_of_reg4rec(YELP),
