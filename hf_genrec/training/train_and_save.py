@@ -9,7 +9,7 @@ from typing import Any
 import torch.distributed
 from transformers import EarlyStoppingCallback, IntervalStrategy
 
-from hf_genrec.catalogue.flat_code import require_flat
+from hf_genrec.catalogue.flat_code import FlatCode, require_flat
 from hf_genrec.files import write_json
 from hf_genrec.hub import export_model, write_model_card
 from hf_genrec.training.config import RunFolder
@@ -31,7 +31,8 @@ def train_and_save(
     arguments: Any = trainer.args
     examples: Any = trainer.train_dataset
     model = trainer.accelerator.unwrap_model(trainer.model)
-    require_flat(type(model))  # not after an epoch
+    if isinstance(model, FlatCode):  # one with adapters is saved when they are merged
+        require_flat(type(model))  # now, and not after an epoch
     if arguments.early_stopping_patience is not None and arguments.eval_strategy != IntervalStrategy.NO:
         trainer.add_callback(EarlyStoppingCallback(arguments.early_stopping_patience))
     logger.info("%s weights, %s training targets", f"{model.num_parameters():,}", f"{examples.num_targets:,}")
