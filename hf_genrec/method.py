@@ -124,27 +124,35 @@ def read_config(folder: str | Path, name: str = "config.json", **place: Any) -> 
     return content
 
 
-def method_of(folder: str | Path, **place: Any) -> str:
+def method_of(folder: str | Path) -> str:
     """
     The method of a saved model, by its config.json.
 
     Raises:
         ValueError: if it is of none of them.
     """
-    name = read_config(folder, **place).get("model_type")
+    return _method_in(read_config(folder), folder)
+
+
+def _method_in(config: dict[str, Any], folder: str | Path) -> str:
+    name = config.get("model_type")
     if name not in methods():
         raise ValueError(f"{folder} is a model of type {name}: it is none of this library's, {', '.join(methods())}")
     return name
 
 
-def auto_class(folder: str | Path, **place: Any) -> str:
+def auto_class(folder: str | Path) -> str:
     """
     The Auto class that opens a saved model, by its config.json.
 
     Raises:
         ValueError: if the file names none.
     """
-    for name in read_config(folder, **place).get("auto_map", {}):
+    return _auto_class_in(read_config(folder), folder)
+
+
+def _auto_class_in(config: dict[str, Any], folder: str | Path) -> str:
+    for name in config.get("auto_map", {}):
         if name.startswith("AutoModelFor"):
             return name
     raise ValueError(f"{folder}/config.json names no class under auto_map: it is no model of this library")
@@ -166,7 +174,7 @@ def load_model(folder: str | Path, **settings: Any) -> Any:
     import transformers
 
     place = {name: settings[name] for name in PLACE if name in settings}
-    auto = getattr(transformers, auto_class(folder, **place))
-    name = method_of(folder, **place)
+    config = read_config(folder, **place)
+    auto, name = getattr(transformers, _auto_class_in(config, folder)), _method_in(config, folder)
     import_module(f"{__package__}.methods.{name}.modeling_{name}")  # makes its classes known to the Auto classes
     return auto.from_pretrained(folder, trust_remote_code=False, **settings)
