@@ -1,16 +1,14 @@
 """The path of an item from its text to its semantic ID."""
 
 import logging
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from hf_genrec.files import write_json
+from hf_genrec.files import whole_folder, write_json
 from hf_genrec.item_tokenizers.item_tokenizer import ItemTokenizer
 
 from .arguments import TokenizerArguments
@@ -99,13 +97,11 @@ def save_semantic_ids(
     """Write the codes, their health as JSON and PNG and, if one made them, the tokenizer (`item_tokenizer/`)."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer_folder = folder / "item_tokenizer"
-    with tempfile.TemporaryDirectory(prefix=".item_tokenizer.", dir=folder) as temporary:
-        if tokenizer is not None:
-            tokenizer.save_pretrained(Path(temporary) / "new")
-        if tokenizer_folder.exists():  # perhaps of another kind, with other files
-            shutil.rmtree(tokenizer_folder)
-        if tokenizer is not None:
-            os.replace(Path(temporary) / "new", tokenizer_folder)
+    if tokenizer is not None:
+        with whole_folder(tokenizer_folder) as new:
+            tokenizer.save_pretrained(new)
+    elif tokenizer_folder.exists():  # of earlier codes
+        shutil.rmtree(tokenizer_folder)
     semantic_ids.save(folder)
     write_json(health, folder / "health.json")
     draw_health(semantic_ids, health, folder / "health.png")

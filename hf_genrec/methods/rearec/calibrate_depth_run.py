@@ -7,9 +7,7 @@ hf-genrec calibrate-depth runs/rearec-ml-100k --rule fixed       # back to K ste
 
 import logging
 import math
-import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ import numpy as np
 from hf_genrec.evaluation.cost import median_costs
 from hf_genrec.evaluation.metrics import paired_bootstrap_difference
 from hf_genrec.evaluation.report import markdown_table, record_header
-from hf_genrec.files import write_json
+from hf_genrec.files import whole_folder, write_json
 from hf_genrec.hub import write_model_card
 from hf_genrec.methods.rearec.configuration_rearec import DEPTH_RULES
 from hf_genrec.methods.rearec.fit_depth_rules import (
@@ -101,19 +99,9 @@ def save_in_place(model: ReaRecForNextItem, folder: Path) -> None:
     Save a model over the folder it was loaded from, keeping the other files there. The folder is exchanged whole: until
     that moment it is the old one.
     """
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        new, old = temporary / "new", temporary / "old"
-        shutil.copytree(folder, new)
+    with whole_folder(folder) as new:
+        shutil.copytree(folder, new, dirs_exist_ok=True)
         model.save_pretrained(new)
-        os.replace(folder, old)
-        try:
-            os.replace(new, folder)
-        except OSError:
-            os.replace(old, folder)
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _costs(
