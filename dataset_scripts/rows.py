@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import datasets
 
+from hf_genrec.files import source_fingerprint
+
 INTERACTION_FEATURES = datasets.Features(
     {
         "user_id": datasets.Value("string"),
@@ -37,17 +39,12 @@ class SourceConfig(datasets.BuilderConfig):
     version: datasets.Version | str | None = VERSION
 
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
-        stamps = {
-            f"{name}_stamp": _stamp(Path(value))
+        contents = {
+            f"{name}_fingerprint": source_fingerprint(Path(value))
             for name, value in config_kwargs.items()
             if name.endswith("path") and value is not None
         }
-        return super().create_config_id({**config_kwargs, **stamps}, custom_features)
-
-
-def _stamp(path: Path) -> str:
-    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
-    return ";".join(f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files)
+        return super().create_config_id({**config_kwargs, **contents}, custom_features)
 
 
 def checked(

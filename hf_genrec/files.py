@@ -1,13 +1,20 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and what their content is known by."""
 
+import fcntl
+import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
+
+NEW, OLD = ".new", ".old"  # what stands beside a folder while it is replaced
 
 
 @contextmanager
@@ -20,8 +27,9 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with _named(path):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -34,56 +42,84 @@ def whole_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     made; what a killed process has left beside `folder` is put back or removed.
 
     Raises:
-        OSError: if `folder` is a file or a mount point, which cannot be replaced.
+        OSError: if `folder` is a file or a mount point, which cannot be replaced, or another process is replacing it.
     """
     folder = Path(folder).resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.is_file() or os.path.ismount(folder):
         raise OSError(f"{folder} is a file or a mount point, which a new folder cannot replace: name a folder below it")
     restore_folder(folder)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.{os.getpid()}.", dir=folder.parent))
-    aside = temporary.with_suffix(f"{temporary.suffix}-old")
-    try:
-        yield temporary
-        os.chmod(temporary, folder.stat().st_mode & 0o777 if folder.is_dir() else 0o755)
-        if folder.exists():
-            os.rename(folder, aside)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=NEW, dir=folder.parent))
+    aside = temporary.with_suffix(OLD)
+    with ExitStack() as locks:
+        locks.enter_context(_lock(temporary))
         try:
-            os.rename(temporary, folder)
-        except OSError:
-            if aside.exists():
-                os.rename(aside, folder)
-            raise
-        shutil.rmtree(aside, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            with _named(folder):
+                yield temporary
+            os.chmod(temporary, folder.stat().st_mode & 0o777 if folder.is_dir() else 0o755)
+            if folder.exists():
+                locks.enter_context(_lock(folder))
+                os.rename(folder, aside)
+            try:
+                os.rename(temporary, folder)
+            except OSError:
+                if aside.exists():
+                    os.rename(aside, folder)
+                raise
+            shutil.rmtree(aside, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def restore_folder(folder: str | os.PathLike[str]) -> None:
     """Where a process was killed while it replaced `folder`: put the old one back, if none is there, and clean up."""
     folder = Path(folder).resolve()
-    for path in sorted(folder.parent.glob(f".{folder.name}.*.*")):
-        process = path.name.removeprefix(f".{folder.name}.").split(".")[0]
-        if not process.isdigit() or _is_running(int(process)):
+    if not folder.parent.is_dir():
+        return
+    for path in sorted(folder.parent.iterdir()):
+        if not (path.name.startswith(f".{folder.name}.") and path.suffix in (NEW, OLD) and path.is_dir()):
             continue
-        if path.name.endswith("-old") and not folder.exists():
-            os.rename(path, folder)
-        else:
-            shutil.rmtree(path, ignore_errors=True)
+        try:
+            with _lock(path):  # nobody's who is still alive
+                if path.suffix == OLD and not folder.exists():
+                    os.rename(path, folder)
+                else:
+                    shutil.rmtree(path, ignore_errors=True)
+        except OSError:
+            continue  # somebody is at work there
 
 
-def _is_running(process: int) -> bool:
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What cannot be written is named: of a full disk, errors say no more than that it is full."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Meanwhile no other process has this lock. It ends with the process, however that ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError(f"{folder} is being replaced by another process: wait until it has ended") from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def copy_folder(source: Path, target: Path) -> None:
     """Copy a folder, unless it is there already or there is none; it appears whole."""
+    restore_folder(source)
+    restore_folder(target)
     if source.is_dir() and not target.exists():
         with whole_folder(target) as temporary:
             shutil.copytree(source, temporary, dirs_exist_ok=True)
@@ -94,3 +130,36 @@ def write_json(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None
     text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def spelled_out(content: Any) -> Any:
+    """`content` with "inf", "-inf" and "nan" in the place of numbers that JSON does not have."""
+    if isinstance(content, Mapping):
+        return {key: spelled_out(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [spelled_out(value) for value in content]
+    return str(content) if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def fingerprint(parts: Iterable[bytes | memoryview | Path]) -> str:
+    """SHA-256 of bytes and of the content of files, one after the other."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if not isinstance(part, Path):
+            digest.update(part)
+            continue
+        with part.open("rb") as file:
+            while chunk := file.read(2**20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def source_fingerprint(path: Path) -> str:
+    """What a file, or the files of a folder, are known by: of a changed one size and time may be as they were."""
+    return fingerprint(sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path])
+
+
+def weights_fingerprint(folder: Path) -> str | None:
+    """What the weights in a folder are known by; None where there are none."""
+    files = sorted(folder.glob("*.safetensors"))
+    return fingerprint(files) if files else None

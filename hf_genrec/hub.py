@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel
 
-from hf_genrec.files import whole_file, whole_folder, write_json
+from hf_genrec.files import fingerprint, whole_file
 from hf_genrec.method import auto_class, load_method, method_of
 
 CARD = """---
@@ -47,18 +47,6 @@ above say by how much.
 """
 
 
-def export_model(
-    model: PreTrainedModel, folder: Path, arguments: TrainingArguments, item_tokenizer: Path | None = None
-) -> None:
-    """
-    Save a model with its processor, code, training arguments as JSON and, where there is one, its item tokenizer. The
-    folder appears whole, in place of an older one.
-    """
-    with whole_folder(folder) as temporary:
-        save_model(model, temporary, item_tokenizer)
-        write_json(arguments.to_dict(), temporary / "training_args.json")
-
-
 def save_model(model: PreTrainedModel, folder: Path, item_tokenizer: Path | None) -> None:
     """A model with its processor and code in a folder, and its item tokenizer in a folder below."""
     model.save_pretrained(folder)
@@ -69,6 +57,13 @@ def save_model(model: PreTrainedModel, folder: Path, item_tokenizer: Path | None
             if (folder / code.name).is_file() and (folder / code.name).read_bytes() != code.read_bytes():
                 raise ValueError(f"{code.name} is another file of the model and of its item tokenizer: rename one")
             shutil.copy(code, folder)
+
+
+def model_fingerprint(folder: Path) -> str:
+    """What an exported model is known by: its weights and its configuration, whatever version saved it."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    of_model = {name: config[name] for name in sorted(config) if name not in ("transformers_version", "auto_map")}
+    return fingerprint([json.dumps(of_model).encode(), *sorted(folder.glob("*.safetensors"))])
 
 
 def write_model_card(model_folder: Path, results_folder: Path) -> None:
@@ -97,14 +92,15 @@ def write_model_card(model_folder: Path, results_folder: Path) -> None:
         about=card.about,
         auto_class=auto_class(model_folder),
         example=json.dumps(item_ids[:3]),
-        results=_results_section(results_folder),
+        results=_results_section(results_folder, model_fingerprint(model_folder)),
         facts="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
     )
     with whole_file(model_folder / "README.md") as path:
         path.write_text(text, encoding="utf-8")
 
 
-def _results_section(results_folder: Path) -> str:
+def _results_section(results_folder: Path, model: str) -> str:
+    """The figures of the model, as far as they are of this very one and not of an earlier one of the run."""
     parts = []
     for split in ("test", "validation"):
         path = results_folder / f"{split}.json"
@@ -112,6 +108,8 @@ def _results_section(results_folder: Path) -> str:
             continue
         records = json.loads(path.read_text(encoding="utf-8"))
         first = next(iter(records.values()))
+        if first.get("model") != model:
+            continue
         seen = "removed" if first["seen_items_removed"] else "not removed"
         parts.append(
             f"## Results on the {split} split\n\n{first['num_users']:,} users, all {first['num_items']:,} items "

@@ -21,7 +21,7 @@ from hf_genrec import cli
 from hf_genrec.decoding.processing_sequences import GenRecProcessor
 from hf_genrec.methods.care.modeling_care import CareConfig, CareForCausalLM
 from hf_genrec.semantic_ids.tokens import code_tokenizer
-from hf_genrec.training.checkpoints import is_complete
+from hf_genrec.training.checkpoints import fault_of
 
 torch.set_num_threads(1)
 
@@ -239,7 +239,7 @@ def check_a_killed_training(program: str, config: Path, whole: Path, killed: Pat
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not any(map(is_complete, (killed / "checkpoints").glob("checkpoint-*"))):
+    while all(map(fault_of, (killed / "checkpoints").glob("checkpoint-*"))):
         assert process.poll() is None, "the training ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)

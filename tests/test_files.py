@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from hf_genrec.files import restore_folder, whole_folder
+from hf_genrec.files import OLD, restore_folder, whole_folder
 
 
 def contents(folder):
@@ -46,7 +46,7 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_name(folder,
     rename = os.rename
 
     def fails(source, target):
-        if target == folder and not str(source).endswith("-old"):
+        if target == folder and not str(source).endswith(OLD):
             raise OSError("no space")
         rename(source, target)
 
@@ -100,3 +100,59 @@ def test_after_a_kill_the_folder_is_whole(folder, renames, left):
     restore_folder(folder)
     assert contents(folder) == {"a": left}
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "tensors"])
+def test_a_full_disk_leaves_what_was_there_and_is_named(folder, kind):
+    """In a process that must not write files of more than a few kilobytes."""
+    (folder / "a").write_text("old")
+    writes = {
+        "file": "write_json({'a': 'x' * 50_000}, place / 'a')",
+        "folder": "with whole_folder(place) as new: (new / 'a').write_text('x' * 50_000)",
+        "tensors": "with whole_folder(place) as new: save_file({'a': numpy.zeros(50_000)}, new / 'a')",
+    }
+    program = f"""
+import pathlib, resource, sys, numpy
+from safetensors.numpy import save_file
+from hf_genrec.files import whole_folder, write_json
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+place = pathlib.Path(sys.argv[1])
+try:
+    {writes[kind]}
+except OSError as error:
+    sys.exit(str(error))
+"""
+    finished = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True)
+    assert finished.returncode == 1
+    assert str(folder) in finished.stderr
+    assert len(finished.stderr.splitlines()) == 1
+    assert contents(folder) == {"a": "old"}
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_folder_that_another_process_writes_is_let_be(tmp_path):
+    """Its lock says so, and ends with the process: the number of a process may be another one's by now."""
+    folder = tmp_path / "run [1]*"
+    folder.mkdir()
+    (folder / "a").write_text("old")
+    program = """
+import sys, time
+from hf_genrec.files import whole_folder
+with whole_folder(sys.argv[1]) as new:
+    (new / "a").write_text("half")
+    print("writing", flush=True)
+    time.sleep(600)
+"""
+    writer = subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert writer.stdout.readline() == "writing\n"
+        restore_folder(folder)
+        assert len(list(tmp_path.iterdir())) == 2
+        write(folder)
+        assert contents(folder) == {"a": "new"}
+        assert len(list(tmp_path.iterdir())) == 2
+    finally:
+        writer.kill()
+        writer.wait()
+    restore_folder(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["run [1]*"]

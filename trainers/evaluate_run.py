@@ -16,9 +16,10 @@ from hf_genrec.evaluation.baselines import ItemKNN, MostPopular
 from hf_genrec.evaluation.evaluator import EvaluationResult, evaluate_recommender
 from hf_genrec.evaluation.report import data_set, render_table, result_record, tie_order
 from hf_genrec.files import write_json
-from hf_genrec.hub import write_model_card
+from hf_genrec.hub import model_fingerprint, write_model_card
 from hf_genrec.method import load_method, load_model
 from hf_genrec.training.config import RunFolder
+from hf_genrec.training.lineage import require_model_of
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +31,9 @@ def main(
     run = RunFolder(Path(run_folder))
     model = load_model(run.require_model())
     prepared = PreparedData.load(run.data)
+    require_model_of(run.model, prepared, model.processor.item_ids, "train it again")
     targets = prepared.split(split)
     num_items, train = len(prepared.item_ids), prepared.train_sequences()
-    prepared.require_catalogue(model.processor.item_ids, f"the items of {run.model}", "prepare and train again")
 
     method = load_method(model.config.model_type)
     search: dict[str, Any] = {}
@@ -79,6 +80,7 @@ def main(
         )
         for name, result in results.items()
     }
+    records[method.title]["model"] = model_fingerprint(run.model)
     for name, values in zip(details.values(), found, strict=True):
         records[method.title][name] = float(np.concatenate(values).mean())
     suffix = "" if not exclude_seen else "-unseen"

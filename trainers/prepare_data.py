@@ -12,6 +12,7 @@ from hf_genrec.data.preparation import prepare
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.dataset_scripts import load_source
 from hf_genrec.training.config import RunConfig, parse_command_line
+from hf_genrec.training.lineage import read_from
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +21,7 @@ def main(config: RunConfig) -> PreparedData:
     """Read the source, filter, split, and save."""
     tables = load_source(config.data)
     prepared = prepare(tables["interactions"], tables["items"], config.data)
+    prepared.report["sources"] = read_from(config.data)
     prepared.save(config.run.data)
     logger.info(
         "%s: %d users, %d items, %d interactions; %d validation and %d test users",

@@ -16,10 +16,12 @@ from typing import Any
 
 from hf_genrec.data.prepared import REPORT_FILE, PreparedData
 from hf_genrec.evaluation.report import markdown_table, record_header
-from hf_genrec.files import copy_folder, whole_file, write_json
+from hf_genrec.files import copy_folder, restore_folder, whole_file, write_json
 from hf_genrec.method import load_method
+from hf_genrec.semantic_ids.ids import read_table
 from hf_genrec.trainers import evaluate_run, prepare_data, tokenize_items, train
 from hf_genrec.training.config import RunConfig, parse_config
+from hf_genrec.training.lineage import require_prepared
 
 logger = logging.getLogger(__name__)
 
@@ -49,18 +51,22 @@ def main(config: str | None, key: str, values: Sequence[str], overrides: Sequenc
     if not values or len(set(values)) < len(values):
         raise ValueError(f"--values {','.join(values)}: give different values, separated by commas")
     runs = {value: _configuration(config, key, value, overrides, base) for value in values}
+    restore_folder(base.run.data)
     if not (base.run.data / REPORT_FILE).is_file():
         prepare_data.main(base)
+    restore_folder(base.run.semantic_ids)
     if load_method(base.model.method).codes and not base.run.semantic_ids.is_dir():
         tokenize_items.main(base)
     prepared = PreparedData.load(base.run.data)
-    settings = {value: _settings(run, prepared) for value, run in runs.items()}
+    require_prepared(base)
+    codes = read_table(base.run.semantic_ids)["fingerprint"] if load_method(base.model.method).codes else None
+    settings = {value: _settings(run, prepared, codes) for value, run in runs.items()}
     for value, run in runs.items():
         _check_settings(run.run.path / SETTINGS_FILE, settings[value])
     for value, run in runs.items():
+        write_json(settings[value], run.run.path / SETTINGS_FILE)
         for part in PARTS:
             copy_folder(base.run.path / part, run.run.path / part)
-        write_json(settings[value], run.run.path / SETTINGS_FILE)
         if (run.run.results / f"{SPLIT}.json").is_file():
             logger.info("%s is finished", run.run.path)
             continue
@@ -89,10 +95,11 @@ def _configuration(config: str | None, key: str, value: str, overrides: Sequence
     return parse_config(config, [*overrides, *own, f"--{key}", value])
 
 
-def _settings(run: RunConfig, prepared: PreparedData) -> dict[str, Any]:
+def _settings(run: RunConfig, prepared: PreparedData, codes: str | None) -> dict[str, Any]:
     """What a run is made with, to tell whether one that is there is the one asked for."""
     return {
         "prepared": prepared.report,
+        "semantic_ids": codes,
         "max_history": run.data.max_history,
         "text": asdict(run.tokenizer),
         "model": asdict(run.model),

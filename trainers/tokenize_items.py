@@ -19,6 +19,7 @@ from hf_genrec.semantic_ids.published_codes import load_published_codes
 from hf_genrec.semantic_ids.residual_kmeans import fit_residual_kmeans
 from hf_genrec.trainers import train_item_tokenizer
 from hf_genrec.training.config import RunConfig, parse_command_line
+from hf_genrec.training.lineage import require_prepared, tokenized_from
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +33,10 @@ def main(config: RunConfig) -> None:
         )
         return
     folder, arguments = config.run.semantic_ids, config.tokenizer
+    made_from = tokenized_from(config, require_prepared(config))
     if config.data.codes_path is not None:
         semantic_ids = load_published_codes(config.data.codes_path, PreparedData.load(config.run.data).item_ids)
-        save_semantic_ids(folder, semantic_ids, health_report(semantic_ids))
+        save_semantic_ids(folder, semantic_ids, health_report(semantic_ids), made_from)
     elif arguments.item_tokenizer != "residual_kmeans":
         train_item_tokenizer.main(config)
     else:
@@ -50,7 +52,7 @@ def main(config: RunConfig) -> None:
             text_columns=arguments.text_columns,
         )
         semantic_ids, health = assign_semantic_ids(prepared.items, parts, tokenizer, arguments)
-        save_semantic_ids(folder, semantic_ids, health, tokenizer)
+        save_semantic_ids(folder, semantic_ids, health, made_from, tokenizer)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import sys
 from hf_genrec.method import load_method
 from hf_genrec.training.checkpoints import checkpoint_to_resume
 from hf_genrec.training.config import RunConfig, parse_command_line
+from hf_genrec.training.lineage import lineage_of
 from hf_genrec.training.train_and_save import train_and_save
 
 
@@ -18,9 +19,10 @@ def main(config: RunConfig) -> None:
     """Load, build, train, save."""
     run = config.run  # now: building moves `output_dir` to the checkpoints
     method = load_method(config.model.method)
+    lineage = lineage_of(config)
+    resume = checkpoint_to_resume(run.checkpoints, config.training.resume_from_checkpoint, lineage)
     trainer = method.build_trainer(config)
-    resume = checkpoint_to_resume(run.checkpoints, config.training.resume_from_checkpoint)
-    train_and_save(trainer, run, resume, run.semantic_ids / "item_tokenizer" if method.codes else None)
+    train_and_save(trainer, run, resume, lineage, run.semantic_ids / "item_tokenizer" if method.codes else None)
 
 
 if __name__ == "__main__":

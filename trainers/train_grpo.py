@@ -12,13 +12,14 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from hf_genrec.data.prepared import PreparedData
-from hf_genrec.files import copy_folder
+from hf_genrec.data.prepared import PreparedData, read_report
+from hf_genrec.files import copy_folder, weights_fingerprint
 from hf_genrec.method import load_method
 from hf_genrec.post_training.build_grpo import build_prompts, layer_precision, load_policy, lora_config
 from hf_genrec.post_training.grpo_arguments import GRPOArguments, parse_grpo_config
 from hf_genrec.training.checkpoints import checkpoint_to_resume
 from hf_genrec.training.config import RunFolder, parse_command_line
+from hf_genrec.training.lineage import require_codes_of, require_model_of, training_settings
 from hf_genrec.training.train_and_save import train_and_save
 from hf_genrec.training.trainer import subsample
 
@@ -33,15 +34,23 @@ def main(arguments: GRPOArguments) -> None:
     if source.path.resolve() == run.path.resolve():
         raise ValueError(f"pretrained and output_dir are both {run.path}: give the result a folder of its own")
     model_folder, prepared = source.require_model(), PreparedData.load(source.data)
-    resume = checkpoint_to_resume(run.checkpoints, arguments.resume_from_checkpoint)
+    set_seed(arguments.seed)
+    model = load_policy(model_folder, arguments.disable_dropout)
+    remedy = f"train {source.path} again"
+    found = require_model_of(model_folder, prepared, model.processor.item_ids, remedy)["made_from"]
+    require_codes_of(model_folder, source.semantic_ids, found, remedy)
+    made_from = found | {"pretrained": weights_fingerprint(model_folder)}
+    lineage = {"made_from": made_from, "model": {}, "training": training_settings(arguments)}
+    resume = checkpoint_to_resume(run.checkpoints, arguments.resume_from_checkpoint, lineage)
     arguments.output_dir, arguments.run_name = str(run.checkpoints), arguments.run_name or run.path.name
     if arguments.process_index == 0:
         for part in (source.data, source.semantic_ids):
             copy_folder(part, run.path / part.name)
+        if read_report(run.data)["fingerprint"] != prepared.fingerprint:
+            raise ValueError(
+                f"{run.data} holds other data than {source.data}: delete {run.path}, or use another output_dir"
+            )
 
-    set_seed(arguments.seed)
-    model = load_policy(model_folder, arguments.disable_dropout)
-    prepared.require_catalogue(model.processor.item_ids, f"the items of {model_folder}", "train it again")
     prompts = build_prompts(
         prepared.train_sequences(), arguments.targets, model.processor.max_history, arguments.horizon
     )
@@ -56,7 +65,7 @@ def main(arguments: GRPOArguments) -> None:
     )
     if arguments.layer_precision is not None:
         trainer.add_callback(layer_precision(arguments, model, prompts, post_training.loss_batch))
-    train_and_save(trainer, run, resume, model_folder / "item_tokenizer")
+    train_and_save(trainer, run, resume, lineage, model_folder / "item_tokenizer")
     if trainer.is_world_process_zero() and trainer.state.best_global_step == 0:
         logger.warning(
             "of all checkpoints the model it started from has the best validation NDCG@10 (%.4f): "

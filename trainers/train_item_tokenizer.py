@@ -15,6 +15,7 @@ from hf_genrec.data.prepared import PreparedData
 from hf_genrec.semantic_ids.build import assign_semantic_ids, item_parts, save_semantic_ids
 from hf_genrec.training.config import RunConfig, parse_command_line
 from hf_genrec.training.item_tokenizer import train_item_tokenizer
+from hf_genrec.training.lineage import require_prepared, tokenized_from
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ def main(config: RunConfig) -> None:
         raise ValueError(
             "item_tokenizer: residual_kmeans is not trained: use `hf-genrec tokenize`, or set rq_vae or mpq"
         )
+    made_from = tokenized_from(config, require_prepared(config))
     prepared = PreparedData.load(run.data)
     process = PartialState(cpu=config.training.use_cpu)
     with process.main_process_first():  # which embeds the texts; the others read them from the cache
@@ -35,7 +37,7 @@ def main(config: RunConfig) -> None:
     )
     if process.is_main_process:
         semantic_ids, health = assign_semantic_ids(prepared.items, parts, tokenizer, arguments)
-        save_semantic_ids(run.semantic_ids, semantic_ids, health | {"training": record}, tokenizer)
+        save_semantic_ids(run.semantic_ids, semantic_ids, health | {"training": record}, made_from, tokenizer)
         logger.info(
             "%s trained in %.0f CPU seconds; codes put to use: %d meanwhile, %d afterwards",
             arguments.item_tokenizer,

@@ -2,7 +2,9 @@
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hf_genrec.files import whole_file, write_json
+from hf_genrec.files import fingerprint, restore_folder, whole_folder, write_json
 
 SEQUENCES_FILE = "sequences.parquet"
 ITEMS_FILE = "items.parquet"
@@ -83,6 +85,20 @@ class PreparedData:
         train = np.concatenate([np.empty(0, dtype=np.int64), *self.train_sequences()])
         return np.bincount(train, minlength=len(self.item_ids))
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """What the data are known by: a hash of users, items with their text, sequences and split."""
+        return fingerprint(self._content())
+
+    def _content(self) -> Iterator[bytes | memoryview]:
+        names = self.items.column_names
+        for strings in (pa.array(self.user_ids, pa.string()), pa.array(names), *self.items.columns):
+            yield from _string_bytes(strings)
+        for sequence in (np.array([len(sequence) for sequence in self.sequences]), *self.sequences):
+            yield np.ascontiguousarray(sequence, dtype="<i8").data
+        for counts in (self.num_validation, self.num_test):
+            yield np.ascontiguousarray(counts, dtype="<i8").data
+
     def titles(self) -> list[str] | None:
         """Titles in catalogue order, where the items have any."""
         return self.items["title"].to_pylist() if "title" in self.items.column_names else None
@@ -98,8 +114,10 @@ class PreparedData:
             )
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes sequences.parquet (user_id, item_ids, num_validation, num_test), items.parquet and prepare.json."""
-        folder = Path(folder)
+        """
+        Writes sequences.parquet (user_id, item_ids, num_validation, num_test), items.parquet and prepare.json, the
+        report with the fingerprint. The folder appears whole, in place of an older one.
+        """
         offsets = np.cumsum([0, *map(len, self.sequences)], dtype=np.int32)
         flat = pa.array(np.concatenate([np.empty(0, dtype=np.int64), *self.sequences]))
         sequences = pa.table(
@@ -110,11 +128,10 @@ class PreparedData:
                 "num_test": pa.array(self.num_test, pa.int64()),
             }
         )
-        with whole_file(folder / ITEMS_FILE) as path:
-            pq.write_table(self.items, path)
-        write_json(self.report, folder / REPORT_FILE)
-        with whole_file(folder / SEQUENCES_FILE) as path:
-            pq.write_table(sequences, path)
+        with whole_folder(folder) as new:
+            pq.write_table(self.items, new / ITEMS_FILE)
+            pq.write_table(sequences, new / SEQUENCES_FILE)
+            write_json(self.report | {"fingerprint": self.fingerprint}, new / REPORT_FILE)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "PreparedData":
@@ -122,18 +139,13 @@ class PreparedData:
 
         Raises:
             FileNotFoundError: one of the three files is missing.
-            ValueError: a file is damaged, or a sequence holds an item that is not in items.parquet.
+            ValueError: a file is damaged, a sequence holds an item that is not in items.parquet, or the three files are
+                not of one `save`.
         """
         folder = Path(folder)
-        for name in (SEQUENCES_FILE, ITEMS_FILE, REPORT_FILE):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder / name} does not exist: run `hf-genrec prepare` first")
+        report = read_report(folder)
         sequences = _read_parquet(folder / SEQUENCES_FILE, {"user_id", "item_ids", "num_validation", "num_test"})
         items = _read_parquet(folder / ITEMS_FILE, {"item_id"})
-        try:
-            report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{folder / REPORT_FILE} is not JSON ({error}): run prepare again") from None
 
         lists = sequences["item_ids"].combine_chunks()
         ids = lists.flatten()
@@ -142,7 +154,7 @@ class PreparedData:
             unknown = ids.filter(indices.is_null())[0].as_py()
             raise ValueError(f"{folder / SEQUENCES_FILE}: item {unknown!r} is not in {ITEMS_FILE}: run prepare again")
         ends = np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False))[:-1]
-        return cls(
+        prepared = cls(
             user_ids=sequences["user_id"].to_pylist(),
             item_ids=items["item_id"].to_pylist(),
             items=items,
@@ -151,6 +163,40 @@ class PreparedData:
             num_test=sequences["num_test"].to_numpy(),
             report=report,
         )
+        if prepared.fingerprint != report["fingerprint"]:
+            raise ValueError(f"the files in {folder} are not of one `hf-genrec prepare`: run it again")
+        return prepared
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """
+    What prepare.json says of the data in a folder.
+
+    Raises:
+        FileNotFoundError: a file of the data is missing.
+        ValueError: the report is damaged, or of an earlier version of this library.
+    """
+    restore_folder(folder)
+    for name in (SEQUENCES_FILE, ITEMS_FILE, REPORT_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} does not exist: run `hf-genrec prepare` first")
+    try:
+        report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder / REPORT_FILE} is not JSON ({error}): run prepare again") from None
+    if not isinstance(report, dict) or not isinstance(report.get("fingerprint"), str):
+        raise ValueError(f"{folder / REPORT_FILE} does not say what the data are known by: run prepare again")
+    return report
+
+
+def _string_bytes(strings: pa.Array | pa.ChunkedArray) -> Iterator[bytes | memoryview]:
+    """Lengths of strings, -1 for null, and their text."""
+    array = strings.cast(pa.large_string())
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], pa.large_string())
+    yield pc.fill_null(pc.binary_length(array), -1).to_numpy(zero_copy_only=False).astype("<i8").data
+    for start in range(0, len(array), 2**16):
+        yield "".join(text for text in array.slice(start, 2**16).to_pylist() if text is not None).encode()
 
 
 def _read_parquet(path: Path, columns: set[str]) -> pa.Table:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from trl import GRPOConfig
 
+from hf_genrec.training.arguments import check_training, join_processes
 from hf_genrec.training.config import Kind, parse_arguments
 from hf_genrec.training.option_help import option_help, own_fields
 
@@ -142,7 +143,9 @@ class GRPOArguments(GRPOConfig):
         for name, neutral in UNUSED.items():
             if getattr(self, name) != neutral:
                 raise ValueError(f"{name}: answers are sampled from the whole policy under the trie, leave it out")
+        join_processes(self)
         super().__post_init__()
+        check_training(self)
         if self.per_device_train_batch_size * int(self.steps_per_generation or 0) % int(self.num_generations or 0):
             raise ValueError(
                 f"per_device_train_batch_size {self.per_device_train_batch_size} times steps_per_generation "

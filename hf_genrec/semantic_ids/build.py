@@ -1,14 +1,13 @@
 """The path of an item from its text to its semantic ID."""
 
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from hf_genrec.files import whole_folder, write_json
+from hf_genrec.files import weights_fingerprint, whole_folder, write_json
 from hf_genrec.item_tokenizers.item_tokenizer import ItemTokenizer
 
 from .arguments import TokenizerArguments
@@ -92,19 +91,27 @@ def assign_semantic_ids(
 
 
 def save_semantic_ids(
-    folder: Path, semantic_ids: SemanticIds, health: dict[str, Any], tokenizer: ItemTokenizer | None = None
+    folder: Path,
+    semantic_ids: SemanticIds,
+    health: dict[str, Any],
+    made_from: dict[str, Any],
+    tokenizer: ItemTokenizer | None = None,
 ) -> None:
-    """Write the codes, their health as JSON and PNG and, if one made them, the tokenizer (`item_tokenizer/`)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer_folder = folder / "item_tokenizer"
-    if tokenizer is not None:
-        with whole_folder(tokenizer_folder) as new:
-            tokenizer.save_pretrained(new)
-    elif tokenizer_folder.exists():  # of earlier codes
-        shutil.rmtree(tokenizer_folder)
-    semantic_ids.save(folder)
-    write_json(health, folder / "health.json")
-    draw_health(semantic_ids, health, folder / "health.png")
+    """
+    Write the codes, their health as JSON and PNG and, if one made them, the tokenizer (`item_tokenizer/`). The folder
+    appears whole, in place of an older one.
+
+    Args:
+        made_from: what the report says of where the codes come from, see `hf_genrec.training.lineage`.
+    """
+    with whole_folder(folder) as new:
+        if tokenizer is not None:
+            tokenizer.save_pretrained(new / "item_tokenizer")
+        made_from = made_from | {"item_tokenizer": weights_fingerprint(new / "item_tokenizer")}
+        semantic_ids.report["made_from"] = made_from
+        semantic_ids.save(new)
+        write_json(health, new / "health.json")
+        draw_health(semantic_ids, health, new / "health.png")
     collisions = health["collisions"]
     logger.info(
         "%s: %d items, codebooks %s, used %s, items with shared codes %d (before: %d)",

@@ -1,8 +1,8 @@
 """The catalogue's semantic IDs: item id -> codes, on disk as safetensors and JSON."""
 
-import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from hf_genrec.files import whole_file, write_json
+from hf_genrec.files import fingerprint, restore_folder, whole_file, write_json
 
 CODES_FILE = "semantic_ids.safetensors"
 TABLE_FILE = "semantic_ids.json"
@@ -61,6 +61,12 @@ class SemanticIds:
     def __len__(self) -> int:
         return len(self.item_ids)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """What the codes are known by: a hash of them, of the item ids and of the codebook sizes."""
+        names = json.dumps([self.item_ids, self.codebook_sizes]).encode()
+        return fingerprint([names, np.ascontiguousarray(self.codes, dtype="<i8").data])
+
     def add_items(self, item_ids: list[str], codes: np.ndarray) -> "SemanticIds":
         """A new catalogue with further items at its end; raises ValueError as the constructor does."""
         report = {**self.report, "items_added": self.report.get("items_added", 0) + len(item_ids)}
@@ -74,7 +80,7 @@ class SemanticIds:
         table = {
             "item_ids": self.item_ids,
             "codebook_sizes": self.codebook_sizes,
-            "codes_sha256": _fingerprint(self.codes),
+            "fingerprint": self.fingerprint,
             "report": self.report,
         }
         with whole_file(folder / CODES_FILE) as path:
@@ -89,24 +95,40 @@ class SemanticIds:
             FileNotFoundError: a file is missing.
             ValueError: a file is damaged, or the two files are not of one save.
         """
-        codes_path, table_path = Path(folder) / CODES_FILE, Path(folder) / TABLE_FILE
-        for path in (codes_path, table_path):
-            if not path.is_file():
-                raise FileNotFoundError(f"{path} is missing; make the semantic IDs again")
+        codes_path, table = Path(folder) / CODES_FILE, read_table(folder)
         try:
             codes = load_file(codes_path)["codes"]
         except (SafetensorError, KeyError) as error:
             raise ValueError(f"{codes_path} is damaged ({error}); make the semantic IDs again") from error
         try:
-            table = json.loads(table_path.read_text(encoding="utf-8"))
-            item_ids, sizes, report = table["item_ids"], table["codebook_sizes"], table["report"]
-            fingerprint = table["codes_sha256"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{table_path} is damaged ({error}); make the semantic IDs again") from error
-        if fingerprint != _fingerprint(codes):
+            found = cls(table["item_ids"], codes, table["codebook_sizes"], table["report"])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{Path(folder) / TABLE_FILE}: {error}; make the semantic IDs again") from error
+        if table["fingerprint"] != found.fingerprint:
             raise ValueError(f"{codes_path} and {TABLE_FILE} are not of one save; make the semantic IDs again")
-        return cls(item_ids, codes, sizes, report)
+        return found
 
 
-def _fingerprint(codes: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(codes, dtype="<i8").tobytes()).hexdigest()
+def read_table(folder: str | Path) -> dict[str, Any]:
+    """
+    What semantic_ids.json says: `item_ids`, `codebook_sizes`, `report` and `fingerprint`.
+
+    Raises:
+        FileNotFoundError: a file of the semantic IDs is missing.
+        ValueError: the file is damaged, or of an earlier version of this library.
+    """
+    folder = Path(folder)
+    restore_folder(folder)
+    for name in (CODES_FILE, TABLE_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} is missing; make the semantic IDs with `hf-genrec tokenize`")
+    path = folder / TABLE_FILE
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); make the semantic IDs again") from error
+    kinds = {"item_ids": list, "codebook_sizes": list, "report": dict, "fingerprint": str}
+    for name, kind in kinds.items():
+        if not isinstance(table, dict) or not isinstance(table.get(name), kind):
+            raise ValueError(f"{path} has no {name}, or it is damaged; make the semantic IDs again")
+    return table

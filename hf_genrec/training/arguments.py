@@ -1,6 +1,8 @@
 """Arguments of every training."""
 
+import os
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -75,4 +77,36 @@ class GenRecTrainingArguments(TrainingArguments):
             raise ValueError("label_smoothing_factor: use label_smoothing, the model's own")
         if self.packed_row_tokens < 1:
             raise ValueError(f"packed_row_tokens must be at least 1, not {self.packed_row_tokens}")
+        join_processes(self)
         super().__post_init__()
+        check_training(self)
+
+
+def join_processes(arguments: Any) -> None:
+    """
+    Several processes on a machine without an accelerator train on CPUs: Trainer would run as many trainings that do not
+    know of each other.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
+        arguments.use_cpu = True
+
+
+def check_training(arguments: Any) -> None:
+    """
+    Raises:
+        ValueError: for processes that do not train together, or a best checkpoint that would not be saved.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started > 1 and arguments.world_size == 1:
+        raise ValueError(
+            f"{started} processes were started, but this one trains with {arguments.world_size}: start one per device "
+            f"by torchrun, or set use_cpu: true"
+        )
+    if not arguments.load_best_model_at_end:
+        return
+    when, saved = arguments.eval_strategy, arguments.save_strategy
+    if when == "steps" and saved == "steps" and arguments.eval_steps != arguments.save_steps:
+        raise ValueError(
+            f"eval_steps {arguments.eval_steps}, save_steps {arguments.save_steps}: with load_best_model_at_end they "
+            f"must be equal, or the best model may not be among the checkpoints"
+        )

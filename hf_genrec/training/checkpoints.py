@@ -2,16 +2,23 @@
 
 import json
 import logging
+import re
 import shutil
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_genrec.files import spelled_out, weights_fingerprint, write_json
+from hf_genrec.training.lineage import read_lineage, require_same_lineage
+
 logger = logging.getLogger(__name__)
 
 
-def checkpoint_to_resume(folder: Path, resume: str | None) -> str | None:
+def checkpoint_to_resume(folder: Path, resume: str | None, lineage: Mapping[str, Any]) -> str | None:
     """
     The checkpoint to go on from, or `None` to start.
 
@@ -19,36 +26,73 @@ def checkpoint_to_resume(folder: Path, resume: str | None) -> str | None:
         folder: the run's `checkpoints/`.
         resume: `None` to start anew, `"last"` for the newest complete checkpoint (a start, where there is none), or a
             path. Incomplete checkpoints, left by a killed process, are removed.
+        lineage: what the training is made from, see `hf_genrec.training.lineage`.
 
     Raises:
-        ValueError: if checkpoints of an earlier training stand where a new one would write.
+        ValueError: if checkpoints of an earlier training stand where a new one would write, what stands there is no
+            checkpoint, the checkpoint was made from something else, or the best one so far is missing.
         FileNotFoundError: if the checkpoint named is not a complete one.
     """
-    checkpoints = sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
+    steps = {path: re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name) for path in folder.glob("*")}
+    for path, number in steps.items():
+        if path.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-") and number is None:
+            # Trainer would take it for an old one of its own, and delete it.
+            raise ValueError(f"{path} is no checkpoint of a training, but is named like one: move it elsewhere")
+    numbered = {path: int(number[1]) for path, number in steps.items() if number is not None}
     if resume is None:
-        if checkpoints:
+        if numbered:
             raise ValueError(
                 f"{folder} holds checkpoints of an earlier training: go on with --resume_from_checkpoint last, or "
                 f"delete it"
             )
         return None
     if resume != "last":
-        if not is_complete(Path(resume)):
-            raise FileNotFoundError(f"{resume} is no complete checkpoint: name one of {folder}, or 'last'")
-        return resume
-    for checkpoint in reversed(checkpoints):
-        if is_complete(checkpoint):
-            return str(checkpoint)
-        logger.warning("%s is incomplete (the training was killed while saving it) and is removed", checkpoint)
-        shutil.rmtree(checkpoint)
+        fault = fault_of(Path(resume))
+        if fault is not None:
+            raise FileNotFoundError(f"{resume} is no complete checkpoint ({fault}): name one of {folder}, or 'last'")
+        return _checked(Path(resume), lineage)
+    for checkpoint in sorted(numbered, key=lambda path: numbered[path], reverse=True):
+        fault = fault_of(checkpoint)
+        if fault is None:
+            return _checked(checkpoint, lineage)
+        logger.warning("%s is incomplete or damaged (%s) and is removed", checkpoint, fault)
+        shutil.rmtree(checkpoint, ignore_errors=True)  # another process of this training may be at it, too
     return None
 
 
-def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint was saved to the end."""
-    # Trainer writes its state after everything else.
+def fault_of(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint; `None` if it was saved to the end and nothing in it has changed since."""
     try:
         json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return True
+        return f"{TRAINER_STATE_NAME} is missing or damaged"
+    lineage = read_lineage(checkpoint)
+    try:
+        if lineage is not None and weights_fingerprint(checkpoint) != lineage.get("weights"):
+            return "its weights are not those that were saved"
+        for path in sorted([*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]):
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() is not None:
+                    return f"{path.name} is damaged"
+    except (OSError, zipfile.BadZipFile) as error:
+        return f"a file is damaged: {error}"
+    return None
+
+
+def _checked(checkpoint: Path, lineage: Mapping[str, Any]) -> str:
+    """The checkpoint, whose best predecessor its state names by where it stands now."""
+    require_same_lineage(checkpoint, lineage)
+    path = checkpoint / TRAINER_STATE_NAME
+    state = json.loads(path.read_text(encoding="utf-8"))
+    if state.get("best_model_checkpoint") is not None:
+        # As it was written, from another working directory perhaps, or before the run was moved.
+        best = checkpoint.parent / Path(state["best_model_checkpoint"]).name
+        fault = fault_of(best)
+        if fault is not None:
+            raise ValueError(
+                f"{best}, the best of the checkpoints so far, is missing or damaged ({fault}): put it back, or delete "
+                f"{checkpoint.parent} and train anew"
+            )
+        state["best_model_checkpoint"] = str(best)
+        write_json(spelled_out(state), path)
+    return str(checkpoint)

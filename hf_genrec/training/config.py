@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from hf_genrec.data.arguments import DataArguments
+from hf_genrec.files import restore_folder
 from hf_genrec.method import default_method, load_method, methods
 from hf_genrec.semantic_ids.arguments import TokenizerArguments
 from hf_genrec.training.arguments import GenRecTrainingArguments
@@ -41,6 +42,7 @@ class RunConfig:
     tokenizer: TokenizerArguments
     model: Any  # of the method's own class
     training: GenRecTrainingArguments
+    given: frozenset[str] = frozenset()  # the keys that are written in the configuration or on the command line
 
     @property
     def run(self) -> "RunFolder":
@@ -83,6 +85,7 @@ class RunFolder:
         Raises:
             FileNotFoundError: if the run has none.
         """
+        restore_folder(self.model)
         if not (self.model / "config.json").is_file():
             raise FileNotFoundError(f"{self.path} holds no trained model: run `hf-genrec train` first")
         return self.model
@@ -124,7 +127,12 @@ def parse_config(name_or_path: str | None, overrides: list[str] | None = None) -
         FileNotFoundError: if the file does not exist.
         ValueError: for a key no argument class has, a key of another method, or a value they refuse; names the file.
     """
-    return RunConfig(*parse_arguments(name_or_path, overrides, _run_kinds(), default_method()))
+    content = {} if name_or_path is None else _read_yaml(find_config(name_or_path))
+    given = {str(key) for key in content} | {
+        _key(argument) for argument in overrides or [] if argument.startswith("--")
+    }
+    data, tokenizer, model, training = parse_arguments(name_or_path, overrides, _run_kinds(), default_method())
+    return RunConfig(data, tokenizer, model, training, frozenset(given))
 
 
 def run_options(command: str, name_or_path: str | None, overrides: list[str]) -> str:
@@ -189,14 +197,17 @@ def parse_arguments(
         _check_key(place, f"key {key!r}", str(key), method, kinds[method])
     for argument in overrides or []:
         if argument.startswith("--"):
-            key = argument.removeprefix("--").split("=")[0].replace("-", "_").removeprefix("no_")
-            _check_key("command line", f"option {argument}", key, method, kinds[method])
+            _check_key("command line", f"option {argument}", _key(argument), method, kinds[method])
     try:
         parser = TrlParser(kinds[method].classes)
         parser.error = _raise_value_error  # type: ignore[method-assign]  # argparse would print all options and exit
         return parser.parse_args_and_config(arguments)
     except (ValueError, TypeError, argparse.ArgumentError) as error:
         raise ValueError(f"{place}: {str(error).splitlines()[0]}") from error
+
+
+def _key(option: str) -> str:
+    return option.removeprefix("--").split("=")[0].replace("-", "_").removeprefix("no_")
 
 
 def _raise_value_error(message: str):

@@ -14,6 +14,7 @@ from hf_genrec.item_tokenizers.learned_item_tokenizer import LearnedItemTokenize
 from hf_genrec.semantic_ids.arguments import TokenizerArguments
 from hf_genrec.semantic_ids.codebooks import fill_unused, sample_rows
 from hf_genrec.semantic_ids.learned import build_learned_tokenizer, finish_learned_tokenizer
+from hf_genrec.training.trainer import require_finite_loss
 
 REVIVALS = 20  # times that unused codes are put to use, evenly over the training but for its last quarter
 
@@ -46,6 +47,7 @@ class ItemTokenizerTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        require_finite_loss(loss, self.state.global_step + 1, self.args.learning_rate)
         for name, value in outputs.losses.items():
             self._terms[name] = self._terms.get(name, 0) + value.detach()
         self._steps += 1

@@ -3,29 +3,37 @@
 import logging
 import resource
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed
-from transformers import EarlyStoppingCallback, IntervalStrategy
+from transformers import IntervalStrategy
 
 from hf_genrec.catalogue.flat_code import FlatCode, require_flat
-from hf_genrec.files import write_json
-from hf_genrec.hub import export_model, write_model_card
+from hf_genrec.files import spelled_out, whole_folder, write_json
+from hf_genrec.hub import save_model, write_model_card
 from hf_genrec.training.config import RunFolder
-from hf_genrec.training.trainer import GenRecTrainer
+from hf_genrec.training.lineage import write_lineage
+from hf_genrec.training.trainer import GenRecTrainer, StopEarly
 
 logger = logging.getLogger(__name__)
 
 
 def train_and_save(
-    trainer: GenRecTrainer, run: RunFolder, resume: str | None, item_tokenizer: Path | None = None
+    trainer: GenRecTrainer,
+    run: RunFolder,
+    resume: str | None,
+    lineage: Mapping[str, Any],
+    item_tokenizer: Path | None = None,
 ) -> None:
     """
     Train, and write the run folder's `results/training.json` and `model/`.
 
     Args:
         resume: the checkpoint to go on from, or `None`.
+        lineage: what the training is made from, written into its checkpoints and into the model.
         item_tokenizer: folder of the item tokenizer that is exported with the model.
     """
     arguments: Any = trainer.args
@@ -34,9 +42,12 @@ def train_and_save(
     if isinstance(model, FlatCode):  # one with adapters is saved when they are merged
         require_flat(type(model))  # now, and not after an epoch
     if arguments.early_stopping_patience is not None and arguments.eval_strategy != IntervalStrategy.NO:
-        trainer.add_callback(EarlyStoppingCallback(arguments.early_stopping_patience))
+        trainer.add_callback(StopEarly(arguments.early_stopping_patience))
     logger.info("%s weights, %s training targets", f"{model.num_parameters():,}", f"{examples.num_targets:,}")
 
+    trainer.lineage = lineage
+    if resume is not None:
+        arguments.eval_on_start = False  # it was evaluated when it started
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
     if trainer.is_world_process_zero():
@@ -54,8 +65,13 @@ def train_and_save(
             "best_validation_ndcg@10": trainer.state.best_metric,
             "log": trainer.state.log_history,
         }
-        write_json(record, run.results / "training.json")
-        export_model(trainer.accelerator.unwrap_model(trainer.model), run.model, arguments, item_tokenizer)
+        trained = trainer.accelerator.unwrap_model(trainer.model)
+        require_finite_weights(trained)
+        with whole_folder(run.model) as folder:
+            save_model(trained, folder, item_tokenizer)
+            write_json(spelled_out(arguments.to_dict()), folder / "training_args.json")
+            write_lineage(folder, lineage)
+        write_json(spelled_out(record), run.results / "training.json")
         write_model_card(run.model, run.results)
         best = trainer.state.best_metric
         chosen = "never evaluated" if best is None else f"best validation NDCG@10 {best:.4f}"
@@ -63,3 +79,13 @@ def train_and_save(
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+
+
+def require_finite_weights(model: torch.nn.Module) -> None:
+    """
+    Raises:
+        RuntimeError: for a weight that is no number; names it.
+    """
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise RuntimeError(f"the training diverged: {name} holds NaN or infinity: lower learning_rate")

@@ -1,16 +1,20 @@
 """The transformers `Trainer` for generative recommenders: grouped by length, evaluated by constrained generation."""
 
 import time
-from typing import cast
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch.utils.data import Sampler
-from transformers import Trainer
+from transformers import EarlyStoppingCallback, Trainer
 
 from hf_genrec.catalogue.transformers_bridge import overrides
 from hf_genrec.data.prepared import EvaluationSplit
 from hf_genrec.evaluation.metrics import ndcg_at_k, recall_at_k
+from hf_genrec.training.lineage import write_lineage
 
 
 class EpochSampler(Sampler):
@@ -58,17 +62,22 @@ def grouped_by_length(order: list[int], lengths: list[int], batch_size: int) -> 
     return [row for rows in runs for row in rows]
 
 
-@overrides("_get_train_sampler", "_get_num_items_in_batch")
+@overrides("_get_train_sampler", "_get_num_items_in_batch", "_run_epoch", "_save_checkpoint")
 class GenRecTrainer(Trainer):
     """
-    `Trainer` whose evaluation recommends items.
+    `Trainer` whose evaluation recommends items. A loss that is no number ends the training.
 
     Args:
         eval_dataset ([`EvaluationSplit`]): histories and targets in catalogue rows. Evaluation recommends `eval_k`
         items to each
             of its users under the trie and reports `ndcg@k` and `recall@k`; with several processes each takes a share.
         eval_k (`int`): length of the lists.
+
+    Attributes:
+        lineage: what the training is made from, which is written into its checkpoints.
     """
+
+    lineage: Mapping[str, Any] | None = None
 
     def __init__(self, *args, eval_k: int = 10, **kwargs):
         super().__init__(*args, **kwargs)
@@ -107,6 +116,38 @@ class GenRecTrainer(Trainer):
             rows = self.accelerator.gather(rows)
         return rows.sum() * labels_per_row
 
+    def training_step(self, *args, **kwargs):
+        """
+        Raises:
+            RuntimeError: for a loss that is not finite; names the step.
+        """
+        loss = super().training_step(*args, **kwargs)
+        require_finite_loss(loss, self.state.global_step + 1, self.args.learning_rate)
+        return loss
+
+    def _run_epoch(self, *args, **kwargs):
+        # Trainer takes a step before it looks: a training that was finished, and is started again, would go on.
+        if self.state.global_step >= self.state.max_steps or self._stopped_early():
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+    def _stopped_early(self) -> bool:
+        return any(isinstance(callback, StopEarly) and callback.is_over for callback in self.callback_handler.callbacks)
+
+    def _save_checkpoint(self, model, trial):
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors do not name the file
+            raise OSError(
+                f"no checkpoint of step {self.state.global_step} can be saved in {self.args.output_dir}: {error}"
+            ) from error
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
+        super().save_model(output_dir, _internal_call)
+        if self.lineage is not None and self.args.should_save:
+            write_lineage(Path(output_dir or str(self.args.output_dir)), self.lineage)
+
     def evaluate(self, eval_dataset: EvaluationSplit | None = None, ignore_keys=None, metric_key_prefix: str = "eval"):
         split = cast(EvaluationSplit, self.eval_dataset if eval_dataset is None else eval_dataset)
         mine = slice(self.args.process_index, None, self.args.world_size)
@@ -131,6 +172,36 @@ class GenRecTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+class StopEarly(EarlyStoppingCallback):
+    """Transformers' early stopping, which a resumed training goes on with where it was."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        self.early_stopping_patience_counter, best = 0, None
+        for line in state.log_history:
+            value = line.get(f"eval_{args.metric_for_best_model}")
+            if value is None:
+                continue
+            is_better = best is None or (value > best if args.greater_is_better else value < best)
+            best = value if is_better else best
+            self.early_stopping_patience_counter = 0 if is_better else self.early_stopping_patience_counter + 1
+
+    @property
+    def is_over(self) -> bool:
+        return self.early_stopping_patience_counter >= self.early_stopping_patience
+
+
+def require_finite_loss(loss: torch.Tensor, step: int, learning_rate: float) -> None:
+    """
+    Raises:
+        RuntimeError: for a loss that is not finite.
+    """
+    if not torch.isfinite(loss).all():
+        raise RuntimeError(
+            f"the training diverged: the loss is {loss.item()} at step {step}: lower learning_rate ({learning_rate})"
+        )
 
 
 def subsample(split: EvaluationSplit, users: int | None, seed: int) -> EvaluationSplit:

@@ -151,7 +151,7 @@ def test_save_and_load_give_the_same_data(tmp_path, settings):
     assert loaded.sequences[0].dtype == np.int64
     assert loaded.num_validation.tolist() == prepared.num_validation.tolist()
     assert loaded.num_test.tolist() == prepared.num_test.tolist()
-    assert loaded.report == prepared.report
+    assert loaded.report == prepared.report | {"fingerprint": prepared.fingerprint}
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [
         "items.parquet",
         "prepare.json",

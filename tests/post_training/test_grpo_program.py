@@ -101,6 +101,50 @@ def test_it_starts_from_the_source_and_evaluates_and_recommends(source, result):
     assert load_policy(source / "model", disable_dropout=False).config.attention_dropout == 0.1
 
 
+def test_it_knows_what_it_starts_from(source, own_data, tmp_path):
+    """Other data, other codes or another model than before are refused, and nothing is written."""
+    run, target = tmp_path / "run", tmp_path / "target"
+    shutil.copytree(source, run)
+    post_train(run, target, max_steps=2)
+    before = (target / "model/model.safetensors").read_bytes()
+
+    def made_with(*options):
+        return parse_config(str(own_data / "mine.yaml"), ["--output_dir", str(run), *options])
+
+    changes = {
+        "data": (
+            lambda: prepare_data.main(made_with("--item_core", "9")),
+            "was trained on other data|another catalogue",
+        ),
+        "semantic_ids": (lambda: tokenize_items.main(made_with("--tokenizer_seed", "8")), "was made anew since"),
+    }
+    for part, (change, message) in changes.items():
+        shutil.copytree(run / part, tmp_path / part)
+        change()
+        for folder in (target, tmp_path / "other"):
+            with pytest.raises(ValueError, match=message):
+                post_train(run, folder, max_steps=2, resume_from_checkpoint="last")
+        shutil.rmtree(run / part)
+        shutil.move(tmp_path / part, run / part)
+    assert not (tmp_path / "other").exists()
+
+    shutil.rmtree(run / "checkpoints")
+    train.main(made_with("--num_train_epochs", "1", "--seed", "9"))
+    with pytest.raises(ValueError, match="another state of the model to start from"):
+        post_train(run, target, max_steps=2, resume_from_checkpoint="last")
+    assert (target / "model/model.safetensors").read_bytes() == before
+
+
+def test_a_finished_one_stays_as_it_is(result):
+    target, record = result
+    before = (target / "model/model.safetensors").read_bytes()
+    options = {"horizon": 2, "rewards": "hit prefix rank", "reward_weights": "1 0.5 0.5"}
+    again = post_train(target.parent / "source", target, **options, resume_from_checkpoint="last")
+    assert again["steps"] == record["steps"] == 4
+    assert again["best_validation_ndcg@10"] == record["best_validation_ndcg@10"]
+    assert (target / "model/model.safetensors").read_bytes() == before
+
+
 def test_it_goes_on_after_an_interruption(source, result):
     whole, _ = result
     target = source.parent / "resumed"
@@ -148,6 +192,7 @@ def reg4rec_source(source):
     model = build_reg4rec(arguments, build_set_processor(prepared, semantic_ids, 8, arguments))
     model.save_pretrained(folder / "model")
     shutil.copytree(source / "semantic_ids/item_tokenizer", folder / "model/item_tokenizer")
+    shutil.copy(source / "model/lineage.json", folder / "model")
     return folder
 
 

@@ -15,7 +15,6 @@ import zipfile
 from pathlib import Path
 
 import torch
-from transformers import TrainingArguments
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -25,7 +24,7 @@ from learned_tokenizers import make_mpq, make_rq_vae  # noqa: E402
 from tiny_rearec import tiny_rearec  # noqa: E402
 from tiny_reg4rec import make_reg4rec, make_set_processor  # noqa: E402
 
-from hf_genrec.hub import export_model  # noqa: E402
+from hf_genrec.hub import save_model  # noqa: E402
 
 
 def rearec():
@@ -45,8 +44,7 @@ MAKERS = {
 def save(name: str, folder: Path) -> None:
     make, make_tokenizer = MAKERS[name]
     make_tokenizer().save_pretrained(folder / "tokenizer")
-    arguments = TrainingArguments(output_dir=str(folder / "run"), report_to=[])
-    export_model(make(), folder / "model", arguments, folder / "tokenizer")
+    save_model(make(), folder / "model", folder / "tokenizer")
 
 
 def main() -> None:
@@ -56,7 +54,6 @@ def main() -> None:
             folder = Path(temporary)
             save(name, folder)
             shutil.rmtree(folder / "model" / "__pycache__", ignore_errors=True)
-            (folder / "model" / "training_args.json").unlink()  # paths of the machine that saved it
             asked = [sys.executable, str(HERE / "answers.py"), str(folder / "model")]
             answers = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
             with zipfile.ZipFile(HERE / f"{name}.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:

@@ -4,6 +4,7 @@ from hf_genrec.methods.care.arguments import CareArguments
 from hf_genrec.methods.rearec.arguments import ReaRecArguments
 from hf_genrec.training.checkpoints import checkpoint_to_resume
 from hf_genrec.training.config import find_config, parse_config, shipped_configs
+from hf_genrec.training.lineage import write_lineage
 
 pytestmark = pytest.mark.libraries
 
@@ -75,19 +76,23 @@ def test_a_configuration_that_does_not_exist():
         parse_config("care/ml-1000k")
 
 
+LINEAGE = {"made_from": {"data": "abc"}, "model": {}, "training": {}}
+
+
 def test_which_checkpoint_is_resumed(tmp_path, caplog):
-    assert checkpoint_to_resume(tmp_path, None) is None
-    assert checkpoint_to_resume(tmp_path, "last") is None
+    assert checkpoint_to_resume(tmp_path, None, LINEAGE) is None
+    assert checkpoint_to_resume(tmp_path, "last", LINEAGE) is None
     for step in (9, 10, 11):
         (tmp_path / f"checkpoint-{step}").mkdir()
+        write_lineage(tmp_path / f"checkpoint-{step}", LINEAGE)
     for step in (9, 10):
         (tmp_path / f"checkpoint-{step}/trainer_state.json").write_text("{}")
     (tmp_path / "checkpoint-11/trainer_state.json").write_text('{"epo')
     with pytest.raises(ValueError, match="earlier training"):
-        checkpoint_to_resume(tmp_path, None)
-    assert checkpoint_to_resume(tmp_path, "last") == str(tmp_path / "checkpoint-10")
+        checkpoint_to_resume(tmp_path, None, LINEAGE)
+    assert checkpoint_to_resume(tmp_path, "last", LINEAGE) == str(tmp_path / "checkpoint-10")
     assert not (tmp_path / "checkpoint-11").exists()
     assert "checkpoint-11 is incomplete" in caplog.text
-    assert checkpoint_to_resume(tmp_path, str(tmp_path / "checkpoint-9")) == str(tmp_path / "checkpoint-9")
+    assert checkpoint_to_resume(tmp_path, str(tmp_path / "checkpoint-9"), LINEAGE) == str(tmp_path / "checkpoint-9")
     with pytest.raises(FileNotFoundError, match="no complete checkpoint"):
-        checkpoint_to_resume(tmp_path, str(tmp_path / "checkpoint-12"))
+        checkpoint_to_resume(tmp_path, str(tmp_path / "checkpoint-12"), LINEAGE)

@@ -38,6 +38,7 @@ def test_two_processes_train_what_one_trains(own_data):
     same = ["--attention_dropout", "0", "--num_train_epochs", "1"]
     alone, weights = train([], own_data / "mine.yaml", "alone", *same, "--per_device_train_batch_size", "16")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    same += ["--use_cpu", "false"]  # which several processes on a machine without an accelerator set themselves
     two, shared = train(launcher, own_data / "mine.yaml", "ddp", *same, "--per_device_train_batch_size", "8")
     assert (alone["num_processes"], two["num_processes"]) == (1, 2)
     assert two["steps"] == alone["steps"]

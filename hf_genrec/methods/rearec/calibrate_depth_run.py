@@ -6,7 +6,6 @@ hf-genrec calibrate-depth runs/rearec-ml-100k --rule fixed       # back to K ste
 """
 
 import logging
-import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from hf_genrec.evaluation.cost import median_costs
 from hf_genrec.evaluation.metrics import paired_bootstrap_difference
 from hf_genrec.evaluation.report import markdown_table, record_header
-from hf_genrec.files import whole_folder, write_json
+from hf_genrec.files import spelled_out, whole_folder, write_json
 from hf_genrec.hub import write_model_card
 from hf_genrec.methods.rearec.configuration_rearec import DEPTH_RULES
 from hf_genrec.methods.rearec.fit_depth_rules import (
@@ -149,16 +148,9 @@ def _systems(
 def _parameters(calibration: Calibration) -> dict[str, Any]:
     fitted = calibration.fitted
     small = {name: weight.tolist() for name, weight in fitted.weights.items() if fitted.rule == "confidence"}
-    return {"threshold": _plain(fitted.threshold), "penalty": calibration.penalty} | {
-        name: _plain(values) for name, values in small.items()
+    return {"threshold": spelled_out(fitted.threshold), "penalty": calibration.penalty} | {
+        name: spelled_out(values) for name, values in small.items()
     }
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no infinity: "inf" and "-inf"."""
-    if isinstance(value, list):
-        return [_plain(entry) for entry in value]
-    return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 
 def render(record: dict[str, Any]) -> str:

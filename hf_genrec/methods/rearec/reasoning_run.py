@@ -6,6 +6,7 @@ from hf_genrec.data.prepared import PreparedData
 from hf_genrec.method import load_method, load_model
 from hf_genrec.methods.rearec.modeling_rearec import ReaRecForNextItem
 from hf_genrec.training.config import RunFolder
+from hf_genrec.training.lineage import require_model_of
 
 
 def open_reasoning_run(run_folder: str) -> tuple[RunFolder, ReaRecForNextItem, PreparedData]:
@@ -24,5 +25,5 @@ def open_reasoning_run(run_folder: str) -> tuple[RunFolder, ReaRecForNextItem, P
     if not model.config.steps:
         raise ValueError(f"{run.model} takes no reasoning steps (reasoning: none), so there is nothing to analyse")
     prepared = PreparedData.load(run.data)
-    prepared.require_catalogue(model.processor.item_ids, f"the items of {run.model}", "prepare and train again")
+    require_model_of(run.model, prepared, model.processor.item_ids, "train it again")
     return run, model, prepared
