@@ -54,6 +54,7 @@ def main(config: str | None, key: str, values: Sequence[str], overrides: Sequenc
     if load_method(base.model.method).codes and not base.run.semantic_ids.is_dir():
         tokenize_items.main(base)
     prepared = PreparedData.load(base.run.data)
+    prepared.split(SPLIT)  # or no run could be compared
     settings = {value: _settings(run, prepared) for value, run in runs.items()}
     for value, run in runs.items():
         _check_settings(run.run.path / SETTINGS_FILE, settings[value])

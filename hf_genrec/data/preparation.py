@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hf_genrec.data.arguments import DataArguments
+from hf_genrec.data.dates import check_dates
 from hf_genrec.data.prepared import PreparedData
 
 if TYPE_CHECKING:
@@ -29,22 +30,23 @@ _INTERACTIONS = {
 def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", arguments: DataArguments) -> PreparedData:
     """Filters the log, orders every user's interactions, splits them, and reports every row that was left out.
 
-    Order of the steps: rating threshold, iterative k-core, sequences (by time, then `tie_order`), split. The catalogue
-    holds the items that kept an interaction: those of the items table in its order, then items it does not have, in
-    the order of the log, with null text.
+    Order of the steps: rating threshold, repeats, iterative k-core, sequences (by time, then `tie_order`), split. The
+    catalogue holds the items that kept an interaction: those of the items table in its order, then items it does not
+    have, in the order of the log, with null text.
 
     Args:
         interactions: user_id, item_id, timestamp (milliseconds UTC, nullable), row, and optionally rating.
         items: item_id (unique) and text columns.
 
     Raises:
-        ValueError: a column or an id is missing, an item id is there twice, a filter leaves nothing, only some
-            interactions have a time, or a global-time split without times or without training interactions.
+        ValueError: a column or an id is missing, an item id is there twice, a filter leaves nothing, no item is in the
+            items table, only some interactions have a time, dates that no log has, or a global-time split without
+            times, without training interactions or outside the dates.
     """
     import ibis
     from ibis import _
 
-    from hf_genrec.data.sequences import k_core, rating_threshold, user_sequences
+    from hf_genrec.data.sequences import first_interactions, k_core, rating_threshold, user_sequences
     from hf_genrec.data.splits import global_time, leave_one_out
 
     log = _interaction_table(interactions)
@@ -66,6 +68,12 @@ def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", argumen
         kept = rating_threshold(kept, arguments.min_rating)
         report["dropped"]["min_rating"] = _dropped(source, kept, f"min_rating={arguments.min_rating}")
         report["dropped"]["min_rating"]["unrated_interactions"] = unrated
+    _check_times(kept, arguments)
+    if arguments.drop_repeats:
+        before, kept = kept, first_interactions(kept)
+        report["dropped"]["repeats"] = _dropped(before, kept, "drop_repeats")
+        repeats = report["dropped"]["repeats"]["interactions"]
+        logger.info("%d interactions repeat an earlier one of the same user and item: dropped", repeats)
     if arguments.user_core > 0 or arguments.item_core > 0:
         rated = kept
         kept = k_core(rated, arguments.user_core, arguments.item_core)
@@ -73,7 +81,8 @@ def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", argumen
         report["dropped"]["k_core"] = _dropped(rated, kept, name)
     report["kept"] = _counts(kept)
 
-    report["order"] = _check_order(kept, arguments)
+    report["order"] = _order_report(kept, arguments)
+    report["times"] = check_dates(kept, arguments)
     catalogue = (
         kept.group_by("item_id")
         .agg(first_row=_.row.min())
@@ -84,8 +93,7 @@ def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", argumen
     )
     report["items_without_text"] = catalogue["position"].null_count
     report["item_rows_without_interactions"] = item_table.num_rows - len(catalogue) + report["items_without_text"]
-    if report["items_without_text"]:
-        logger.warning("%d items are not in the items table: kept without text", report["items_without_text"])
+    _check_text(catalogue, item_table, arguments)
 
     index = {"item_id": catalogue["item_id"], "item_index": pa.array(range(len(catalogue)), pa.int64())}
     indexed = kept.inner_join(ibis.memtable(pa.table(index)), "item_id")
@@ -165,10 +173,29 @@ def _dropped(before: "ibis.Table", after: "ibis.Table", name: str) -> dict[str, 
     return {key: counts[key] - left[key] for key in counts}
 
 
-def _check_order(log: "ibis.Table", arguments: DataArguments) -> dict[str, Any]:
-    """How ties are ordered and how many there are; refuses logs that cannot be ordered or split by time."""
-    from ibis import _
+def _check_text(catalogue: pa.Table, items: pa.Table, arguments: DataArguments) -> None:
+    """Warns of items of the log that have no row in the items table; refuses where that is all of them."""
+    without = catalogue.filter(pc.is_null(catalogue["position"]))["item_id"]
+    if not len(without):
+        return
+    if len(without) == len(catalogue):
+        log, table = arguments.source_path or "the log", arguments.item_path or "the items table"
+        known = f"for instance {items['item_id'][0].as_py()!r}" if items.num_rows else "which is empty"
+        raise ValueError(
+            f"none of the {len(catalogue)} items of {log} (for instance {without[0].as_py()!r}) is in {table} "
+            f"({known}): ids must be written alike in both: correct item_column, or the ids of one file"
+        )
+    logger.warning(
+        "%d items are not in the items table: kept without text (%.1f %% of %d, for instance %r)",
+        len(without),
+        100 * len(without) / len(catalogue),
+        len(catalogue),
+        without[0].as_py(),
+    )
 
+
+def _check_times(log: "ibis.Table", arguments: DataArguments) -> None:
+    """Refuses logs that cannot be ordered or split by time."""
     rows, timed = log.agg(rows=log.count(), timed=log.timestamp.count()).to_pyarrow().to_pylist()[0].values()
     if timed < rows and arguments.split == "global_time":
         raise ValueError(f"split global_time needs times, but {rows - timed} of {rows} interactions have no timestamp")
@@ -176,7 +203,13 @@ def _check_order(log: "ibis.Table", arguments: DataArguments) -> dict[str, Any]:
         raise ValueError(
             f"{rows - timed} of {rows} interactions have no timestamp: give every row one, or set time_column: null"
         )
-    if timed == 0:
+
+
+def _order_report(log: "ibis.Table", arguments: DataArguments) -> dict[str, Any]:
+    """How ties are ordered and how many there are."""
+    from ibis import _
+
+    if log.timestamp.count().to_pyarrow().as_py() == 0:
         if arguments.tie_order == "shuffle":
             logger.warning("tie_order: shuffle has no effect, the interactions have no timestamps: file order is kept")
         return {"by": "row", "tie_order": "file", "tied_interactions": 0}

@@ -104,6 +104,58 @@ def test_shuffle_without_times_says_that_it_does_nothing(caplog):
     assert "shuffle has no effect" in caplog.text
 
 
+def test_repeats_are_dropped_behind_the_rating_and_before_the_cores(caplog):
+    log = [
+        ("z", "a", 5, 5.0),
+        ("z", "a", 1, 1.0),  # the earliest, but badly rated
+        ("z", "b", 6, 5.0),
+        ("z", "a", 3, 4.0),
+        ("z", "b", 6, 4.0),  # simultaneous: the first in the file stays
+        ("a", "a", 9, 4.0),
+    ]
+    with caplog.at_level(logging.INFO):
+        prepared = run(log, min_rating=4.0, drop_repeats=True)
+    assert named(prepared, prepared.sequences) == [["a", "b"], ["a"]]
+    assert prepared.report["dropped"]["repeats"] == {"interactions": 2, "users": 0, "items": 0}
+    assert prepared.report["settings"]["drop_repeats"] is True
+    assert "2 interactions repeat an earlier one" in caplog.text
+    # three interactions of z, two different ones
+    assert run(log, user_core=3).report["kept"]["users"] == 1
+    with pytest.raises(ValueError, match="user_core=3, item_core=0 leaves nothing"):
+        run(log, user_core=3, drop_repeats=True)
+    untimed = [(user, item, None, rating) for user, item, _, rating in log]
+    prepared = run(untimed, drop_repeats=True)
+    assert named(prepared, prepared.sequences) == [["a", "b"], ["a"]]
+    # a row without a time is not the earliest: it is refused, dropped or not
+    with pytest.raises(ValueError, match="1 of 3 interactions have no timestamp"):
+        run([("z", "a", None, 5.0), ("z", "a", 3, 5.0), ("z", "b", 3, 5.0)], drop_repeats=True)
+
+
+def test_items_of_other_ids_are_refused_and_the_share_is_named(caplog):
+    log = [(user, f"{item}.0", time, rating) for user, item, time, rating in LOG]
+    with pytest.raises(ValueError, match=r"^none of the 4 items of x/log\.csv \(for instance 'c\.0'\)") as error:
+        run(log, source="tabular", source_path="x/log.csv", item_path="x/films.csv")
+    assert "is in x/films.csv (for instance 'c'): ids must be written alike" in str(error.value)
+    run([*LOG, ("k", "f", 7, 1.0)])
+    assert "2 items are not in the items table: kept without text (40.0 % of 5, for instance 'd')" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [({}, "only users with 3 interactions or more"), ({"split": "global_time"}, r"another validation_time \(4\)")],
+)
+def test_an_empty_split_is_refused_with_the_remedy(settings, remedy):
+    if settings:
+        settings |= {"validation_time": "4", "test_time": "5"}
+    prepared = run([("z", "a", 1, 1.0), ("z", "b", 6, 1.0)], **settings)
+    with pytest.raises(ValueError, match=f"the validation split has no targets, .*{remedy}.*eval_strategy"):
+        prepared.split("validation")
+    assert prepared.split("validation", may_be_empty=True).user_ids == []
+    if not settings:
+        with pytest.raises(ValueError, match="the test split has no targets"):
+            prepared.split("test")
+
+
 def test_ties_are_counted():
     log = [("u", "a", 1, None), ("u", "b", 1, None), ("u", "c", 2, None), ("v", "a", 1, None)]
     assert run(log).report["order"]["tied_interactions"] == 2
@@ -123,6 +175,7 @@ def test_ties_are_counted():
             "split global_time needs times, but 1 of 1",
         ),
         ({"split": "global_time", "validation_time": "1", "test_time": "6"}, "leaves no training interactions"),
+        ({"items": [{"item_id": "B"}]}, "none of the 4 items of the log (for instance 'b') is in the items table"),
     ],
 )
 def test_what_cannot_be_prepared_is_one_line(change, message):

@@ -27,6 +27,7 @@ def build_trainer(config: RunConfig) -> ReaRecTrainer:
     """The trainer of a run whose data are prepared, with its model and rows."""
     run, arguments = config.run, config.training
     prepared = PreparedData.load(run.data)
+    validation = prepared.split("validation", may_be_empty=arguments.eval_strategy == "no")
     arguments.output_dir, arguments.run_name = str(run.checkpoints), arguments.run_name or run.path.name
 
     # Before the seed is set: embedding texts may draw from the generator, reading them from the cache does not.
@@ -38,7 +39,7 @@ def build_trainer(config: RunConfig) -> ReaRecTrainer:
         model,
         arguments,
         train_dataset=rows,
-        eval_dataset=subsample(prepared.split("validation"), arguments.eval_users, arguments.seed),
+        eval_dataset=subsample(validation, arguments.eval_users, arguments.seed),
         data_collator=collator,
         noise_start_epoch=config.model.noise_start_epoch,
     )
