@@ -133,7 +133,7 @@ def test_repeats_are_dropped_behind_the_rating_and_before_the_cores(caplog):
 
 def test_items_of_other_ids_are_refused_and_the_share_is_named(caplog):
     log = [(user, f"{item}.0", time, rating) for user, item, time, rating in LOG]
-    with pytest.raises(ValueError, match=r"^none of the 4 items of x/log\.csv \(for instance 'c\.0'\)") as error:
+    with pytest.raises(ValueError, match=r"^none of the 4 items of x/log\.csv \(for instance 'b\.0'\)") as error:
         run(log, source="tabular", source_path="x/log.csv", item_path="x/films.csv")
     assert "is in x/films.csv (for instance 'c'): ids must be written alike" in str(error.value)
     run([*LOG, ("k", "f", 7, 1.0)])
