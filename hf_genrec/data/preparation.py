@@ -130,6 +130,7 @@ def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", argumen
         report=report,
     )
     report["split"] = _split_report(prepared, arguments)
+    report["long_histories"] = _long_histories(prepared, arguments.max_history)
     return prepared
 
 
@@ -238,3 +239,24 @@ def _split_report(prepared: PreparedData, arguments: DataArguments) -> dict[str,
         if report[f"{name}_users"] == 0:
             logger.warning("the %s split has no targets", name)
     return report
+
+
+def _long_histories(prepared: PreparedData, max_history: int) -> dict[str, Any]:
+    """Targets that training cannot let share a row, since the oldest items before them are cut off; says what they
+    cost where that is much."""
+    lengths = np.array([len(sequence) for sequence in prepared.train_sequences()])
+    own_rows = np.maximum(lengths - 1 - max_history, 0)
+    longest, total = int(own_rows.argmax()), int(own_rows.sum())
+    if total:
+        much = own_rows[longest] >= 1000 and own_rows[longest] > 0.1 * lengths.sum()
+        logger.log(
+            logging.WARNING if much else logging.INFO,
+            "%d of %d training targets have more than max_history (%d) items before them and cost a row each, %d of "
+            "them are of user %r: to train faster raise max_history, set targets: last, or cut the log",
+            total,
+            lengths.sum(),
+            max_history,
+            own_rows[longest],
+            prepared.user_ids[longest],
+        )
+    return {"targets": total, "users": int((own_rows > 0).sum()), "longest_user": prepared.user_ids[longest]}
