@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import datasets
 
+from hf_genrec.cells import shortened
+
 INTERACTION_FEATURES = datasets.Features(
     {
         "user_id": datasets.Value("string"),
@@ -64,7 +66,7 @@ def checked(
         try:
             example = convert(row)
         except ValueError as error:
-            first = first or f"{place} {number}: {error}"
+            first = first or f"{place} {number}: {shortened(str(error), 300)}"
             count += 1
         else:
             if not count:

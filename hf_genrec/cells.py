@@ -23,9 +23,20 @@ _EXPECTED = {
 _EXACT = 2**53
 
 
+def shown(value: Any) -> str:
+    """A value for an error, in quotes where it is text, and its middle left out where it is long."""
+    return shortened(repr(value), 60)
+
+
+def shortened(text: str, length: int) -> str:
+    """A text of at most about `length` characters, its middle left out where it is longer."""
+    half = length // 2
+    return text if len(text) <= length else f"{text[:half]}...{text[-half:]}"
+
+
 def shown_names(names: Iterable[str]) -> str:
     """Column names for an error: the first twenty, and how many more there are."""
-    names = list(names)
+    names = [shortened(name, 60) for name in names]
     more = f", ... ({len(names) - _MOST_NAMES} more)" if len(names) > _MOST_NAMES else ""
     return ", ".join(names[:_MOST_NAMES]) + more
 
@@ -97,8 +108,7 @@ def check_column(path: Path, field: "pa.Field", role: Role, setting: str) -> Non
         ValueError: a column whose type cannot hold what is asked of it; names file, column, type and setting.
     """
     if not _fits(plain_type(field.type), role):
-        kind = str(field.type)
-        kind = kind if len(kind) <= 60 else f"{kind[:60]}..."
+        kind = shortened(str(field.type), 60)
         raise ValueError(
             f"{path}: column {field.name!r} ({setting}) is of type {kind}: {_EXPECTED[role]}: convert it, or "
             + ("leave it out" if role == "further" else "name another one")

@@ -5,6 +5,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from hf_genrec.cells import shown
 from hf_genrec.data.arguments import DataArguments
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ def shown_date(milliseconds: int) -> str:
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def check_dates(log: "ibis.Table", arguments: DataArguments) -> dict[str, str] | None:
+def check_dates(log: "ibis.Table", arguments: DataArguments) -> dict[str, str]:
     """
-    The first and the last date of the interactions, which are logged; None where they have no times.
+    The first and the last date of interactions that all have times; they are logged.
 
     Small numbers all in 1970 are let be: a time column may hold a mere order.
 
@@ -43,8 +44,6 @@ def check_dates(log: "ibis.Table", arguments: DataArguments) -> dict[str, str] |
     """
     row = log.agg(first=log.timestamp.min(), last=log.timestamp.max(), parts=(log.timestamp % 1000 != 0).sum())
     first, last, parts = row.to_pyarrow().to_pylist()[0].values()
-    if first is None:
-        return None
     now = now_ms()
     span = f"{shown_date(first)} to {shown_date(last)}"
     unit = f"time_unit ({arguments.time_unit})" if arguments.source == "tabular" else "the unit of the times"
@@ -91,5 +90,5 @@ def _refuse(log: "ibis.Table", condition: Any, what: str, remedy: str) -> None:
     row = bad.order_by("row").limit(1).to_pyarrow().to_pylist()[0]
     raise ValueError(
         f"{count} of {of} interactions are dated {what}, the first {shown_date(row['timestamp'])} (user "
-        f"{row['user_id']!r}, item {row['item_id']!r}): {remedy}"
+        f"{shown(row['user_id'])}, item {shown(row['item_id'])}): {remedy}"
     )

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hf_genrec.cells import shown
 from hf_genrec.data.arguments import DataArguments
 from hf_genrec.data.dates import check_dates
 from hf_genrec.data.prepared import PreparedData
@@ -68,7 +69,7 @@ def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", argumen
         kept = rating_threshold(kept, arguments.min_rating)
         report["dropped"]["min_rating"] = _dropped(source, kept, f"min_rating={arguments.min_rating}")
         report["dropped"]["min_rating"]["unrated_interactions"] = unrated
-    _check_times(kept, arguments)
+    timed = _is_timed(kept, arguments)
     if arguments.drop_repeats:
         before, kept = kept, first_interactions(kept)
         report["dropped"]["repeats"] = _dropped(before, kept, "drop_repeats")
@@ -81,8 +82,8 @@ def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", argumen
         report["dropped"]["k_core"] = _dropped(rated, kept, name)
     report["kept"] = _counts(kept)
 
-    report["order"] = _order_report(kept, arguments)
-    report["times"] = check_dates(kept, arguments)
+    report["order"] = _order_report(kept, arguments, timed)
+    report["times"] = check_dates(kept, arguments) if timed else None
     catalogue = (
         kept.group_by("item_id")
         .agg(first_row=_.row.min())
@@ -158,7 +159,9 @@ def _item_table(items: "datasets.Dataset") -> pa.Table:
     counts = pc.value_counts(table["item_id"])
     repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     if len(repeated):
-        raise ValueError(f"items: {len(repeated)} item ids are there more than once, first {repeated[0].as_py()!r}")
+        raise ValueError(
+            f"items: {len(repeated)} item ids are there more than once, first {shown(repeated[0].as_py())}"
+        )
     return table
 
 
@@ -181,22 +184,22 @@ def _check_text(catalogue: pa.Table, items: pa.Table, arguments: DataArguments) 
         return
     if len(without) == len(catalogue):
         log, table = arguments.source_path or "the log", arguments.item_path or "the items table"
-        known = f"for instance {items['item_id'][0].as_py()!r}" if items.num_rows else "which is empty"
+        known = f"for instance {shown(items['item_id'][0].as_py())}" if items.num_rows else "which is empty"
         raise ValueError(
-            f"none of the {len(catalogue)} items of {log} (for instance {without[0].as_py()!r}) is in {table} "
+            f"none of the {len(catalogue)} items of {log} (for instance {shown(without[0].as_py())}) is in {table} "
             f"({known}): ids must be written alike in both: correct item_column, or the ids of one file"
         )
     logger.warning(
-        "%d items are not in the items table: kept without text (%.1f %% of %d, for instance %r)",
+        "%d items are not in the items table: kept without text (%.1f %% of %d, for instance %s)",
         len(without),
         100 * len(without) / len(catalogue),
         len(catalogue),
-        without[0].as_py(),
+        shown(without[0].as_py()),
     )
 
 
-def _check_times(log: "ibis.Table", arguments: DataArguments) -> None:
-    """Refuses logs that cannot be ordered or split by time."""
+def _is_timed(log: "ibis.Table", arguments: DataArguments) -> bool:
+    """Whether the interactions have times; refuses logs that cannot be ordered or split by time."""
     rows, timed = log.agg(rows=log.count(), timed=log.timestamp.count()).to_pyarrow().to_pylist()[0].values()
     if timed < rows and arguments.split == "global_time":
         raise ValueError(f"split global_time needs times, but {rows - timed} of {rows} interactions have no timestamp")
@@ -204,13 +207,14 @@ def _check_times(log: "ibis.Table", arguments: DataArguments) -> None:
         raise ValueError(
             f"{rows - timed} of {rows} interactions have no timestamp: give every row one, or set time_column: null"
         )
+    return timed > 0
 
 
-def _order_report(log: "ibis.Table", arguments: DataArguments) -> dict[str, Any]:
+def _order_report(log: "ibis.Table", arguments: DataArguments, timed: bool) -> dict[str, Any]:
     """How ties are ordered and how many there are."""
     from ibis import _
 
-    if log.timestamp.count().to_pyarrow().as_py() == 0:
+    if not timed:
         if arguments.tie_order == "shuffle":
             logger.warning("tie_order: shuffle has no effect, the interactions have no timestamps: file order is kept")
         return {"by": "row", "tie_order": "file", "tied_interactions": 0}
@@ -252,11 +256,11 @@ def _long_histories(prepared: PreparedData, max_history: int) -> dict[str, Any]:
         logger.log(
             logging.WARNING if much else logging.INFO,
             "%d of %d training targets have more than max_history (%d) items before them and cost a row each, %d of "
-            "them are of user %r: to train faster raise max_history, set targets: last, or cut the log",
+            "them are of user %s: to train faster raise max_history, set targets: last, or cut the log",
             total,
             lengths.sum(),
             max_history,
             own_rows[longest],
-            prepared.user_ids[longest],
+            shown(prepared.user_ids[longest]),
         )
     return {"targets": total, "users": int((own_rows > 0).sum()), "longest_user": prepared.user_ids[longest]}
