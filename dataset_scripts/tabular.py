@@ -16,7 +16,7 @@ from typing import Any
 
 import datasets
 
-from hf_genrec.cells import as_id, as_text, decoded
+from hf_genrec.cells import NUMBER, as_id, as_text, decoded
 from hf_genrec.data.times import TimeUnit, parse_time
 from hf_genrec.dataset_scripts import delimited, json_lines
 from hf_genrec.dataset_scripts.rows import (
@@ -233,7 +233,8 @@ def _rating(cell: Any) -> float | None:
     if cell is None or cell == "":
         return None
     try:
-        rating = math.nan if isinstance(cell, bool) else float(cell)
+        text = isinstance(cell, str) and not NUMBER.fullmatch(cell.strip())
+        rating = math.nan if text or isinstance(cell, bool) else float(cell)
     except (ValueError, TypeError, OverflowError):
         rating = math.nan
     if not math.isfinite(rating):

@@ -1,5 +1,6 @@
 """Cells of tables as ids and text, and what the columns of a Parquet file can hold."""
 
+import re
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from pathlib import Path
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 
 Role = Literal["id", "time", "rating", "text", "further"]
 
+# A number as tables write it; Python's own reading also takes 1_000 and the digits of every script.
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _MOST_NAMES = 20
 _EXPECTED = {
     "id": "ids are text or whole numbers",
@@ -29,7 +32,9 @@ def shown(value: Any) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """A text of at most about `length` characters, its middle left out where it is longer."""
+    """A text in one line, its middle left out where it is longer than about `length` characters."""
+    if len(text.splitlines()) > 1:
+        text = " ".join(text.split())
     half = length // 2
     return text if len(text) <= length else f"{text[:half]}...{text[-half:]}"
 

@@ -1,10 +1,11 @@
 """Points in time as int64 milliseconds UTC."""
 
 import math
-import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Literal
+
+from hf_genrec.cells import NUMBER
 
 TimeUnit = Literal["s", "ms", "iso"]
 
@@ -12,8 +13,6 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FACTORS = {"s": 1000, "ms": 1}
 # The end of year 9999. Beyond it a number is not a time but a wrong unit.
 _LIMIT_MS = 253_402_300_800_000
-# Python's own reading also takes 1_000 and the digits of every script
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def datetime_to_ms(moment: datetime) -> int:
@@ -40,7 +39,7 @@ def parse_time(value: str | int | float | Decimal, unit: TimeUnit) -> int:
             return datetime_to_ms(datetime.fromisoformat(text))
         except ValueError:
             raise ValueError(f"{value!r} is not an ISO 8601 time (time_unit: iso)") from None
-    if isinstance(value, str) and not _NUMBER.fullmatch(value.strip()):
+    if isinstance(value, str) and not NUMBER.fullmatch(value.strip()):
         raise ValueError(f"{value!r} is not a number (time_unit: {unit})")
     try:
         milliseconds = int(value) * _FACTORS[unit]

@@ -45,7 +45,8 @@ def mutated(rows, random, cells):
 
 def delimited(rows, random, delimiter):
     text = io.StringIO()
-    writer = csv.writer(text, delimiter=delimiter, lineterminator=random.choice(["\n", "\r\n"]))
+    quoting = random.choice([csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])  # or csv leaves the break in a\rb unquoted
+    writer = csv.writer(text, delimiter=delimiter, lineterminator=random.choice(["\n", "\r\n"]), quoting=quoting)
     writer.writerows([COLUMNS, *rows])
     return text.getvalue().encode()
 
@@ -125,7 +126,7 @@ def understood(cell, number):
     if isinstance(cell, bool | list | dict) or cell == "\ud800":
         raise ValueError
     if number:
-        value = float(cell)
+        value = float(cell) if not isinstance(cell, int) or abs(cell) < 2**64 else float("inf")
         if "_" in str(cell) or value in (float("inf"), float("-inf")) or value != value:
             raise ValueError
         return value

@@ -125,11 +125,13 @@ def test_parquet_types(tmp_path, load):
         ("user_id,item_id,timestamp\n1,a,1\n1,b,noon\n", "line 3: bad timestamp: 'noon' is not a number"),
         ("user_id,item_id,timestamp\n1,a,1420070400000\n", "line 2: bad timestamp: '1420070400000' is no date"),
         ("user_id,item_id,timestamp,stars\n1,a,1,good\n", "line 2: bad rating: 'good' is not a number"),
+        ("user_id,item_id,timestamp,stars\n1,a,1,1_0\n", "line 2: bad rating: '1_0' is not a number"),
         ("user_id,item_id,timestamp\n1,a,1\n1,b\n", "line 3: 2 fields where the header has 3"),
         ('user_id,item_id,timestamp\n1,a,1\n"1,b,2\n', "line 3: unexpected end of data"),
         ("user_id,item_id,timestamp\n1,é,1\n".encode("latin-1"), "not UTF-8"),
         ("user_id,item_id\n1,a\n", "line 1: no column 'timestamp' (time_column, null if there are no times)"),
         ("", "line 1: the file is empty"),
+        ('user_id,item_id,"time\nstamp"\n1,a,1\n', "columns found: user_id, item_id, time stamp"),
     ],
 )
 def test_bad_files_are_one_line_with_file_and_line(write, load, content, message, streaming):
