@@ -107,7 +107,7 @@ def decoded(cell: Any, what: str) -> Any:
 # ---- columns of a Parquet file ----
 
 
-def check_column(path: Path, field: "pa.Field", role: Role, setting: str) -> None:
+def check_column(path: str | Path, field: "pa.Field", role: Role, setting: str) -> None:
     """
     Raises:
         ValueError: a column whose type cannot hold what is asked of it; names file, column, type and setting.

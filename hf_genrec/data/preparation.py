@@ -1,6 +1,7 @@
 """`prepare`: interactions and items -> PreparedData."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hf_genrec.cells import shown
+from hf_genrec.cells import (
+    Role,
+    as_id,
+    as_text,
+    cells,
+    check_column,
+    is_number,
+    is_temporal,
+    is_text,
+    milliseconds,
+    plain_type,
+    shown,
+)
 from hf_genrec.data.arguments import DataArguments
 from hf_genrec.data.dates import check_dates
 from hf_genrec.data.prepared import PreparedData
@@ -142,6 +155,9 @@ def _interaction_table(interactions: "datasets.Dataset") -> pa.Table:
         raise ValueError(f"interactions have no column {', '.join(sorted(missing))}; columns found: {found}")
     if "rating" not in table.column_names:
         table = table.append_column("rating", pa.nulls(table.num_rows, pa.float64()))
+    roles: dict[str, Role] = {"user_id": "id", "item_id": "id", "timestamp": "time", "rating": "rating"}
+    for name, role in roles.items():
+        table = table.set_column(table.column_names.index(name), name, _plain_column("interactions", table, name, role))
     table = table.select(list(_INTERACTIONS)).cast(pa.schema(list(_INTERACTIONS.items())))
     for name in ("user_id", "item_id", "row"):
         if nulls := table[name].null_count:
@@ -153,7 +169,10 @@ def _item_table(items: "datasets.Dataset") -> pa.Table:
     table = items.with_format("arrow")[:]
     if "item_id" not in table.column_names:
         raise ValueError(f"items have no column item_id; columns found: {', '.join(table.column_names)}")
-    table = table.cast(pa.schema([(name, pa.string()) for name in table.column_names])).combine_chunks()
+    for place, name in enumerate(table.column_names):
+        column = _plain_column("items", table, name, "id" if name == "item_id" else "further")
+        table = table.set_column(place, name, column.cast(pa.string()))
+    table = table.combine_chunks()
     if nulls := table["item_id"].null_count:
         raise ValueError(f"items: {nulls} rows have no item_id: correct or remove them")
     counts = pc.value_counts(table["item_id"])
@@ -163,6 +182,29 @@ def _item_table(items: "datasets.Dataset") -> pa.Table:
             f"items: {len(repeated)} item ids are there more than once, first {shown(repeated[0].as_py())}"
         )
     return table
+
+
+def _plain_column(of: str, table: pa.Table, name: str, role: Role) -> pa.ChunkedArray:
+    """A column as text or numbers, where it is of another type; one that cannot be what it stands for is refused."""
+    field = table.schema.field(name)
+    if role in ("time", "rating") and is_text(plain_type(field.type)):
+        try:
+            return table[name].cast(_INTERACTIONS[name])
+        except pa.ArrowException:
+            what = "milliseconds" if role == "time" else "numbers"
+            raise ValueError(f"{of}: column {name!r} holds text that is no number: give {what}") from None
+    if pa.types.is_string(field.type) or pa.types.is_integer(field.type) or pa.types.is_null(field.type):
+        return table[name]
+    check_column(of, field, role, "a column of the data set")
+    if role == "rating" and is_number(field.type):
+        return table[name]
+    column = table[name].combine_chunks()
+    if role == "time" and is_temporal(field.type):
+        return pa.chunked_array([pa.array(milliseconds(column), pa.int64())])
+    if role == "time" and is_number(field.type):
+        return table[name].cast(pa.float64()).cast(pa.int64(), safe=False)
+    read: Callable[[Any, str], str | None] = as_id if role == "id" else as_text
+    return pa.chunked_array([pa.array([None if c is None else read(c, name) for c in cells(column)], pa.string())])
 
 
 def _counts(log: "ibis.Table") -> dict[str, int]:

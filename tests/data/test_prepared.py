@@ -3,6 +3,8 @@ import logging
 
 import datasets
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 
 from hf_genrec.data.arguments import DataArguments
@@ -154,6 +156,58 @@ def test_an_empty_split_is_refused_with_the_remedy(settings, remedy):
     if not settings:
         with pytest.raises(ValueError, match="the test split has no targets"):
             prepared.split("test")
+
+
+def test_data_sets_of_ones_own_types_mean_the_same():
+    """What pandas, say, makes of a log: floats for ids, nanoseconds for times, categories."""
+    plain = prepare(interactions(), datasets.Dataset.from_list(ITEMS), DataArguments())
+    table = interactions().to_pandas()
+    table["user_id"] = table["user_id"].astype("category")
+    table["timestamp"] = pd.to_datetime(table["timestamp"], unit="ms")
+    for unit in ("s", "ms", "us", "ns"):
+        kind = pa.timestamp(unit, "UTC")
+        log = pa.Table.from_pandas(table.assign(timestamp=table["timestamp"] + pd.Timedelta(days=10_000)))
+        place = log.column_names.index("timestamp")
+        log = log.set_column(place, "timestamp", log["timestamp"].cast(kind, safe=False))
+        found = prepare(datasets.Dataset(log), datasets.Dataset.from_list(ITEMS), DataArguments())
+        assert found.report["times"]["first"] == "1997-05-19T00:00:00Z"
+        if unit != "s":  # where all of them are simultaneous
+            assert named(found, found.sequences) == named(plain, plain.sequences)
+    numbers = interactions([("u", str(n), n, 1.0) for n in range(3)]).to_pandas()
+    numbers["item_id"] = numbers["item_id"].astype(float)
+    items = datasets.Dataset.from_list([{"item_id": n, "categories": ["x", "y"], "new": True} for n in range(3)])
+    found = prepare(datasets.Dataset.from_pandas(numbers), items, DataArguments())
+    assert found.item_ids == ["0", "1", "2"]
+    assert found.items.to_pylist()[0] == {"item_id": "0", "categories": "x, y", "new": "true"}
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "message"),
+    [
+        ("item_id", [[1]] * 8, "interactions: column 'item_id' (a column of the data set) is of type list<"),
+        ("user_id", [True] * 8, "is of type bool: ids are text or whole numbers"),
+        ("user_id", [0.5] * 8, "the id 0.5 in column 'user_id' is a decimal number"),
+        ("timestamp", [{"x": 1}] * 8, "is of type struct<x: int64>: times are"),
+        ("timestamp", ["noon"] * 8, "interactions: column 'timestamp' holds text that is no number: give milliseconds"),
+    ],
+)
+def test_columns_of_a_data_set_that_cannot_be_read(column, cells, message):
+    table = interactions().remove_columns(column).add_column(column, cells)
+    with pytest.raises(ValueError, match=r".") as error:
+        prepare(table, datasets.Dataset.from_list(ITEMS), DataArguments())
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_long_histories_cost_is_said(caplog):
+    log = [("u", "abc"[n % 3], n, 1.0) for n in range(1200)] + [("v", "a", n, 1.0) for n in range(9)]
+    prepared = run(log, max_history=20)
+    assert prepared.report["long_histories"] == {"targets": 1198 - 21, "users": 1, "longest_user": "u"}
+    assert "1177 of 1205 training targets have more than max_history (20) items before them" in caplog.text
+    assert "1177 of them are of user 'u'" in caplog.text
+    caplog.clear()
+    assert run(log, max_history=1200).report["long_histories"]["targets"] == 0
+    assert "max_history" not in caplog.text
 
 
 def test_ties_are_counted():
