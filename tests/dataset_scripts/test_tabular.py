@@ -269,7 +269,8 @@ def test_json_lines_and_compressed_files_give_the_same_rows(write, load, suffix)
     pack = gzip.compress if suffix else bytes
     text = "\n\n".join(map(json.dumps, lines))
     for name in ("log.jsonl", "log.json", "log.NDJSON"):
-        assert list(load(write(name + suffix, pack(text.encode())))["interactions"]) == ROWS
+        path = write(name + suffix, pack(text.encode()))
+        assert list(load(path)["interactions"]) == list(load(path, streaming=True)["interactions"]) == ROWS
     for name, content in (("log.csv", LOG), ("log.tsv", LOG.replace(",", "\t"))):
         assert list(load(write(name + suffix, pack(content.encode())))["interactions"]) == ROWS
 

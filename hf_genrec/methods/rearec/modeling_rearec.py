@@ -344,7 +344,17 @@ class ReaRecForNextItem(NewTextItems, ItemRecommenderMixin, ReaRecPreTrainedMode
         return prediction_state(states, self.config.reasoning) / self.config.temperature
 
     def item_vectors(self) -> torch.Tensor:
-        """(N + 1, d), PAD last; scores are their products with [`user_vectors`]."""
+        """
+        (N + 1, d), PAD last; scores are their products with [`user_vectors`].
+
+        Raises:
+            ValueError: for a processor with more items or fewer: they would be read as others, or as PAD.
+        """
+        if self.processor is not None and len(self.processor.item_ids) != self.config.num_items:
+            raise ValueError(
+                f"The processor has {len(self.processor.item_ids)} items, the model {self.config.num_items}: new items "
+                f"enter by the model's add_items."
+            )
         return self.model.item_table()
 
     def user_vectors(self, input_ids, attention_mask, item_vectors: torch.Tensor) -> torch.Tensor:

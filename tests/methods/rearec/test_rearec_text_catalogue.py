@@ -82,3 +82,13 @@ def test_what_does_not_fit_changes_nothing(item_ids, vectors, titles, message):
     model.processor = None
     with pytest.raises(ValueError, match="no processor"):
         model.add_items(["n0"], new_vectors(1))
+
+
+def test_items_of_the_processor_alone_are_refused():
+    model = text_model()
+    model.processor.add_items(["n0"])
+    for use in (model.recommend, model.score_items):
+        with pytest.raises(
+            ValueError, match=f"has {ITEMS + 1} items, the model {ITEMS}: new items enter by the model's"
+        ):
+            use(HISTORIES)
