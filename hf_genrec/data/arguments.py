@@ -91,6 +91,8 @@ class DataArguments:
             value = getattr(self, name)
             if not isinstance(value, int) or value < smallest:
                 raise ValueError(f"{name}: {value!r} must be a whole number, {smallest} or more")
+        if not isinstance(self.drop_repeats, bool):
+            raise ValueError(f"drop_repeats: {self.drop_repeats!r} is not true or false")
         if self.source != "movielens" and self.source_path is None:
             raise ValueError(f"source_path is missing: source {self.source} needs the file or folder to read")
         if self.source == "movielens" and self.item_path is not None:
