@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import datasets
 
+from hf_genrec.cells import shortened
 from hf_genrec.files import source_fingerprint
 
 INTERACTION_FEATURES = datasets.Features(
@@ -20,7 +21,7 @@ INTERACTION_FEATURES = datasets.Features(
     }
 )
 # part of the cache's path: raise it when a builder emits other rows than before
-VERSION = datasets.Version("1.0.0")
+VERSION = datasets.Version("1.1.0")
 ITEM_COLUMNS = ("item_id", "title", "description", "categories")
 CONFIG_NAMES = ("interactions", "items")
 
@@ -61,7 +62,7 @@ def checked(
         try:
             example = convert(row)
         except ValueError as error:
-            first = first or f"{place} {number}: {error}"
+            first = first or f"{place} {number}: {shortened(str(error), 300)}"
             count += 1
         else:
             if not count:

@@ -5,7 +5,8 @@
 
 `sequences.txt`: one user a line, `user item item ...`, oldest first; timestamps are null and `row` keeps the order.
 `items.jsonl`: one object a line with `item_id`. `title`, or else `keywords`, becomes the title; `description`, or else
-`terms`, the description; every other key is kept as a string column (lists as JSON).
+`terms`, the description; every other key is kept as a string column (lists as JSON). Both files may be compressed, with
+`.gz` behind their names.
 """
 
 import json
@@ -16,6 +17,7 @@ from typing import Any
 
 import datasets
 
+from hf_genrec.dataset_scripts.json_lines import parse_object
 from hf_genrec.dataset_scripts.rows import (
     CONFIG_NAMES,
     INTERACTION_FEATURES,
@@ -25,6 +27,7 @@ from hf_genrec.dataset_scripts.rows import (
     item_features,
     load_both,
 )
+from hf_genrec.dataset_scripts.table_file import text_lines
 
 # column of `items` -> keys that can fill it (the first one the file has) and what joins a list
 _TEXT_KEYS = {"title": ("title", "keywords"), "description": ("description", "terms"), "categories": ("categories",)}
@@ -70,7 +73,7 @@ class SequenceFiles(datasets.GeneratorBasedBuilder):
             users.add(user)
             return user, items
 
-        for user, items in checked(path, _lines(path), convert):
+        for user, items in checked(path, text_lines(path), convert):
             for item in items:
                 yield {"user_id": user, "item_id": item, "timestamp": None, "row": row, "rating": None}
                 row += 1
@@ -79,7 +82,7 @@ class SequenceFiles(datasets.GeneratorBasedBuilder):
         text_keys = _text_keys(_keys(self.config.items_path))
         columns = {key: column for column, key in text_keys.items()}
         empty = dict.fromkeys(self.info.features)
-        for record in checked(self.config.items_path, _lines(self.config.items_path), _parse):
+        for record in checked(self.config.items_path, text_lines(self.config.items_path), _parse):
             text = {columns.get(key, key): _text(value, columns.get(key)) for key, value in record.items()}
             yield {**empty, **text, "item_id": str(record["item_id"])}
 
@@ -94,30 +97,24 @@ def load(
         ValueError: bad lines; the message names file and line of the first and how many there are.
     """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    sequences = folder / "sequences.txt" if Path(path).is_dir() else Path(path)
+    sequences = _in_folder(folder, "sequences.txt") if Path(path).is_dir() else Path(path)
     return load_both(
         SequenceFiles,
         cache_dir,
         streaming,
         sequences_path=str(existing_file(sequences, "source_path")),
-        items_path=str(existing_file(item_path or folder / "items.jsonl", "item_path")),
+        items_path=str(existing_file(item_path or _in_folder(folder, "items.jsonl"), "item_path")),
     )
 
 
-def _lines(path: str) -> Iterator[tuple[int, str]]:
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, line
+def _in_folder(folder: Path, name: str) -> Path:
+    """The file of that name, or the compressed one."""
+    compressed = folder / f"{name}.gz"
+    return compressed if compressed.is_file() and not (folder / name).is_file() else folder / name
 
 
 def _parse(line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
-    if not isinstance(record, dict):
-        raise ValueError("not a JSON object")
+    record = parse_object(line)
     identifier = record.get("item_id")
     if isinstance(identifier, bool) or not isinstance(identifier, (str, int)) or not str(identifier).strip():
         raise ValueError(f"item_id is {json.dumps(identifier)}: a text or a whole number is expected")
@@ -126,7 +123,7 @@ def _parse(line: str) -> dict[str, Any]:
 
 def _keys(path: str) -> list[str]:
     """Every key of the file in the order of first appearance."""
-    return list(dict.fromkeys(key for record in checked(path, _lines(path), _parse) for key in record))
+    return list(dict.fromkeys(key for record in checked(path, text_lines(path), _parse) for key in record))
 
 
 def _text_keys(keys: list[str]) -> dict[str, str]:
@@ -139,5 +136,7 @@ def _text(value: Any, column: str | None) -> str | None:
     if value is None or value == "":
         return None
     if isinstance(value, list) and column is not None:
-        return (", " if column == "categories" else " ").join(map(str, value)) or None
+        return (", " if column == "categories" else " ").join(
+            str(entry) for entry in value if entry is not None
+        ) or None
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

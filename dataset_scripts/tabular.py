@@ -1,4 +1,5 @@
-"""The user's own tables: CSV, TSV, Parquet or RecBole atomic files, with a column mapping.
+"""The user's own tables: CSV, TSV, JSON Lines (all three also as .gz), Parquet or RecBole atomic files, with a column
+mapping.
 
     tables = load("log.csv", "films.csv", user_column="user", item_column="film", time_column="when", time_unit="iso")
     tables["interactions"], tables["items"]
@@ -6,26 +7,30 @@
 Ids stay the strings they are ("007"). Every bad row is an error that names file and line and says how many there are.
 """
 
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from pathlib import Path
 from typing import Any
 
 import datasets
 
-from hf_genrec.data.times import TimeUnit, datetime_to_ms, parse_time
-from hf_genrec.dataset_scripts.delimited import TableFile
+from hf_genrec.cells import NUMBER, as_id, as_text, decoded
+from hf_genrec.data.times import TimeUnit, parse_time
+from hf_genrec.dataset_scripts import delimited, json_lines
 from hf_genrec.dataset_scripts.rows import (
     CONFIG_NAMES,
     INTERACTION_FEATURES,
     ITEM_COLUMNS,
     SourceConfig,
-    checked,
     existing_file,
     item_features,
     load_both,
 )
+from hf_genrec.dataset_scripts.table_file import TableFile, Wanted, is_compressed, kind_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -74,44 +79,51 @@ class Tabular(datasets.GeneratorBasedBuilder):
         yield from enumerate(examples)
 
     def _interactions(self) -> Iterator[dict[str, Any]]:
-        table, config = TableFile(self.config.interactions_path), self.config
-        user = table.position(config.user_column, "user_column")
-        item = table.position(config.item_column, "item_column")
-        time = rating = None
+        table, config = open_table(self.config.interactions_path), self.config
+        wanted = [
+            Wanted(config.user_column, "user_column", "id"),
+            Wanted(config.item_column, "item_column", "id"),
+        ]
+        unit = config.time_unit
         if config.time_column is not None:
-            time = table.position(config.time_column, "time_column, null if there are no times")
+            wanted.append(Wanted(config.time_column, "time_column, null if there are no times", "time"))
+            unit = table.time_unit(config.time_column, unit) if config.time_column in table else unit
         if config.rating_column is not None:
-            rating = table.position(config.rating_column, "rating_column")
+            wanted.append(Wanted(config.rating_column, "rating_column", "rating"))
 
-        def convert(cells: list[Any]) -> dict[str, Any]:
-            _check_width(cells, table.columns)
+        def convert(cells: Sequence[Any]) -> dict[str, Any]:
+            user, item, *more = cells
             return {
-                "user_id": _identifier(cells[user], config.user_column),
-                "item_id": _identifier(cells[item], config.item_column),
-                "timestamp": None if time is None else _timestamp(cells[time], config.time_unit),
-                "rating": None if rating is None else _rating(cells[rating]),
+                "user_id": as_id(user, config.user_column),
+                "item_id": as_id(item, config.item_column),
+                "timestamp": None if config.time_column is None else _timestamp(more[0], unit),
+                "rating": None if config.rating_column is None else _rating(more[-1]),
             }
 
-        for row, example in enumerate(checked(table.path, table.rows(), convert, table.place)):
+        for row, example in enumerate(table.read(wanted, convert)):
             yield {**example, "row": row}
 
     def _items(self) -> Iterator[dict[str, Any]]:
-        table = self._items_file()
-        identifier = table.position(self.config.item_column, "item_column")
-        positions = {name: table.columns.index(column) for name, column in self._text_columns(table).items()}
-        positions |= {name: table.columns.index(name) for name in self._further_columns(table)}
-        empty = dict.fromkeys(ITEM_COLUMNS)
+        table, identifier = self._items_file(), self.config.item_column
+        texts = self._text_columns(table)
+        further = self._further_columns(table)
+        names = [*texts, *further]
+        wanted = [
+            Wanted(identifier, "item_column", "id"),
+            *(Wanted(column, f"{name}_column", "text") for name, column in texts.items()),
+            *(Wanted(name, "item_path", "further") for name in further),
+        ]
+        columns, empty = [column.name for column in wanted[1:]], dict.fromkeys(ITEM_COLUMNS)
 
-        def convert(cells: list[Any]) -> dict[str, Any]:
-            _check_width(cells, table.columns)
-            text = {name: _text(cells[position]) for name, position in positions.items()}
-            return {**empty, "item_id": _identifier(cells[identifier], self.config.item_column), **text}
+        def convert(cells: Sequence[Any]) -> dict[str, Any]:
+            text = map(as_text, cells[1:], columns)
+            return {**empty, "item_id": as_id(cells[0], identifier), **dict(zip(names, text, strict=True))}
 
-        items = checked(table.path, table.rows(), convert, table.place)
+        items = table.read(wanted, convert)
         return items if self.config.items_path else _distinct(items)
 
     def _items_file(self) -> TableFile:
-        return TableFile(self.config.items_path or self.config.interactions_path)
+        return open_table(self.config.items_path or self.config.interactions_path)
 
     def _text_columns(self, table: TableFile) -> dict[str, str]:
         """title, description and categories -> the columns of the file that hold them."""
@@ -119,9 +131,9 @@ class Tabular(datasets.GeneratorBasedBuilder):
         for name in ITEM_COLUMNS[1:]:
             chosen = getattr(self.config, f"{name}_column")
             if chosen is not None:
-                table.position(chosen, f"{name}_column")
+                table.require(chosen, f"{name}_column")
                 columns[name] = chosen
-            elif name in table.columns:
+            elif name in table:
                 columns[name] = name
         return columns
 
@@ -133,7 +145,31 @@ class Tabular(datasets.GeneratorBasedBuilder):
         further = [name for name in table.columns if name not in mapped]
         if taken := set(further) & set(ITEM_COLUMNS):
             raise ValueError(f"{table.path}, line 1: column {min(taken)!r} is also the name another one is mapped to")
-        return further
+        kept = [name for name in further if table.fits(Wanted(name, "item_path", "further"))]
+        if len(kept) < len(further):
+            vectors = ", ".join(name for name in further if name not in kept)
+            logger.warning("%s: column %s holds vectors, not text: left out of the items", table.path, vectors)
+        return kept
+
+
+def open_table(path: str | Path) -> TableFile:
+    """
+    The reader of a table, by its suffix.
+
+    Raises:
+        ValueError: unknown kind of file, or what the reader refuses.
+    """
+    kind, path = kind_of(path), Path(path)
+    if kind in delimited.DIALECTS:
+        return delimited.DelimitedFile(path)
+    if kind in json_lines.SUFFIXES:
+        return json_lines.JsonLinesFile(path)
+    if kind == ".parquet" and not is_compressed(path):
+        from hf_genrec.dataset_scripts.parquet_file import ParquetFile
+
+        return ParquetFile(path)
+    kinds = ", ".join([*delimited.DIALECTS, *json_lines.SUFFIXES])
+    raise ValueError(f"{path}: unknown kind of file {path.suffix!r}, expected .parquet, or {kinds}, each also as .gz")
 
 
 def load(
@@ -182,26 +218,10 @@ def _distinct(items: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield item
 
 
-def _check_width(cells: list[Any], columns: list[str]) -> None:
-    if len(cells) != len(columns):
-        raise ValueError(f"{len(cells)} fields where the header has {len(columns)}")
-
-
-def _identifier(cell: Any, column: str) -> str:
-    if cell is None or (isinstance(cell, str) and not cell.strip()):
-        raise ValueError(f"no id in column {column!r}")
-    if isinstance(cell, float):
-        raise ValueError(f"the id {cell} in column {column!r} is a decimal number: store ids as text or integers")
-    return str(cell)
-
-
 def _timestamp(cell: Any, unit: TimeUnit) -> int | None:
+    cell = decoded(cell, "the timestamp")
     if cell is None or cell == "":
         return None
-    if isinstance(cell, datetime):
-        return datetime_to_ms(cell)
-    if isinstance(cell, date):
-        return datetime_to_ms(datetime(cell.year, cell.month, cell.day))
     try:
         return parse_time(cell, unit)
     except ValueError as error:
@@ -209,18 +229,14 @@ def _timestamp(cell: Any, unit: TimeUnit) -> int | None:
 
 
 def _rating(cell: Any) -> float | None:
+    cell = decoded(cell, "the rating")
     if cell is None or cell == "":
         return None
     try:
-        rating = float(cell)
-    except ValueError:
+        text = isinstance(cell, str) and not NUMBER.fullmatch(cell.strip())
+        rating = math.nan if text or isinstance(cell, bool) else float(cell)
+    except (ValueError, TypeError, OverflowError):
         rating = math.nan
     if not math.isfinite(rating):
         raise ValueError(f"bad rating: {cell!r} is not a number")
     return rating
-
-
-def _text(cell: Any) -> str | None:
-    if isinstance(cell, list):
-        return ", ".join(map(str, cell)) or None
-    return None if cell is None or cell == "" else str(cell)

@@ -58,6 +58,7 @@ def main(config: str | None, key: str, values: Sequence[str], overrides: Sequenc
     if load_method(base.model.method).codes and not base.run.semantic_ids.is_dir():
         tokenize_items.main(base)
     prepared = PreparedData.load(base.run.data)
+    prepared.split(SPLIT)  # or no run could be compared
     require_prepared(base)
     codes = read_table(base.run.semantic_ids)["fingerprint"] if load_method(base.model.method).codes else None
     settings = {value: _settings(run, prepared, codes) for value, run in runs.items()}

@@ -34,6 +34,7 @@ def main(arguments: GRPOArguments) -> None:
     if source.path.resolve() == run.path.resolve():
         raise ValueError(f"pretrained and output_dir are both {run.path}: give the result a folder of its own")
     model_folder, prepared = source.require_model(), PreparedData.load(source.data)
+    validation = prepared.split("validation", may_be_empty=arguments.eval_strategy == "no")
     set_seed(arguments.seed)
     model = load_policy(model_folder, arguments.disable_dropout)
     remedy = f"train {source.path} again"
@@ -61,7 +62,7 @@ def main(arguments: GRPOArguments) -> None:
         arguments,
         peft_config=lora_config(arguments, post_training.trained_whole(model.config)),
         train_dataset=prompts,
-        eval_dataset=subsample(prepared.split("validation"), arguments.eval_users, arguments.seed),
+        eval_dataset=subsample(validation, arguments.eval_users, arguments.seed),
     )
     if arguments.layer_precision is not None:
         trainer.add_callback(layer_precision(arguments, model, prompts, post_training.loss_batch))

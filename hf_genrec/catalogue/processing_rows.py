@@ -46,6 +46,21 @@ class ItemProcessor(CatalogueProcessor):
         self._attach_items(item_ids, titles, self._checked_popularity(item_ids, titles, popularity))
         return self
 
+    def add_items(self, item_ids: Sequence[str], titles: Sequence[str] | None = None) -> "ItemProcessor":
+        """
+        New items, popularity 0, at the catalogue's end. The model needs vectors of them: where it can take any, its own
+        `add_items` does both.
+
+        Raises:
+            ValueError: as [`set_catalogue`]; nothing is changed then.
+        """
+        self._require_catalogue()
+        all_titles = None
+        if self.titles is not None or titles is not None:
+            all_titles = [*(self.titles or self.item_ids), *(titles or item_ids)]
+        popularity = np.concatenate([self.popularity, np.zeros(len(item_ids), dtype=np.int64)])
+        return self.set_catalogue([*self.item_ids, *item_ids], all_titles, popularity)
+
     def prompts(self, histories: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """
         Inputs of histories given as catalogue rows, oldest first: the newest `max_history` items.

@@ -15,8 +15,8 @@ TieOrder = Literal["file", "shuffle"]
 class DataArguments:
     """Settings of `prepare`: the source, the filters, the split and the order of ties.
 
-    Groups: source and paths; filters (rating, then k-core); split; order of simultaneous interactions; columns of a
-    tabular source; published semantic IDs.
+    Groups: source and paths; filters (rating, repeats, then k-core); split; order of simultaneous interactions; columns
+    of a tabular source; published semantic IDs.
 
     Raises:
         ValueError: a value that cannot be used, with what to write instead.
@@ -34,6 +34,12 @@ class DataArguments:
     )
     min_rating: float | None = field(
         default=None, metadata={"help": "keep only interactions rated at least this; null keeps all"}
+    )
+    drop_repeats: bool = field(
+        default=False,
+        metadata={
+            "help": "keep only the first interaction of a user with an item (behind min_rating, before the cores)"
+        },
     )
     user_core: int = field(default=0, metadata={"help": "k-core: interactions every user must have (0: no limit)"})
     item_core: int = field(default=0, metadata={"help": "k-core: interactions every item must have (0: no limit)"})
@@ -60,7 +66,9 @@ class DataArguments:
         default="timestamp", metadata={"help": "tabular: column of the times; null: the order of the file"}
     )
     rating_column: str | None = field(default=None, metadata={"help": "tabular: column of the ratings"})
-    time_unit: TimeUnit = field(default="s", metadata={"help": "tabular: s, ms (since 1970) or iso (8601 text)"})
+    time_unit: TimeUnit = field(
+        default="s", metadata={"help": "tabular: s, ms (since 1970) or iso (8601 text); Parquet timestamps need none"}
+    )
     title_column: str | None = field(
         default=None, metadata={"help": "tabular: column of the titles; null takes a column of the name title"}
     )
@@ -83,6 +91,8 @@ class DataArguments:
             value = getattr(self, name)
             if not isinstance(value, int) or value < smallest:
                 raise ValueError(f"{name}: {value!r} must be a whole number, {smallest} or more")
+        if not isinstance(self.drop_repeats, bool):
+            raise ValueError(f"drop_repeats: {self.drop_repeats!r} is not true or false")
         if self.source != "movielens" and self.source_path is None:
             raise ValueError(f"source_path is missing: source {self.source} needs the file or folder to read")
         if self.source == "movielens" and self.item_path is not None:

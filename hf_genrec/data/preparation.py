@@ -1,6 +1,7 @@
 """`prepare`: interactions and items -> PreparedData."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hf_genrec.cells import (
+    Role,
+    as_id,
+    as_text,
+    cells,
+    check_column,
+    is_number,
+    is_temporal,
+    is_text,
+    milliseconds,
+    plain_type,
+    shown,
+)
 from hf_genrec.data.arguments import DataArguments
+from hf_genrec.data.dates import check_dates
 from hf_genrec.data.prepared import PreparedData
 
 if TYPE_CHECKING:
@@ -29,22 +44,23 @@ _INTERACTIONS = {
 def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", arguments: DataArguments) -> PreparedData:
     """Filters the log, orders every user's interactions, splits them, and reports every row that was left out.
 
-    Order of the steps: rating threshold, iterative k-core, sequences (by time, then `tie_order`), split. The catalogue
-    holds the items that kept an interaction: those of the items table in its order, then items it does not have, in
-    the order of the log, with null text.
+    Order of the steps: rating threshold, repeats, iterative k-core, sequences (by time, then `tie_order`), split. The
+    catalogue holds the items that kept an interaction: those of the items table in its order, then items it does not
+    have, in the order of the log, with null text.
 
     Args:
         interactions: user_id, item_id, timestamp (milliseconds UTC, nullable), row, and optionally rating.
         items: item_id (unique) and text columns.
 
     Raises:
-        ValueError: a column or an id is missing, an item id is there twice, a filter leaves nothing, only some
-            interactions have a time, or a global-time split without times or without training interactions.
+        ValueError: a column or an id is missing, an item id is there twice, a filter leaves nothing, no item is in the
+            items table, only some interactions have a time, dates that no log has, or a global-time split without
+            times, without training interactions or outside the dates.
     """
     import ibis
     from ibis import _
 
-    from hf_genrec.data.sequences import k_core, rating_threshold, user_sequences
+    from hf_genrec.data.sequences import first_interactions, k_core, rating_threshold, user_sequences
     from hf_genrec.data.splits import global_time, leave_one_out
 
     log = _interaction_table(interactions)
@@ -66,6 +82,12 @@ def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", argumen
         kept = rating_threshold(kept, arguments.min_rating)
         report["dropped"]["min_rating"] = _dropped(source, kept, f"min_rating={arguments.min_rating}")
         report["dropped"]["min_rating"]["unrated_interactions"] = unrated
+    timed = _is_timed(kept, arguments)
+    if arguments.drop_repeats:
+        before, kept = kept, first_interactions(kept)
+        report["dropped"]["repeats"] = _dropped(before, kept, "drop_repeats")
+        repeats = report["dropped"]["repeats"]["interactions"]
+        logger.info("%d interactions repeat an earlier one of the same user and item: dropped", repeats)
     if arguments.user_core > 0 or arguments.item_core > 0:
         rated = kept
         kept = k_core(rated, arguments.user_core, arguments.item_core)
@@ -73,7 +95,8 @@ def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", argumen
         report["dropped"]["k_core"] = _dropped(rated, kept, name)
     report["kept"] = _counts(kept)
 
-    report["order"] = _check_order(kept, arguments)
+    report["order"] = _order_report(kept, arguments, timed)
+    report["times"] = check_dates(kept, arguments) if timed else None
     catalogue = (
         kept.group_by("item_id")
         .agg(first_row=_.row.min())
@@ -84,8 +107,7 @@ def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", argumen
     )
     report["items_without_text"] = catalogue["position"].null_count
     report["item_rows_without_interactions"] = item_table.num_rows - len(catalogue) + report["items_without_text"]
-    if report["items_without_text"]:
-        logger.warning("%d items are not in the items table: kept without text", report["items_without_text"])
+    _check_text(catalogue, item_table, arguments)
 
     index = {"item_id": catalogue["item_id"], "item_index": pa.array(range(len(catalogue)), pa.int64())}
     indexed = kept.inner_join(ibis.memtable(pa.table(index)), "item_id")
@@ -122,6 +144,7 @@ def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", argumen
         report=report,
     )
     report["split"] = _split_report(prepared, arguments)
+    report["long_histories"] = _long_histories(prepared, arguments.max_history)
     return prepared
 
 
@@ -132,6 +155,9 @@ def _interaction_table(interactions: "datasets.Dataset") -> pa.Table:
         raise ValueError(f"interactions have no column {', '.join(sorted(missing))}; columns found: {found}")
     if "rating" not in table.column_names:
         table = table.append_column("rating", pa.nulls(table.num_rows, pa.float64()))
+    roles: dict[str, Role] = {"user_id": "id", "item_id": "id", "timestamp": "time", "rating": "rating"}
+    for name, role in roles.items():
+        table = table.set_column(table.column_names.index(name), name, _plain_column("interactions", table, name, role))
     table = table.select(list(_INTERACTIONS)).cast(pa.schema(list(_INTERACTIONS.items())))
     for name in ("user_id", "item_id", "row"):
         if nulls := table[name].null_count:
@@ -143,14 +169,42 @@ def _item_table(items: "datasets.Dataset") -> pa.Table:
     table = items.with_format("arrow")[:]
     if "item_id" not in table.column_names:
         raise ValueError(f"items have no column item_id; columns found: {', '.join(table.column_names)}")
-    table = table.cast(pa.schema([(name, pa.string()) for name in table.column_names])).combine_chunks()
+    for place, name in enumerate(table.column_names):
+        column = _plain_column("items", table, name, "id" if name == "item_id" else "further")
+        table = table.set_column(place, name, column.cast(pa.string()))
+    table = table.combine_chunks()
     if nulls := table["item_id"].null_count:
         raise ValueError(f"items: {nulls} rows have no item_id: correct or remove them")
     counts = pc.value_counts(table["item_id"])
     repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     if len(repeated):
-        raise ValueError(f"items: {len(repeated)} item ids are there more than once, first {repeated[0].as_py()!r}")
+        raise ValueError(
+            f"items: {len(repeated)} item ids are there more than once, first {shown(repeated[0].as_py())}"
+        )
     return table
+
+
+def _plain_column(of: str, table: pa.Table, name: str, role: Role) -> pa.ChunkedArray:
+    """A column as text or numbers, where it is of another type; one that cannot be what it stands for is refused."""
+    field = table.schema.field(name)
+    if role in ("time", "rating") and is_text(plain_type(field.type)):
+        try:
+            return table[name].cast(_INTERACTIONS[name])
+        except pa.ArrowException:
+            what = "milliseconds" if role == "time" else "numbers"
+            raise ValueError(f"{of}: column {name!r} holds text that is no number: give {what}") from None
+    if pa.types.is_string(field.type) or pa.types.is_integer(field.type) or pa.types.is_null(field.type):
+        return table[name]
+    check_column(of, field, role, "a column of the data set")
+    if role == "rating" and is_number(field.type):
+        return table[name]
+    column = table[name].combine_chunks()
+    if role == "time" and is_temporal(field.type):
+        return pa.chunked_array([pa.array(milliseconds(column), pa.int64())])
+    if role == "time" and is_number(field.type):
+        return table[name].cast(pa.float64()).cast(pa.int64(), safe=False)
+    read: Callable[[Any, str], str | None] = as_id if role == "id" else as_text
+    return pa.chunked_array([pa.array([None if c is None else read(c, name) for c in cells(column)], pa.string())])
 
 
 def _counts(log: "ibis.Table") -> dict[str, int]:
@@ -165,10 +219,29 @@ def _dropped(before: "ibis.Table", after: "ibis.Table", name: str) -> dict[str, 
     return {key: counts[key] - left[key] for key in counts}
 
 
-def _check_order(log: "ibis.Table", arguments: DataArguments) -> dict[str, Any]:
-    """How ties are ordered and how many there are; refuses logs that cannot be ordered or split by time."""
-    from ibis import _
+def _check_text(catalogue: pa.Table, items: pa.Table, arguments: DataArguments) -> None:
+    """Warns of items of the log that have no row in the items table; refuses where that is all of them."""
+    without = catalogue.filter(pc.is_null(catalogue["position"]))["item_id"]
+    if not len(without):
+        return
+    if len(without) == len(catalogue):
+        log, table = arguments.source_path or "the log", arguments.item_path or "the items table"
+        known = f"for instance {shown(items['item_id'][0].as_py())}" if items.num_rows else "which is empty"
+        raise ValueError(
+            f"none of the {len(catalogue)} items of {log} (for instance {shown(without[0].as_py())}) is in {table} "
+            f"({known}): ids must be written alike in both: correct item_column, or the ids of one file"
+        )
+    logger.warning(
+        "%d items are not in the items table: kept without text (%.1f %% of %d, for instance %s)",
+        len(without),
+        100 * len(without) / len(catalogue),
+        len(catalogue),
+        shown(without[0].as_py()),
+    )
 
+
+def _is_timed(log: "ibis.Table", arguments: DataArguments) -> bool:
+    """Whether the interactions have times; refuses logs that cannot be ordered or split by time."""
     rows, timed = log.agg(rows=log.count(), timed=log.timestamp.count()).to_pyarrow().to_pylist()[0].values()
     if timed < rows and arguments.split == "global_time":
         raise ValueError(f"split global_time needs times, but {rows - timed} of {rows} interactions have no timestamp")
@@ -176,7 +249,14 @@ def _check_order(log: "ibis.Table", arguments: DataArguments) -> dict[str, Any]:
         raise ValueError(
             f"{rows - timed} of {rows} interactions have no timestamp: give every row one, or set time_column: null"
         )
-    if timed == 0:
+    return timed > 0
+
+
+def _order_report(log: "ibis.Table", arguments: DataArguments, timed: bool) -> dict[str, Any]:
+    """How ties are ordered and how many there are."""
+    from ibis import _
+
+    if not timed:
         if arguments.tie_order == "shuffle":
             logger.warning("tie_order: shuffle has no effect, the interactions have no timestamps: file order is kept")
         return {"by": "row", "tie_order": "file", "tied_interactions": 0}
@@ -205,3 +285,24 @@ def _split_report(prepared: PreparedData, arguments: DataArguments) -> dict[str,
         if report[f"{name}_users"] == 0:
             logger.warning("the %s split has no targets", name)
     return report
+
+
+def _long_histories(prepared: PreparedData, max_history: int) -> dict[str, Any]:
+    """Targets that training cannot let share a row, since the oldest items before them are cut off; says what they
+    cost where that is much."""
+    lengths = np.array([len(sequence) for sequence in prepared.train_sequences()])
+    own_rows = np.maximum(lengths - 1 - max_history, 0)
+    longest, total = int(own_rows.argmax()), int(own_rows.sum())
+    if total:
+        much = own_rows[longest] >= 1000 and own_rows[longest] > 0.1 * lengths.sum()
+        logger.log(
+            logging.WARNING if much else logging.INFO,
+            "%d of %d training targets have more than max_history (%d) items before them and cost a row each, %d of "
+            "them are of user %s: to train faster raise max_history, set targets: last, or cut the log",
+            total,
+            lengths.sum(),
+            max_history,
+            own_rows[longest],
+            shown(prepared.user_ids[longest]),
+        )
+    return {"targets": total, "users": int((own_rows > 0).sum()), "longest_user": prepared.user_ids[longest]}

@@ -65,12 +65,18 @@ class PreparedData:
         held_out = self.num_validation + self.num_test
         return [sequence[: len(sequence) - n] for sequence, n in zip(self.sequences, held_out, strict=True)]
 
-    def split(self, name: Literal["validation", "test"]) -> EvaluationSplit:
-        """The users with at least one target in the split `name`, what they did before, and the targets."""
+    def split(self, name: Literal["validation", "test"], may_be_empty: bool = False) -> EvaluationSplit:
+        """The users with at least one target in the split `name`, what they did before, and the targets.
+
+        Raises:
+            ValueError: another name, or a split without targets, unless it `may_be_empty`.
+        """
         if name not in ("validation", "test"):
             raise ValueError(f"split {name!r} is not one of validation, test")
         after = np.zeros_like(self.num_test) if name == "test" else self.num_test
         counts = self.num_test if name == "test" else self.num_validation
+        if not may_be_empty and not counts.any():
+            raise ValueError(_no_targets(name, self.report.get("settings", {})))
         result = EvaluationSplit(name, [], [], [])
         for user in np.flatnonzero(counts):
             sequence = self.sequences[user]
@@ -197,6 +203,16 @@ def _string_bytes(strings: pa.Array | pa.ChunkedArray) -> Iterator[bytes | memor
     yield pc.fill_null(pc.binary_length(array), -1).to_numpy(zero_copy_only=False).astype("<i8").data
     for start in range(0, len(array), 2**16):
         yield "".join(text for text in array.slice(start, 2**16).to_pylist() if text is not None).encode()
+
+
+def _no_targets(name: str, settings: dict[str, Any]) -> str:
+    if settings.get("split") == "global_time":
+        times = " and ".join(f"{key} ({settings.get(key)})" for key in ("validation_time", "test_time"))
+        remedy = f"prepare again with another {times}"
+    else:
+        remedy = "only users with 3 interactions or more have targets: prepare a larger log, or with lower filters"
+    without = "; to train without: eval_strategy: no, load_best_model_at_end: false" if name == "validation" else ""
+    return f"the {name} split has no targets, so nothing can be evaluated: {remedy}{without}"
 
 
 def _read_parquet(path: Path, columns: set[str]) -> pa.Table:

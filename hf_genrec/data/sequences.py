@@ -20,6 +20,14 @@ def rating_threshold(interactions: ibis.Table, min_rating: float) -> ibis.Table:
     return interactions.filter(_.rating >= min_rating, ~_.rating.isnan())
 
 
+def first_interactions(interactions: ibis.Table) -> ibis.Table:
+    """Of the interactions of a user with the same item the earliest, and of simultaneous ones the first in the source;
+    without timestamps (all null) the first in the source."""
+    window = ibis.window(group_by=["user_id", "item_id"], order_by=[_.timestamp.fill_null(0), _.row])
+    numbered = interactions.mutate(repeat=ibis.row_number().over(window))
+    return numbered.filter(_.repeat == 0).drop("repeat")
+
+
 def k_core(interactions: ibis.Table, user_core: int, item_core: int) -> ibis.Table:
     """The largest part of the log in which every user has `user_core` and every item `item_core` interactions.
 

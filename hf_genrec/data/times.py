@@ -2,7 +2,10 @@
 
 import math
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Literal
+
+from hf_genrec.cells import NUMBER
 
 TimeUnit = Literal["s", "ms", "iso"]
 
@@ -19,20 +22,28 @@ def datetime_to_ms(moment: datetime) -> int:
     return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
-def parse_time(value: str | int | float, unit: TimeUnit) -> int:
+def parse_time(value: str | int | float | Decimal, unit: TimeUnit) -> int:
     """One timestamp in `unit` (seconds, milliseconds, ISO 8601 text) as milliseconds UTC.
 
     Raises:
-        ValueError: the text is no time in this unit, or lies outside the years a date can have.
+        ValueError: the value is no time in this unit, or lies outside the years a date can have.
     """
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        raise ValueError(f"{value!r} is no time: numbers or text are expected")
     if unit == "iso":
+        text = str(value).strip()
         try:
-            return datetime_to_ms(datetime.fromisoformat(str(value).strip()))
+            # fromisoformat also takes thirteen digits, as the year 1420 with an hour behind it
+            if text.isdigit() and len(text) != 8:
+                raise ValueError
+            return datetime_to_ms(datetime.fromisoformat(text))
         except ValueError:
             raise ValueError(f"{value!r} is not an ISO 8601 time (time_unit: iso)") from None
+    if isinstance(value, str) and not NUMBER.fullmatch(value.strip()):
+        raise ValueError(f"{value!r} is not a number (time_unit: {unit})")
     try:
         milliseconds = int(value) * _FACTORS[unit]
-        if isinstance(value, float):
+        if isinstance(value, float | Decimal):
             milliseconds = round(value * _FACTORS[unit])
     except (ValueError, OverflowError):  # a number with decimals, or no number
         milliseconds = _decimal_to_ms(value, unit)
@@ -41,11 +52,8 @@ def parse_time(value: str | int | float, unit: TimeUnit) -> int:
     return milliseconds
 
 
-def _decimal_to_ms(value: str | int | float, unit: TimeUnit) -> int:
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
+def _decimal_to_ms(value: str | int | float | Decimal, unit: TimeUnit) -> int:
+    number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"{value!r} is not a number (time_unit: {unit})")
     return round(number * _FACTORS[unit])

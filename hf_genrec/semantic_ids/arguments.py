@@ -17,7 +17,10 @@ class TokenizerArguments:
 
     vectors: Vectors = field(
         default="text",
-        metadata={"help": "What is quantized: the item's text, who it is consumed with (collaborative), or both."},
+        metadata={
+            "help": "What is quantized: the item's text (or embeddings_path), who it is consumed with "
+            "(collaborative), or both."
+        },
     )
     text_model: str = field(
         default="minilm",
@@ -28,6 +31,16 @@ class TokenizerArguments:
     text_columns: list[str] | None = field(
         default=None,
         metadata={"help": "Item columns that make the text; by default title, categories, description, where present."},
+    )
+    embeddings_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Ready-made item embeddings (of text, images, ...) in place of those of the text: .npy with the "
+            "ids beside it in a file that ends in .ids.txt, or .parquet with a column of ids and one of lists."
+        },
+    )
+    embeddings_id_column: str = field(
+        default="item_id", metadata={"help": "Column of the item ids in an embeddings_path of Parquet."}
     )
     item_tokenizer: ItemTokenizerName = field(
         default="residual_kmeans",
@@ -98,6 +111,10 @@ class TokenizerArguments:
             self.projection_dim = None
         if not self.codebook_sizes or min(self.codebook_sizes) < 1:
             raise ValueError(f"codebook_sizes must be one positive number per codebook, not {self.codebook_sizes}")
+        if self.embeddings_path is not None and self.vectors == "collaborative":
+            raise ValueError("embeddings_path is not read with vectors: collaborative; use text (or both)")
+        if self.embeddings_path is not None and self.text_columns is not None:
+            raise ValueError("text_columns are not read with embeddings_path; leave one of them out")
         if self.text_columns is not None and not self.text_columns:
             raise ValueError("text_columns is empty; name the columns, or leave it out for the default ones")
         for name in (
@@ -123,4 +140,4 @@ class TokenizerArguments:
     @property
     def part_weights(self) -> dict[str, float]:
         """How much each part of an item's vector counts."""
-        return {"text": 1.0, "collaborative": self.collaborative_weight}
+        return {"text": 1.0, "embeddings": 1.0, "collaborative": self.collaborative_weight}

@@ -16,6 +16,7 @@ from .collisions import place_new_items, settle_collisions
 from .embedding import embed_texts
 from .health import draw_health, health_report
 from .ids import SemanticIds
+from .ready_made import ready_embeddings
 from .text import item_texts
 
 logger = logging.getLogger(__name__)
@@ -35,14 +36,19 @@ def item_parts(
         embedding_cache: folder of the text embeddings already made; None for the default of `embed_texts`.
 
     Raises:
-        ValueError: an empty catalogue, a missing column, or a `collaborative_run` of other data.
+        ValueError: an empty catalogue, a missing column, embeddings that do not fit, or a `collaborative_run` of other
+            data.
     """
     if not items.num_rows:
         raise ValueError("the catalogue is empty; check the filters (min_rating, user_core, item_core)")
     parts: dict[str, np.ndarray] = {}
     if arguments.vectors in ("text", "both"):
-        texts = item_texts(items, arguments.text_columns)
-        parts["text"] = embed_texts(texts, arguments.text_model, embedding_cache)
+        embeddings = ready_embeddings(items, arguments)
+        if embeddings is not None:
+            parts["embeddings"] = embeddings
+        else:
+            texts = item_texts(items, arguments.text_columns)
+            parts["text"] = embed_texts(texts, arguments.text_model, embedding_cache)
     if arguments.vectors in ("collaborative", "both"):
         if arguments.collaborative_run is not None:
             item_ids = [str(item_id) for item_id in items.column("item_id").to_pylist()]
@@ -83,6 +89,7 @@ def assign_semantic_ids(
         "item_tokenizer": tokenizer.config.model_type,
         "ordered": tokenizer.ordered,
         "vectors": arguments.vectors,
+        **({"embeddings_path": arguments.embeddings_path} if arguments.embeddings_path is not None else {}),
         "tokenizer_seed": arguments.tokenizer_seed,
         "collisions": collisions,
     }
@@ -131,8 +138,10 @@ def encode_new_items(
     text_model: str | None = None,
     text_columns: list[str] | None = None,
     embedding_cache: str | Path | None = None,
+    embeddings: np.ndarray | None = None,
 ) -> SemanticIds:
-    """The catalogue with new items at its end, from their text alone; the codes already given do not change.
+    """The catalogue with new items at its end, from their text or their ready-made embeddings alone; the codes already
+    given do not change.
 
     A new item has no collaborative vector: the part's mean stands in for it, as it did for the items that training
     never saw. Collisions are settled by the policy of the catalogue, against the items already there.
@@ -140,12 +149,22 @@ def encode_new_items(
     Args:
         items: the new items, column item_id and text columns.
         text_model, text_columns: None for those the tokenizer was fitted with.
+        embeddings: (M, D) vectors of the new items, for a tokenizer that was fitted on ready-made ones: of the model
+            that made those (`load_embeddings` reads them from a file).
 
     Raises:
-        ValueError: an item that is in the catalogue already, codes that this tokenizer did not make, or a tokenizer
-            fitted without text.
+        ValueError: an item that is in the catalogue already, codes that this tokenizer did not make, a tokenizer fitted
+            without text, or embeddings missing or given where they cannot be read.
     """
-    if "text" not in tokenizer.config.part_names:
+    ready_made = "embeddings" in tokenizer.config.part_names
+    if ready_made and embeddings is None:
+        raise ValueError(
+            "this tokenizer was fitted on ready-made embeddings (embeddings_path), so a new item's text cannot be "
+            "encoded: give embeddings, its vectors of the same model"
+        )
+    if embeddings is not None and not ready_made:
+        raise ValueError("this tokenizer was fitted without ready-made embeddings: leave embeddings out")
+    if not ready_made and "text" not in tokenizer.config.part_names:
         raise ValueError(
             "this tokenizer was fitted without text, so a new item has nothing to encode; use vectors: both"
         )
@@ -153,9 +172,14 @@ def encode_new_items(
     known = set(semantic_ids.item_ids).intersection(new_ids)
     if known:
         raise ValueError(f"item {min(known)!r} has semantic IDs already; give new items only")
-    texts = item_texts(items, text_columns or tokenizer.config.text_columns)
-    model = text_model or tokenizer.config.text_model or "minilm"
-    vectors = tokenizer.join(text=embed_texts(texts, model, embedding_cache))
+    if embeddings is not None:
+        if len(embeddings) != len(new_ids):
+            raise ValueError(f"{len(embeddings)} embeddings for {len(new_ids)} new items: give one per item")
+        vectors = tokenizer.join(embeddings=embeddings)
+    else:
+        texts = item_texts(items, text_columns or tokenizer.config.text_columns)
+        model = text_model or tokenizer.config.text_model or "minilm"
+        vectors = tokenizer.join(text=embed_texts(texts, model, embedding_cache))
     codes = tokenizer.encode(vectors).cpu().numpy()
     placed = place_new_items(codes, vectors.cpu().numpy(), tokenizer, semantic_ids)
     return semantic_ids.add_items(new_ids, placed)

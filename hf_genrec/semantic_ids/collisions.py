@@ -64,7 +64,7 @@ def resolve(codes: np.ndarray, vectors: np.ndarray, tokenizer: ItemTokenizer) ->
     Of each colliding group the item that is closest to its codewords stays. The others, in the order of the rows, move:
 
     - ordered codes: to the free last-level code that is nearest to their residual; those whose prefix has none left
-      then take the nearest other code of the level above below which one is free.
+      then take the nearest other code of the level above below which one is free, and so on upwards.
     - unordered codes: to the free set that differs in the fewest codebooks and, among these, adds the least to the
       summed squared distance to the codewords.
 
@@ -72,7 +72,7 @@ def resolve(codes: np.ndarray, vectors: np.ndarray, tokenizer: ItemTokenizer) ->
         (N, L) int64, unique rows
 
     Raises:
-        ValueError: an item finds no free code in this way.
+        ValueError: there are more items than codes.
     """
     _, group, size = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
     shared = np.flatnonzero(size[group] > 1)

@@ -1,6 +1,7 @@
 """Which codes can take one more item, and the nearest of them to an item."""
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
@@ -22,58 +23,64 @@ class Room:
     def __init__(self, codebooks: list[np.ndarray], capacity: int):
         self.codebooks = codebooks
         self.capacity = capacity
-        self.counts: dict[tuple[int, ...], np.ndarray] = {}  # prefix -> items per last-level code
+        self.counts: dict[tuple[int, ...], np.ndarray] = {}  # prefix of L - 1 codes -> items per last code
+        self.taken: Counter[tuple[int, ...]] = Counter()  # shorter prefix -> places taken below it
+        sizes = [len(codebook) for codebook in codebooks]
+        self.places = [capacity * math.prod(sizes[length:]) for length in range(len(sizes))]  # below a prefix
 
     def occupy(self, codes: np.ndarray) -> None:
-        for *prefix, last in codes.tolist():
-            self._count(tuple(prefix))[last] += 1
+        for *head, last in codes.tolist():
+            prefix = tuple(head)
+            counts = self._count(prefix)
+            counts[last] += 1
+            if counts[last] <= self.capacity:  # items of a catalogue may share more
+                self.taken.update(prefix[:length] for length in range(len(prefix)))
 
     def place(self, codes: np.ndarray, latents: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """For each of `codes` (n, L) the nearest codes with room, which are then occupied.
 
-        Prefixes first serve their own items: who must leave its prefix is placed after everyone who need not.
+        Prefixes first serve their own items: who must leave its prefix is placed after everyone who need not, and so on
+        level by level.
 
         Args:
             latents: (n, d), what the codebooks quantize one after another.
             rows: (n,) numbers by which an error names the items.
 
         Raises:
-            ValueError: an item finds no code with room.
+            ValueError: an item finds no code with room, since there is none.
         """
         placed = np.empty_like(codes)
-        leaving = []
+        waiting = []
         for index, (*head, _) in enumerate(codes.tolist()):
-            prefix, residual = tuple(head), latents[index]
-            for codebook, code in zip(self.codebooks, prefix, strict=False):
+            residual = latents[index]
+            for codebook, code in zip(self.codebooks, head, strict=False):
                 residual = residual - codebook[code]
-            found = self.nearest(prefix, residual)
-            if found is None:
-                leaving.append((index, prefix, residual))
-            else:
-                placed[index] = found
-                self.occupy(placed[index : index + 1])
-        for index, prefix, residual in leaving:
-            found = self.nearest_above(prefix, residual)
-            if found is None:
-                raise _no_room(rows[index], codes[index])
-            placed[index] = found
-            self.occupy(placed[index : index + 1])
+            waiting.append((index, tuple(head), residual))
+        for length in range(len(self.codebooks) - 1, -1, -1):  # codes that are kept
+            leaving = []
+            for index, prefix, residual in waiting:
+                found = self.nearest(prefix, residual)
+                if found is not None:
+                    placed[index] = found
+                    self.occupy(placed[index : index + 1])
+                elif length:
+                    leaving.append((index, prefix[:-1], residual + self.codebooks[length - 1][prefix[-1]]))
+                else:
+                    raise _no_room(rows[index], codes[index])
+            waiting = leaving
         return placed
 
     def nearest(self, prefix: tuple[int, ...], residual: np.ndarray) -> tuple[int, ...] | None:
-        """The code below `prefix` with room whose centroid is nearest to `residual`, None when all are full."""
-        free = np.flatnonzero(self._count(prefix) < self.capacity)
-        if not len(free):
+        """The code below `prefix` with room that is reached by taking, level by level, the nearest centroid to what is
+        left of `residual` below which there is room; None when all are full."""
+        codebook = self.codebooks[len(prefix)]
+        if len(prefix) == len(self.codebooks) - 1:
+            free = np.flatnonzero(self._count(prefix) < self.capacity)
+            return (*prefix, int(free[_squared_distances(codebook[free], residual).argmin()])) if len(free) else None
+        if self.taken[prefix] == self.places[len(prefix)]:
             return None
-        return (*prefix, int(free[_squared_distances(self.codebooks[-1][free], residual).argmin()]))
-
-    def nearest_above(self, prefix: tuple[int, ...], residual: np.ndarray) -> tuple[int, ...] | None:
-        """As `nearest`, below the nearest other code of the level above; `residual` is the one below `prefix`."""
-        if not prefix:
-            return None
-        residual = residual + self.codebooks[-2][prefix[-1]]
-        for code in _squared_distances(self.codebooks[-2], residual).argsort(kind="stable").tolist():
-            found = self.nearest((*prefix[:-1], code), residual - self.codebooks[-2][code])
+        for code in _squared_distances(codebook, residual).argsort(kind="stable").tolist():
+            found = self.nearest((*prefix, code), residual - codebook[code])
             if found is not None:
                 return found
         return None
@@ -154,6 +161,6 @@ def _squared_distances(centroids: np.ndarray, residual: np.ndarray) -> np.ndarra
 
 def _no_room(row: int, codes: np.ndarray) -> ValueError:
     return ValueError(
-        f"item row {row} with codes {codes.tolist()} finds no free code near it; "
+        f"item row {row} with codes {codes.tolist()} finds no free code, there are more items than codes; "
         "set collisions: extra_code, or enlarge codebook_sizes"
     )

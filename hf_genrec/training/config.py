@@ -19,7 +19,12 @@ from hf_genrec.training.arguments import GenRecTrainingArguments
 from hf_genrec.training.option_help import option_help, own_fields
 
 # Of the shared argument classes, the keys that only items with semantic IDs have a use for.
-SEMANTIC_ID_KEYS = {field.name for field in fields(TokenizerArguments)} - {"text_model", "text_columns"}
+SEMANTIC_ID_KEYS = {field.name for field in fields(TokenizerArguments)} - {
+    "text_model",
+    "text_columns",
+    "embeddings_path",
+    "embeddings_id_column",
+}
 SEMANTIC_ID_KEYS |= {"codes_path", "packed_row_tokens"}
 
 

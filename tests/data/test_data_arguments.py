@@ -26,6 +26,7 @@ def test_yaml_dates_and_milliseconds_mean_the_same_time():
         ({"user_core": -1}, "user_core: -1"),
         ({"user_core": None}, "user_core: None"),
         ({"max_history": 0}, "max_history: 0"),
+        ({"drop_repeats": "maybe"}, "drop_repeats: 'maybe' is not true or false"),
         ({"test_time": "2015-01-01"}, "need split: global_time"),
         ({"split": "global_time", "test_time": "2015-01-01"}, "validation_time is missing"),
         ({"split": "global_time", "validation_time": "soon", "test_time": "2015-01-01"}, "validation_time: 'soon'"),

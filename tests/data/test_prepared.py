@@ -3,6 +3,8 @@ import logging
 
 import datasets
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 
 from hf_genrec.data.arguments import DataArguments
@@ -104,6 +106,110 @@ def test_shuffle_without_times_says_that_it_does_nothing(caplog):
     assert "shuffle has no effect" in caplog.text
 
 
+def test_repeats_are_dropped_behind_the_rating_and_before_the_cores(caplog):
+    log = [
+        ("z", "a", 5, 5.0),
+        ("z", "a", 1, 1.0),  # the earliest, but badly rated
+        ("z", "b", 6, 5.0),
+        ("z", "a", 3, 4.0),
+        ("z", "b", 6, 4.0),  # simultaneous: the first in the file stays
+        ("a", "a", 9, 4.0),
+    ]
+    with caplog.at_level(logging.INFO):
+        prepared = run(log, min_rating=4.0, drop_repeats=True)
+    assert named(prepared, prepared.sequences) == [["a", "b"], ["a"]]
+    assert prepared.report["dropped"]["repeats"] == {"interactions": 2, "users": 0, "items": 0}
+    assert prepared.report["settings"]["drop_repeats"] is True
+    assert "2 interactions repeat an earlier one" in caplog.text
+    # three interactions of z, two different ones
+    assert run(log, user_core=3).report["kept"]["users"] == 1
+    with pytest.raises(ValueError, match="user_core=3, item_core=0 leaves nothing"):
+        run(log, user_core=3, drop_repeats=True)
+    untimed = [(user, item, None, rating) for user, item, _, rating in log]
+    prepared = run(untimed, drop_repeats=True)
+    assert named(prepared, prepared.sequences) == [["a", "b"], ["a"]]
+    # a row without a time is not the earliest: it is refused, dropped or not
+    with pytest.raises(ValueError, match="1 of 3 interactions have no timestamp"):
+        run([("z", "a", None, 5.0), ("z", "a", 3, 5.0), ("z", "b", 3, 5.0)], drop_repeats=True)
+
+
+def test_items_of_other_ids_are_refused_and_the_share_is_named(caplog):
+    log = [(user, f"{item}.0", time, rating) for user, item, time, rating in LOG]
+    with pytest.raises(ValueError, match=r"^none of the 4 items of x/log\.csv \(for instance 'b\.0'\)") as error:
+        run(log, source="tabular", source_path="x/log.csv", item_path="x/films.csv")
+    assert "is in x/films.csv (for instance 'c'): ids must be written alike" in str(error.value)
+    run([*LOG, ("k", "f", 7, 1.0)])
+    assert "2 items are not in the items table: kept without text (40.0 % of 5, for instance 'd')" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [({}, "only users with 3 interactions or more"), ({"split": "global_time"}, r"another validation_time \(4\)")],
+)
+def test_an_empty_split_is_refused_with_the_remedy(settings, remedy):
+    if settings:
+        settings |= {"validation_time": "4", "test_time": "5"}
+    prepared = run([("z", "a", 1, 1.0), ("z", "b", 6, 1.0)], **settings)
+    with pytest.raises(ValueError, match=f"the validation split has no targets, .*{remedy}.*eval_strategy"):
+        prepared.split("validation")
+    assert prepared.split("validation", may_be_empty=True).user_ids == []
+    if not settings:
+        with pytest.raises(ValueError, match="the test split has no targets"):
+            prepared.split("test")
+
+
+def test_data_sets_of_ones_own_types_mean_the_same():
+    """What pandas, say, makes of a log: floats for ids, nanoseconds for times, categories."""
+    plain = prepare(interactions(), datasets.Dataset.from_list(ITEMS), DataArguments())
+    table = interactions().to_pandas()
+    table["user_id"] = table["user_id"].astype("category")
+    table["timestamp"] = pd.to_datetime(table["timestamp"], unit="ms")
+    for unit in ("s", "ms", "us", "ns"):
+        kind = pa.timestamp(unit, "UTC")
+        log = pa.Table.from_pandas(table.assign(timestamp=table["timestamp"] + pd.Timedelta(days=10_000)))
+        place = log.column_names.index("timestamp")
+        log = log.set_column(place, "timestamp", log["timestamp"].cast(kind, safe=False))
+        found = prepare(datasets.Dataset(log), datasets.Dataset.from_list(ITEMS), DataArguments())
+        assert found.report["times"]["first"] == "1997-05-19T00:00:00Z"
+        if unit != "s":  # where all of them are simultaneous
+            assert named(found, found.sequences) == named(plain, plain.sequences)
+    numbers = interactions([("u", str(n), n, 1.0) for n in range(3)]).to_pandas()
+    numbers["item_id"] = numbers["item_id"].astype(float)
+    items = datasets.Dataset.from_list([{"item_id": n, "categories": ["x", "y"], "new": True} for n in range(3)])
+    found = prepare(datasets.Dataset.from_pandas(numbers), items, DataArguments())
+    assert found.item_ids == ["0", "1", "2"]
+    assert found.items.to_pylist()[0] == {"item_id": "0", "categories": "x, y", "new": "true"}
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "message"),
+    [
+        ("item_id", [[1]] * 8, "interactions: column 'item_id' (a column of the data set) is of type list<"),
+        ("user_id", [True] * 8, "is of type bool: ids are text or whole numbers"),
+        ("user_id", [0.5] * 8, "the id 0.5 in column 'user_id' is a decimal number"),
+        ("timestamp", [{"x": 1}] * 8, "is of type struct<x: int64>: times are"),
+        ("timestamp", ["noon"] * 8, "interactions: column 'timestamp' holds text that is no number: give milliseconds"),
+    ],
+)
+def test_columns_of_a_data_set_that_cannot_be_read(column, cells, message):
+    table = interactions().remove_columns(column).add_column(column, cells)
+    with pytest.raises(ValueError, match=r".") as error:
+        prepare(table, datasets.Dataset.from_list(ITEMS), DataArguments())
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_long_histories_cost_is_said(caplog):
+    log = [("u", "abc"[n % 3], n, 1.0) for n in range(1200)] + [("v", "a", n, 1.0) for n in range(9)]
+    prepared = run(log, max_history=20)
+    assert prepared.report["long_histories"] == {"targets": 1198 - 21, "users": 1, "longest_user": "u"}
+    assert "1177 of 1205 training targets have more than max_history (20) items before them" in caplog.text
+    assert "1177 of them are of user 'u'" in caplog.text
+    caplog.clear()
+    assert run(log, max_history=1200).report["long_histories"]["targets"] == 0
+    assert "max_history" not in caplog.text
+
+
 def test_ties_are_counted():
     log = [("u", "a", 1, None), ("u", "b", 1, None), ("u", "c", 2, None), ("v", "a", 1, None)]
     assert run(log).report["order"]["tied_interactions"] == 2
@@ -123,6 +229,7 @@ def test_ties_are_counted():
             "split global_time needs times, but 1 of 1",
         ),
         ({"split": "global_time", "validation_time": "1", "test_time": "6"}, "leaves no training interactions"),
+        ({"items": [{"item_id": "B"}]}, "none of the 4 items of the log (for instance 'b') is in the items table"),
     ],
 )
 def test_what_cannot_be_prepared_is_one_line(change, message):

@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 
@@ -45,6 +46,20 @@ def test_rows_by_hand_streamed_or_not(folder, tmp_path):
     for key in ("interactions", "items"):
         assert isinstance(streamed[key], datasets.IterableDataset)
         assert list(streamed[key]) == list(tables[key])
+
+
+def test_compressed_files_and_text_that_is_not_utf8(folder, tmp_path):
+    path, cache = Path(folder("1 x", YELP)), str(tmp_path / "cache")
+    expected = list(sequence_files.load(str(path), cache_dir=cache)["items"])
+    for name in ("sequences.txt", "items.jsonl"):
+        (path / f"{name}.gz").write_bytes(gzip.compress((path / name).read_bytes()))
+        (path / name).unlink()
+    tables = sequence_files.load(str(path), cache_dir=cache)
+    assert [row["item_id"] for row in tables["interactions"]] == ["x"]
+    assert list(tables["items"]) == expected
+    (path / "sequences.txt").write_bytes("1 é\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"sequences\.txt, after line 0: not UTF-8 \(invalid continuation byte\)"):
+        sequence_files.load(str(path), cache_dir=cache)
 
 
 def test_titles_and_categories(folder, tmp_path):

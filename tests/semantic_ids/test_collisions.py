@@ -108,6 +108,38 @@ def test_resolve_invariants(values):
     assert np.array_equal(settled, resolve(codes, vectors, tokenizer))
 
 
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_resolve_finds_a_code_for_every_item_as_long_as_there_are_any(data):
+    sizes = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
+    number = st.integers(-9, 9)
+    codebooks = [data.draw(st.lists(number, min_size=size, max_size=size)) for size in sizes]
+    most = int(np.prod(sizes))
+    values = data.draw(st.lists(st.integers(-30, 30), min_size=1, max_size=min(most, 60)))
+    if data.draw(st.booleans()):
+        values = [data.draw(st.integers(-30, 30)) for _ in range(min(most, 60))]  # every code, if there are so few
+    tokenizer = line_tokenizer(*codebooks)
+    vectors = column(*values) / 2
+    codes = encode(tokenizer, vectors)
+    settled = resolve(codes, vectors, tokenizer)
+    assert count_collisions(settled)["items"] == 0
+    _, group, size = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
+    assert np.array_equal(settled[size[group] == 1], codes[size[group] == 1])
+    assert (settled != codes).any(axis=1).sum() == len(codes) - len(size)
+    with pytest.raises(ValueError, match="more items than codes"):
+        resolve(np.zeros((most + 1, len(sizes)), dtype=np.int64), column(*[0] * (most + 1)), tokenizer)
+
+
+def test_an_item_leaves_as_few_of_its_first_codes_as_it_must():
+    tokenizer = line_tokenizer([0, 100, 1000], [0, 10], [0, 1])
+    vectors = column(0, 0.1, 0.2, 0.3, 0.4, 0.5)  # four places below [0]; the others go below 100, the nearer one
+    codes = np.array([[0, 0, 0]] * 6)
+    assert resolve(codes, vectors, tokenizer).tolist() == [
+        *([0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1]),
+        *([1, 0, 0], [1, 0, 1]),
+    ]
+
+
 def catalogue(codes, sizes, policy):
     item_ids = [f"old{row}" for row in range(len(codes))]
     return SemanticIds(item_ids, np.array(codes), sizes, {"collisions": {"policy": policy}})

@@ -4,7 +4,6 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -33,9 +32,10 @@ from .rearec_layers import (
     used_columns,
 )
 from .rearec_losses import draw_negatives, prediction_state, rearec_loss
+from .rearec_text_catalogue import NewTextItems, TextVectors
 
 
-class ReaRecPreTrainedModel(FlatModelCode, PreTrainedModel):
+class ReaRecPreTrainedModel(TextVectors, FlatModelCode, PreTrainedModel):
     """What the two models share: the configuration, the initialisation, the text embeddings."""
 
     config_class = ReaRecConfig
@@ -56,30 +56,6 @@ class ReaRecPreTrainedModel(FlatModelCode, PreTrainedModel):
         elif isinstance(module, HaltingRule | ConfidenceRule):
             for buffer in module.buffers():
                 init.zeros_(buffer)
-
-    def set_item_vectors(self, vectors: np.ndarray | torch.Tensor) -> None:
-        """
-        Give the items of a text backbone their embeddings; they are saved with the weights.
-
-        Args:
-            vectors: (N, D), in catalogue order.
-
-        Raises:
-            ValueError: for a backbone without text, another shape, or vectors with NaN or infinity.
-        """
-        items = self.base_model.items
-        if not isinstance(items, TextItems):
-            raise ValueError(f"backbone={self.config.backbone!r} reads no text: use unisrec or morec.")
-        new = torch.as_tensor(vectors, dtype=items.vectors.dtype, device=items.vectors.device)
-        if new.shape != items.vectors.shape:
-            raise ValueError(
-                f"Text embeddings have shape {tuple(new.shape)}, expected {tuple(items.vectors.shape)}: one row per "
-                f"item, item_vector_size long."
-            )
-        if not new.isfinite().all():
-            row = int((~new.isfinite().all(1)).nonzero()[0])
-            raise ValueError(f"The text embedding of row {row} holds NaN or infinity: embed this item again.")
-        items.vectors.copy_(new)
 
 
 @dataclass
@@ -254,7 +230,7 @@ class ReaRecOutput(ModelOutput):
     reasoning_states: torch.FloatTensor | None = None
 
 
-class ReaRecForNextItem(ItemRecommenderMixin, ReaRecPreTrainedModel):
+class ReaRecForNextItem(NewTextItems, ItemRecommenderMixin, ReaRecPreTrainedModel):
     """
     ReaRec with the score of every catalogue row as one class each.
 
@@ -368,7 +344,17 @@ class ReaRecForNextItem(ItemRecommenderMixin, ReaRecPreTrainedModel):
         return prediction_state(states, self.config.reasoning) / self.config.temperature
 
     def item_vectors(self) -> torch.Tensor:
-        """(N + 1, d), PAD last; scores are their products with [`user_vectors`]."""
+        """
+        (N + 1, d), PAD last; scores are their products with [`user_vectors`].
+
+        Raises:
+            ValueError: for a processor with more items or fewer: they would be read as others, or as PAD.
+        """
+        if self.processor is not None and len(self.processor.item_ids) != self.config.num_items:
+            raise ValueError(
+                f"The processor has {len(self.processor.item_ids)} items, the model {self.config.num_items}: new items "
+                f"enter by the model's add_items."
+            )
         return self.model.item_table()
 
     def user_vectors(self, input_ids, attention_mask, item_vectors: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from hf_genrec.methods.rearec.rearec_trainer import ReaRecTrainer
 from hf_genrec.methods.rearec.sequence_rows import PackedSequences, SequenceCollator
 from hf_genrec.semantic_ids.arguments import TokenizerArguments
 from hf_genrec.semantic_ids.embedding import embed_texts
+from hf_genrec.semantic_ids.ready_made import ready_embeddings
 from hf_genrec.semantic_ids.text import item_texts
 from hf_genrec.training.arguments import GenRecTrainingArguments
 from hf_genrec.training.config import RunConfig
@@ -27,8 +28,11 @@ def build_trainer(config: RunConfig) -> ReaRecTrainer:
     """The trainer of a run whose data are prepared, with its model and rows."""
     run, arguments = config.run, config.training
     prepared = PreparedData.load(run.data)
+    validation = prepared.split("validation", may_be_empty=arguments.eval_strategy == "no")
     arguments.output_dir, arguments.run_name = str(run.checkpoints), arguments.run_name or run.path.name
 
+    if config.tokenizer.embeddings_path is not None and not config.model.reads_text:
+        raise ValueError(f"embeddings_path is not read by backbone: {config.model.backbone}; use unisrec or morec")
     # Before the seed is set: embedding texts may draw from the generator, reading them from the cache does not.
     vectors = text_vectors(prepared.items, config.tokenizer, config.model.text_dim) if config.model.reads_text else None
     set_seed(arguments.seed)
@@ -38,7 +42,7 @@ def build_trainer(config: RunConfig) -> ReaRecTrainer:
         model,
         arguments,
         train_dataset=rows,
-        eval_dataset=subsample(prepared.split("validation"), arguments.eval_users, arguments.seed),
+        eval_dataset=subsample(validation, arguments.eval_users, arguments.seed),
         data_collator=collator,
         noise_start_epoch=config.model.noise_start_epoch,
     )
@@ -54,30 +58,43 @@ def text_vectors(
     arguments: TokenizerArguments,
     text_dim: int | None = None,
     embedding_cache: str | Path | None = None,
+    new_items: pa.Table | None = None,
 ) -> np.ndarray:
     """
-    Text embeddings of the items, (N, D) float32.
+    Embeddings of the items, (N, D) float32: of their text, or those of `embeddings_path`.
 
     Args:
         items: one row per item, column item_id and text columns.
-        arguments: `text_model` and `text_columns`.
+        arguments: `text_model` and `text_columns`, or `embeddings_path`.
         text_dim: principal components of the centred embeddings that are kept; `None` keeps the embeddings as they are.
         embedding_cache: folder of the embeddings already made; `None` for the default of `embed_texts`.
+        new_items: the embeddings of these instead, centred and projected as those of `items` are, for a model's
+            `add_items`.
 
     Raises:
-        ValueError: a missing column, a text model that cannot be loaded, or more components than there are.
+        ValueError: a missing column, a text model that cannot be loaded, embeddings that do not fit, or more components
+            than there are.
     """
-    vectors = embed_texts(item_texts(items, arguments.text_columns), arguments.text_model, embedding_cache)
+
+    def embedded(items: pa.Table) -> np.ndarray:
+        ready_made = ready_embeddings(items, arguments)
+        if ready_made is not None:
+            return ready_made
+        return embed_texts(item_texts(items, arguments.text_columns), arguments.text_model, embedding_cache)
+
+    vectors = embedded(items)
+    wanted = vectors if new_items is None else embedded(new_items)
     if text_dim is None:
-        return vectors
+        return wanted
     if text_dim > min(vectors.shape):
         raise ValueError(
             f"text_dim={text_dim}: the embeddings of {len(vectors)} items, {vectors.shape[1]} long, have at most "
             f"{min(vectors.shape)} principal components"
         )
-    centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    centred = vectors.astype(np.float64) - mean
     _, directions = np.linalg.eigh(centred.T @ centred)  # columns, the largest variance last
-    return (centred @ directions[:, : -text_dim - 1 : -1]).astype(np.float32)
+    return ((wanted.astype(np.float64) - mean) @ directions[:, : -text_dim - 1 : -1]).astype(np.float32)
 
 
 def build_rearec(

@@ -29,6 +29,7 @@ def build_trainer(config: RunConfig) -> Reg4RecTrainer:
     """The trainer of a run whose data are prepared and tokenized, with its model and examples."""
     run, arguments = config.run, config.training
     prepared, semantic_ids = PreparedData.load(run.data), SemanticIds.load(run.semantic_ids)
+    validation = prepared.split("validation", may_be_empty=arguments.eval_strategy == "no")
     arguments.output_dir, arguments.run_name = str(run.checkpoints), arguments.run_name or run.path.name
 
     set_seed(arguments.seed)
@@ -39,7 +40,7 @@ def build_trainer(config: RunConfig) -> Reg4RecTrainer:
         model,
         arguments,
         train_dataset=examples,
-        eval_dataset=subsample(prepared.split("validation"), arguments.eval_users, arguments.seed),
+        eval_dataset=subsample(validation, arguments.eval_users, arguments.seed),
         data_collator=collator,
         confidence_order_from=config.model.confidence_order_from,
     )

@@ -58,6 +58,17 @@ def test_analyze(run, monkeypatch, capsys, caplog):
     ]
 
 
+def test_a_split_without_targets_is_one_line(run, tmp_path, monkeypatch, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    prepared = PreparedData.load(run / "data")
+    prepared.num_test = np.zeros_like(prepared.num_test)
+    prepared.save(tmp_path / "run/data")
+    for command in ("evaluate", "analyze", "calibrate-depth"):
+        error = fails(monkeypatch, capsys, command, tmp_path / "run")
+        assert error.startswith("error: the test split has no targets, so nothing can be evaluated: only users with 3")
+        assert len(error.splitlines()) == 1
+
+
 def test_calibrate_all_changes_nothing_but_the_results(run, monkeypatch, capsys, caplog):
     before = {path.name: path.read_bytes() for path in (run / "model").iterdir() if path.is_file()}
     with caplog.at_level("INFO"):

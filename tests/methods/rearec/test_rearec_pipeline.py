@@ -5,6 +5,8 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import ITEMS, USERS, check_a_killed_training, run_command, run_pipeline
@@ -12,6 +14,7 @@ from safetensors.torch import load_file
 
 from hf_genrec import cli
 from hf_genrec.data.prepared import PreparedData
+from hf_genrec.hub import recommend_as_stranger
 from hf_genrec.method import load_model
 from hf_genrec.methods.rearec import training_rearec as build_rearec
 from hf_genrec.trainers import train
@@ -100,6 +103,43 @@ def test_a_text_backbone_trains_on_embeddings(trained, rearec_config, own_data, 
     expected = (left[:, :5] * singular[:5] ** 2) @ left[:, :5].T
     torch.testing.assert_close(saved @ saved.T, expected, rtol=1e-3, atol=1e-3)
     assert len(model.recommend(["f01"], k=ITEMS)[0]) == ITEMS
+
+
+def test_ready_made_embeddings_take_the_place_of_the_text(trained, rearec_config, own_data, capsys):
+    """Trained on embeddings of images, say; a new item enters by its own, and a stranger recommends it."""
+    prepared = PreparedData.load(trained / "data")
+    vectors = np.random.default_rng(0).normal(size=(ITEMS + 1, 7)).astype(np.float32)
+    table = pa.table({"film": [*prepared.item_ids, "f99"], "vector": list(vectors)})
+    pq.write_table(table, own_data / "vectors.parquet")
+    folder = own_data / "rearec-images"
+    folder.mkdir()
+    subprocess.run(["cp", "-r", trained / "data", folder / "data"], check=True)
+    options = ["--embeddings_path", str(own_data / "vectors.parquet"), "--embeddings_id_column", "film"]
+    options += ["--output_dir", str(folder), "--num_train_epochs", "1"]
+    with pytest.raises(ValueError, match="embeddings_path is not read by backbone: sasrec; use unisrec or morec"):
+        train.main(parse_config(str(rearec_config), options))
+    config = parse_config(str(rearec_config), [*options, "--backbone", "morec", "--text_dim", "5"])
+    train.main(config)
+    model = load_model(folder / "model")
+    before = dict(zip(*model.recommend(["f01", "f03"], k=ITEMS), strict=True))
+
+    new = pa.table({"item_id": ["f99"]})
+    tokenizer = parse_config(str(rearec_config), options).tokenizer
+    known = build_rearec.text_vectors(prepared.items, tokenizer, 5)
+    torch.testing.assert_close(torch.from_numpy(known), model.base_model.items.vectors)
+    model.add_items(["f99"], build_rearec.text_vectors(prepared.items, tokenizer, 5, new_items=new), ["New film"])
+    after = dict(zip(*model.recommend(["f01", "f03"], k=ITEMS + 1), strict=True))
+    assert after.pop("f99") == pytest.approx(model.score_items(["f01", "f03"], ["f99"]).item(), rel=1e-5)
+    assert after == pytest.approx(before, rel=1e-5)
+    model.save_pretrained(folder / "grown")
+    expected = model.recommend(["f99", "f01"], k=ITEMS + 1)
+    loaded = load_model(folder / "grown")
+    item_ids, scores = loaded.recommend(["f99", "f01"], k=ITEMS + 1)
+    assert (item_ids, scores) == (expected[0], pytest.approx(expected[1], rel=1e-5))
+    assert loaded.processor.title("f99") == "New film"
+    item_ids, scores = recommend_as_stranger(folder / "grown", ["f99", "f01"], ITEMS + 1)
+    assert item_ids == expected[0]
+    assert scores == pytest.approx(expected[1], rel=1e-5)
 
 
 def test_a_training_without_evaluations(trained, rearec_config, own_data, caplog):

@@ -1,0 +1,174 @@
+"""Ready-made item embeddings, from NumPy and Parquet files, in place of those of the items' text."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hf_genrec.semantic_ids.arguments import TokenizerArguments
+from hf_genrec.semantic_ids.build import assign_semantic_ids, encode_new_items, item_parts
+from hf_genrec.semantic_ids.ready_made import load_embeddings
+from hf_genrec.semantic_ids.residual_kmeans import fit_residual_kmeans
+
+VECTORS = np.arange(12, dtype=np.float32).reshape(4, 3) + 1
+IDS = ["a", "b", "c", "10"]
+WANTED = ["10", "a", "c"]
+EXPECTED = VECTORS[[3, 0, 2]]
+
+
+def npy(folder, vectors=VECTORS, ids=IDS):
+    np.save(folder / "vectors.npy", vectors)
+    (folder / "vectors.ids.txt").write_text("".join(f"{item_id}\n" for item_id in ids))
+    return folder / "vectors.npy"
+
+
+def parquet(folder, **columns):
+    pq.write_table(pa.table(columns), folder / "vectors.parquet")
+    return folder / "vectors.parquet"
+
+
+def test_numpy_and_parquet_files_give_the_same_vectors_in_catalogue_order(tmp_path):
+    assert np.array_equal(load_embeddings(npy(tmp_path), WANTED), EXPECTED)
+    assert load_embeddings(npy(tmp_path, VECTORS.astype(np.float16)), WANTED).dtype == np.float32
+    rows = VECTORS.tolist()
+    for cells in (rows, pa.array(rows, pa.list_(pa.float32(), 3)), pa.array(rows, pa.large_list(pa.float64()))):
+        assert np.array_equal(load_embeddings(parquet(tmp_path, item_id=IDS, title=IDS, v=cells), WANTED), EXPECTED)
+    columns = {f"v{n}": VECTORS[:, n] for n in range(3)}
+    assert np.array_equal(load_embeddings(parquet(tmp_path, film=IDS, title=IDS, **columns), WANTED, "film"), EXPECTED)
+    # whole numbers of an id column name the same items as text
+    assert np.array_equal(load_embeddings(parquet(tmp_path, item_id=[3.0, 10.0], v=rows[:2]), ["10"]), VECTORS[1:2])
+
+
+def test_many_row_groups_are_read_in_order(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    ids = [f"i{row}" for row in range(50)]
+    table = pa.table({"item_id": ids, "v": pa.array(list(vectors))})
+    pq.write_table(table, tmp_path / "v.parquet", row_group_size=7)
+    assert np.array_equal(load_embeddings(tmp_path / "v.parquet", ids[::-1]), vectors[::-1])
+
+
+def with_nan(row):
+    return np.where(np.arange(4)[:, None] == row, np.nan, VECTORS)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "ids", "message"),
+    [
+        (VECTORS[:, 0], IDS, r"vectors\.npy holds float32 of shape \(4,\): expected numbers, one row per item"),
+        (VECTORS.astype(str), IDS, r"holds <U32 of shape"),
+        (VECTORS, IDS[:3], r"vectors\.ids\.txt has 3 ids for the 4 rows of vectors\.npy"),
+        (VECTORS, ["a", "b", " ", "10"], r"vectors\.ids\.txt, line 3: no id"),
+        (VECTORS, ["a", "c", "a", "10"], r"rows 1 and 3 are of the same item 'a'"),
+        (
+            VECTORS,
+            ["a", "b", "c", "d"],
+            r"no vector of 1 of 3 items, for instance '10' \(the file has ids such as 'a'\)",
+        ),
+        (with_nan(2), IDS, r"vectors\.npy, row 3 \(item 'c'\) holds NaN or infinity"),
+    ],
+)
+def test_bad_numpy_files_are_one_line(tmp_path, vectors, ids, message):
+    with pytest.raises(ValueError, match=message) as error:
+        load_embeddings(npy(tmp_path, vectors, ids), WANTED)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"film": IDS, "v": VECTORS.tolist()}, r"no column 'item_id' \(embeddings_id_column\); columns found: film, v"),
+        ({"item_id": [True] * 4, "v": VECTORS.tolist()}, r"column 'item_id' \(embeddings_id_column\) is of type bool"),
+        ({"item_id": ["a", None, "c", "d"], "v": VECTORS.tolist()}, r"row 2: no id"),
+        (
+            {"item_id": IDS, "v": [[1.0], [2.0], [1.0, 2.0], [3.0]]},
+            r"row 3 \(item 'c'\): a vector of 2 numbers where row",
+        ),
+        ({"item_id": IDS, "v": [[1.0], None, [1.0], [3.0]]}, r"row 2 \(item 'b'\): no vector where row 1 has 1"),
+        ({"item_id": IDS, "v": [[1.0], [2.0], [None], [3.0]]}, r"row 3 \(item 'c'\) holds NaN or infinity"),
+        ({"item_id": IDS, "v": [1.0, 2.0, None, 3.0]}, r"row 3 \(item 'c'\) holds NaN or infinity"),
+        ({"item_id": IDS, "v": VECTORS.tolist(), "w": VECTORS.tolist()}, r"2 columns hold vectors \(v, w\)"),
+        ({"item_id": IDS, "title": IDS}, r"no column holds lists of numbers or numbers; .*: title \(string\)"),
+        (
+            {"item_id": IDS, "v": pa.array([[]] * 4, pa.list_(pa.float32()))},
+            r"row 1 \(item 'a'\): a vector of 0 numbers",
+        ),
+    ],
+)
+def test_bad_parquet_files_are_one_line(tmp_path, columns, message):
+    with pytest.raises(ValueError, match=message) as error:
+        load_embeddings(parquet(tmp_path, **columns), WANTED)
+    assert str(error.value).startswith(str(tmp_path / "vectors.parquet"))
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(FileNotFoundError, match="correct embeddings_path"):
+        load_embeddings(tmp_path / "none.npy", IDS)
+    path = npy(tmp_path)
+    (tmp_path / "vectors.ids.txt").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"vectors\.ids\.txt does not exist: it names the items of vectors\.npy"
+    ):
+        load_embeddings(path, IDS)
+    for name in ("vectors.npy", "vectors.parquet"):
+        for content in (b"", b"\x93NUMPY", b"PAR1" * 5):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(ValueError, match=f"{name}.* not a .* file that can be read") as error:
+                load_embeddings(tmp_path / name, IDS)
+            assert "\n" not in str(error.value)
+    np.save(tmp_path / "vectors.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"vectors\.npy is not a NumPy file that can be read"):  # nothing is unpickled
+        load_embeddings(tmp_path / "vectors.npy", IDS)
+    (tmp_path / "v.csv").write_text("x")
+    with pytest.raises(ValueError, match=r"v\.csv: embeddings_path reads \.npy and \.parquet files"):
+        load_embeddings(tmp_path / "v.csv", IDS)
+
+
+@pytest.fixture
+def fitted(tmp_path):
+    """40 items without any text, tokenized by their embeddings; one of the file is new."""
+    rng = np.random.default_rng(1)
+    vectors, ids = rng.normal(size=(41, 5)), [f"i{row}" for row in range(40)]
+    path = npy(tmp_path, vectors, [*ids, "new"])
+    items = pa.table({"item_id": ids})
+    arguments = TokenizerArguments(
+        embeddings_path=str(path), vectors="both", codebook_sizes=[4, 16], collaborative_dim=4
+    )
+    parts = item_parts(items, [rng.permutation(40)[:8] for _ in range(30)], arguments)
+    tokenizer = fit_residual_kmeans(parts, arguments.codebook_sizes, arguments.part_weights)
+    ids, _ = assign_semantic_ids(items, parts, tokenizer, arguments)
+    return path, parts, tokenizer, ids
+
+
+def test_they_take_the_place_of_the_text(fitted):
+    path, parts, tokenizer, ids = fitted
+    assert list(parts) == ["embeddings", "collaborative"]
+    assert np.array_equal(parts["embeddings"], load_embeddings(path, ids.item_ids))
+    assert tokenizer.config.part_names == ["embeddings", "collaborative"]
+    assert ids.report["embeddings_path"] == str(path)
+
+
+def test_a_new_item_needs_an_embedding_not_a_text(fitted):
+    path, _, tokenizer, ids = fitted
+    new = pa.table({"item_id": ["new"], "title": ["A film"]})
+    with pytest.raises(ValueError, match=r"fitted on ready-made embeddings .* text cannot be encoded: give embeddings"):
+        encode_new_items(tokenizer, ids, new)
+    grown = encode_new_items(tokenizer, ids, new, embeddings=load_embeddings(path, ["new"]))
+    assert grown.item_ids == [*ids.item_ids, "new"]
+    assert np.array_equal(grown.codes[:-1], ids.codes)
+    with pytest.raises(ValueError, match="2 embeddings for 1 new items"):
+        encode_new_items(tokenizer, ids, new, embeddings=np.zeros((2, 5)))
+    with pytest.raises(ValueError, match=r"part 'embeddings' has shape \(1, 4\), expected \(1, 5\)"):
+        encode_new_items(tokenizer, ids, new, embeddings=np.ones((1, 4)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vectors": "collaborative"}, "embeddings_path is not read with vectors: collaborative"),
+        ({"text_columns": ["title"]}, "text_columns are not read with embeddings_path"),
+    ],
+)
+def test_settings_that_contradict_each_other(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TokenizerArguments(embeddings_path="x.npy", **changes)
