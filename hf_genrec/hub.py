@@ -11,8 +11,13 @@ from typing import Any
 
 from transformers import PreTrainedModel, TrainingArguments
 
+from hf_genrec.catalogue.saved_files import load_tensors
 from hf_genrec.files import whole_file, whole_folder, write_json
-from hf_genrec.method import auto_class, load_method, method_of
+from hf_genrec.method import auto_class, load_method, method_of, read_config
+
+# Of what an export writes, and of what people lay beside it to be read; code is named by the configuration.
+PUSHED = {".json", ".safetensors", ".md", ".txt", ".parquet", ".png", ".jinja", "LICENSE", "NOTICE"}
+CHECKPOINT_FILES = {"trainer_state.json", "optimizer.safetensors"}
 
 CARD = """---
 library_name: transformers
@@ -168,17 +173,49 @@ def recommend_as_stranger(folder: Path, histories: list[Any], k: int = 10) -> tu
     return item_ids, scores
 
 
+def code_files(folder: Path) -> set[str]:
+    """The files of a saved folder that transformers' loader executes, by the names its configurations give."""
+    from transformers.dynamic_module_utils import get_relative_import_files
+
+    found = set()
+    for place in (folder, folder / "item_tokenizer"):
+        for name in ("config.json", "processor_config.json"):
+            if not (place / name).is_file():
+                continue
+            for reference in read_config(place, name).get("auto_map", {}).values():
+                module = folder / f"{str(reference).split('.')[0]}.py"
+                if module.is_file():
+                    found |= {module.name, *(Path(path).name for path in get_relative_import_files(module))}
+    return found
+
+
 def require_pushable(model_folder: Path, repo_id: str) -> None:
     """
     Raises:
-        ValueError: if the folder holds a pickle, or the repository's name is none.
+        ValueError: if the folder holds what an export does not write (a pickle, a link, a hidden file, a checkpoint,
+        code that the model does not name), or the repository's name is none.
     """
     from huggingface_hub.utils import validate_repo_id
 
     validate_repo_id(repo_id)
-    for path in sorted(Path(model_folder).rglob("*")):
-        if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"):
-            raise ValueError(f"{path} may hold a pickle, which is not pushed: remove it")
+    folder, code = Path(model_folder), code_files(Path(model_folder))
+    for path in sorted(folder.rglob("*")):
+        inside, kind = path.relative_to(folder), path.suffix.lower()
+        if path.is_symlink():
+            raise ValueError(f"{path} is a link, and what it leads to is not pushed: remove it, or put the file there")
+        if inside.parts[0] != "item_tokenizer" and (len(inside.parts) > 1 or path.is_dir()):
+            raise ValueError(f"{path} is in a folder that no export writes, and is not pushed: remove it")
+        if path.is_dir() and len(inside.parts) == 1:
+            continue
+        if not path.is_file() or path.name.startswith(".") or path.name in CHECKPOINT_FILES:
+            raise ValueError(f"{path} is hidden, or of a checkpoint, and is not pushed: remove it")
+        if not (kind in PUSHED or path.name in PUSHED or (kind == ".py" and path.name in code)):
+            raise ValueError(
+                f"{path} is not pushed (it may hold a pickle, code that the model does not name, or a secret): remove "
+                f"it; an exported folder holds {', '.join(sorted(PUSHED))} and the model's code"
+            )
+        if kind == ".safetensors":
+            load_tensors(str(path))
 
 
 def push(model_folder: Path, repo_id: str, private: bool = False, token: str | None = None) -> str:
@@ -186,7 +223,7 @@ def push(model_folder: Path, repo_id: str, private: bool = False, token: str | N
     Upload an exported folder to the Hub in one commit, and return the address of the commit.
 
     Raises:
-        ValueError: if the folder holds a pickle.
+        ValueError: as [`require_pushable`].
     """
     from huggingface_hub import HfApi
 
