@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from hf_genrec.catalogue.saved_files import load_tensors
 from hf_genrec.files import whole_file, whole_folder, write_json
 from hf_genrec.method import auto_class, load_method, method_of, read_config
+from hf_genrec.terminal import shown
 
 # Of what an export writes, and of what people lay beside it to be read; code is named by the configuration.
 PUSHED = {".json", ".safetensors", ".md", ".txt", ".parquet", ".png", ".jinja", "LICENSE", "NOTICE"}
@@ -35,7 +36,7 @@ tags:
 ```python
 from transformers import {auto_class}
 
-model = {auto_class}.from_pretrained("{name}", trust_remote_code=True)
+model = {auto_class}.from_pretrained({quoted}, trust_remote_code=True)
 item_ids, scores = model.recommend({example}, k=10)
 [model.processor.title(item_id) for item_id in item_ids]
 ```
@@ -95,18 +96,25 @@ def write_model_card(model_folder: Path, results_folder: Path) -> None:
             facts["best validation NDCG@10"] = (
                 f"{training['best_validation_ndcg@10']:.4f} (users of the training's evaluation)"
             )
+    name = shown(model_folder.resolve().parent.name)
     text = CARD.format(
-        name=model_folder.resolve().parent.name,
+        name=name,
+        quoted=json.dumps(name, ensure_ascii=False),
         model_type=config["model_type"],
         tags="\n".join(f"- {tag}" for tag in card.tags),
         about=card.about,
         auto_class=auto_class(model_folder),
         example=json.dumps(item_ids[:3]),
         results=_results_section(results_folder),
-        facts="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
+        facts="\n".join(f"| {fact} | {_in_table(value)} |" for fact, value in facts.items()),
     )
     with whole_file(model_folder / "README.md") as path:
         path.write_text(text, encoding="utf-8")
+
+
+def _in_table(value: Any) -> str:
+    """A setting of a configuration, which may hold anything, in a cell of a Markdown table."""
+    return shown(str(value)).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _results_section(results_folder: Path) -> str:
@@ -200,19 +208,17 @@ def require_pushable(model_folder: Path, repo_id: str) -> None:
     validate_repo_id(repo_id)
     folder, code = Path(model_folder), code_files(Path(model_folder))
     for path in sorted(folder.rglob("*")):
-        inside, kind = path.relative_to(folder), path.suffix.lower()
+        kind = path.suffix.lower()
         if path.is_symlink():
-            raise ValueError(f"{path} is a link, and what it leads to is not pushed: remove it, or put the file there")
-        if inside.parts[0] != "item_tokenizer" and (len(inside.parts) > 1 or path.is_dir()):
-            raise ValueError(f"{path} is in a folder that no export writes, and is not pushed: remove it")
-        if path.is_dir() and len(inside.parts) == 1:
+            raise ValueError(f"{path} is a link, and what it leads to is not pushed: put the file there, or remove it")
+        if path.is_dir() and path == folder / "item_tokenizer":
             continue
-        if not path.is_file() or path.name.startswith(".") or path.name in CHECKPOINT_FILES:
-            raise ValueError(f"{path} is hidden, or of a checkpoint, and is not pushed: remove it")
+        if path.is_dir() or not path.is_file() or path.name.startswith(".") or path.name in CHECKPOINT_FILES:
+            raise ValueError(f"{path} is hidden, of a checkpoint, or no file of an exported model: remove it")
         if not (kind in PUSHED or path.name in PUSHED or (kind == ".py" and path.name in code)):
             raise ValueError(
-                f"{path} is not pushed (it may hold a pickle, code that the model does not name, or a secret): remove "
-                f"it; an exported folder holds {', '.join(sorted(PUSHED))} and the model's code"
+                f"{path} may hold a pickle, a secret, or code that the model does not use, which is not pushed: remove "
+                f"it (an exported folder holds its own code and {', '.join(sorted(PUSHED))})"
             )
         if kind == ".safetensors":
             load_tensors(str(path))

@@ -174,7 +174,7 @@ def drop_key(folder, rng, _other):
 
 
 def change_tensor(folder, rng, _other):
-    """One tensor of the trie, the sets or the catalogue: permuted, negated, cut, retyped, renamed, one number changed."""
+    """One tensor of the trie, the sets or the catalogue: permuted, negated, cut, retyped, renamed, a number changed."""
     paths = catalogue_tensors(folder)
     path = paths[rng.integers(len(paths))]
     tensors = load_file(path)

@@ -1,5 +1,6 @@
 """What is known of a saved model before its weights are read: whether its configuration and its weights fit."""
 
+import dataclasses
 import math
 import os
 import re
@@ -52,6 +53,10 @@ def read_config(config_class: Any, folder: Any, **place: Any) -> Any:
         for name, usual in FOREIGN_SETTINGS.items():
             if name in content and content[name] not in (usual, None):
                 raise ValueError(f"it sets {name}, which a saved model of this kind has not")
+        for setting in dataclasses.fields(config_class):
+            value = content.get(setting.name, setting.default)
+            if isinstance(setting.default, bool) and not isinstance(value, bool):
+                raise ValueError(f"{setting.name} is {value!r}, and must be true or false")
         config = config_class.from_dict({name: _special_float(value) for name, value in content.items()})
         for name, value in vars(config).items():
             for number in value if isinstance(value, list) else [value]:
@@ -159,7 +164,7 @@ def require_weights(model_class: Any, config: Any, folder: Any, kwargs: dict[str
     if surplus:
         raise DamagedFile(f"{where} holds weights that the model has not: {_some(surplus)}: save or download it again.")
     dtype = getattr(config, "dtype", None)
-    if dtype is not None and dtype not in {FLOATS.get(weight.dtype) for weight in found.values()}:
+    if dtype is not None and not any(FLOATS.get(weight.dtype) == dtype for weight in found.values()):
         raise DamagedFile(f"{config_path} is damaged (dtype is {dtype}, and no weight is): save or download it again.")
     for name, (path, shape, stored) in found.items():
         if name not in expected:

@@ -1,15 +1,14 @@
 """The catalogue's semantic IDs: item id -> codes, on disk as safetensors and JSON."""
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from hf_genrec.catalogue.saved_files import naming, read_json
 from hf_genrec.files import whole_file, write_json
 
 CODES_FILE = "semantic_ids.safetensors"
@@ -93,19 +92,25 @@ class SemanticIds:
         for path in (codes_path, table_path):
             if not path.is_file():
                 raise FileNotFoundError(f"{path} is missing; make the semantic IDs again")
-        try:
+        remedy = "make the semantic IDs again"
+        with naming(codes_path, remedy):
             codes = load_file(codes_path)["codes"]
-        except (SafetensorError, KeyError) as error:
-            raise ValueError(f"{codes_path} is damaged ({error}); make the semantic IDs again") from error
-        try:
-            table = json.loads(table_path.read_text(encoding="utf-8"))
+            if codes.dtype != np.int64:
+                raise ValueError(f"codes are {codes.dtype}, expected int64")
+        table = read_json(str(table_path))
+        with naming(table_path, remedy):
+            lacking = {"item_ids", "codebook_sizes", "report", "codes_sha256"} - table.keys()
+            if lacking:
+                raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
             item_ids, sizes, report = table["item_ids"], table["codebook_sizes"], table["report"]
-            fingerprint = table["codes_sha256"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{table_path} is damaged ({error}); make the semantic IDs again") from error
-        if fingerprint != _fingerprint(codes):
-            raise ValueError(f"{codes_path} and {TABLE_FILE} are not of one save; make the semantic IDs again")
-        return cls(item_ids, codes, sizes, report)
+            for name, kind in (("item_ids", str), ("codebook_sizes", int)):
+                if not isinstance(table[name], list) or not all(type(value) is kind for value in table[name]):
+                    raise ValueError(f"{name} is no list of {kind.__name__}")
+            if not isinstance(report, dict):
+                raise ValueError("report is no JSON object")
+            if table["codes_sha256"] == _fingerprint(codes):
+                return cls(item_ids, codes, sizes, report)
+        raise ValueError(f"{codes_path} and {TABLE_FILE} are not of one save; make the semantic IDs again")
 
 
 def _fingerprint(codes: np.ndarray) -> str:
