@@ -24,20 +24,7 @@ def checked_popularity(item_ids: Sequence[str], titles: Sequence[str | None] | N
         ValueError: for an empty catalogue, an id that stands twice or is no string, a title that is none, lengths that
         differ, or a negative popularity.
     """
-    if not len(item_ids):
-        raise ValueError("The catalogue is empty: give at least one item.")
-    for item_id in item_ids:
-        if not isinstance(item_id, str):
-            raise ValueError(f"Item id {item_id!r} is no string: item ids are strings.")
-    row_of = {item_id: row for row, item_id in enumerate(item_ids)}
-    if len(row_of) != len(item_ids):
-        twice = next(item_id for row, item_id in enumerate(item_ids) if row_of[item_id] != row)
-        raise ValueError(f"Item {twice!r} stands twice in the catalogue: item ids must differ.")
-    if titles is not None and len(titles) != len(item_ids):
-        raise ValueError(f"{len(titles)} titles for {len(item_ids)} items: give one per item.")
-    for item_id, title in zip(item_ids, titles or (), strict=False):
-        if not (title is None or isinstance(title, str)):
-            raise ValueError(f"Item {item_id!r}: its title {title!r} is neither a string nor None.")
+    check_names(item_ids, titles)
     if popularity is None:
         return np.zeros(len(item_ids), dtype=np.int64)
     popularity = np.asarray(popularity, dtype=np.int64)
@@ -47,6 +34,28 @@ def checked_popularity(item_ids: Sequence[str], titles: Sequence[str | None] | N
         row = int(popularity.argmin())
         raise ValueError(f"Item {item_ids[row]!r}: popularity {popularity[row]} is negative: give 0 or more.")
     return popularity
+
+
+def check_names(item_ids: Sequence[str], titles: Sequence[str | None] | None) -> None:
+    """The ids and titles of [`checked_popularity`]; raises ValueError as it does."""
+    if not len(item_ids):
+        raise ValueError("The catalogue is empty: give at least one item.")
+    if set(map(type, item_ids)) != {str}:
+        for item_id in item_ids:
+            if not isinstance(item_id, str):
+                raise ValueError(f"Item id {item_id!r} is no string: item ids are strings.")
+    if len(set(item_ids)) != len(item_ids):
+        row_of = {item_id: row for row, item_id in enumerate(item_ids)}
+        twice = next(item_id for row, item_id in enumerate(item_ids) if row_of[item_id] != row)
+        raise ValueError(f"Item {twice!r} stands twice in the catalogue: item ids must differ.")
+    if titles is None:
+        return
+    if len(titles) != len(item_ids):
+        raise ValueError(f"{len(titles)} titles for {len(item_ids)} items: give one per item.")
+    if not set(map(type, titles)) <= {str, type(None)}:
+        for item_id, title in zip(item_ids, titles, strict=True):
+            if not (title is None or isinstance(title, str)):
+                raise ValueError(f"Item {item_id!r}: its title {title!r} is neither a string nor None.")
 
 
 def save_items(folder: Any, item_ids: Sequence[str], titles: Sequence[str] | None, **arrays: np.ndarray) -> None:
@@ -84,7 +93,7 @@ def load_items(
         item_ids, titles = catalogue["item_ids"], catalogue["titles"]
         if not isinstance(item_ids, list) or not isinstance(titles, list | None):
             raise ValueError("item_ids must be a list of strings, and titles one or null")
-        checked_popularity(item_ids, titles, None)
+        check_names(item_ids, titles)
     tensors, metadata = load_tensors(tensors_path)
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("popularity", *per_item), (len(item_ids),))
     if num_levels is not None:
@@ -97,9 +106,10 @@ def load_items(
                 found = f"{tensors[name].dtype} of shape {tuple(tensors[name].shape)}"
                 raise ValueError(f"{name} is {found}, expected torch.int64 of shape {shape}")
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        checked_popularity(item_ids, None, arrays["popularity"])
+        if arrays["popularity"].min() < 0:
+            raise ValueError("popularity is negative")
     # Folders of earlier versions hold no fingerprint.
-    if metadata.get("item_ids", _fingerprint(item_ids)) != _fingerprint(item_ids):
+    if "item_ids" in metadata and metadata["item_ids"] != _fingerprint(item_ids):
         raise DamagedFile(f"{catalogue_path} and {TENSORS_FILE} are not of one save (other item ids): {REMEDY}.")
     return item_ids, titles, arrays
 

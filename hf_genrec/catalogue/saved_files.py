@@ -67,7 +67,8 @@ def saved_file(folder: Any, name: str, required: bool = True, **place: Any) -> s
         with naming(folder, "check its name and your connection"):
             path = cached_file(folder, name, _raise_exceptions_for_missing_entries=False, **place)
     if path is None and required:
-        raise FileNotFoundError(f"{os.path.join(str(folder), place.get('subfolder') or '')} holds no {name}: {REMEDY}.")
+        where = os.path.join(folder, place["subfolder"]) if place.get("subfolder") else folder
+        raise FileNotFoundError(f"{where} holds no {name}: {REMEDY}.")
     return path
 
 
