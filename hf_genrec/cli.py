@@ -179,7 +179,7 @@ def push(
     repo_id: Annotated[str, typer.Argument(help="Repository on the Hub, for instance my-org/my-model.")],
     private: Annotated[bool, typer.Option(help="Make a new repository private.")] = False,
 ) -> None:
-    """Upload the run's model with its code, processor and card."""
+    """Upload the run's model with its code, processor and card; refuses what no export writes, and links."""
     quiet()
     from hf_genrec.hub import push as upload
     from hf_genrec.training.config import RunFolder

@@ -202,6 +202,14 @@ def test_settings_that_are_not_those_of_the_model(care, change):
     assert str(care) in refusal(care)
 
 
+def test_a_misspelt_setting_is_not_the_default(folder):
+    content = json.loads((folder / "config.json").read_text())
+    for name in content.keys() & {"temperature", "rms_norm_eps", "code_order", "hidden_act", "backbone"}:
+        changed = {key: value for key, value in content.items() if key != name} | {f"{name[:-1]}x": content[name]}
+        (folder / "config.json").write_text(json.dumps(changed))
+        assert f"did you mean {name!r}?" in refusal(folder)
+
+
 def changed_weights(folder, change):
     path = folder / "model.safetensors"
     weights = load_file(path)

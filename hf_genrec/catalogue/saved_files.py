@@ -68,7 +68,8 @@ def saved_file(folder: Any, name: str, required: bool = True, **place: Any) -> s
             path = cached_file(folder, name, _raise_exceptions_for_missing_entries=False, **place)
     if path is None and required:
         where = os.path.join(folder, place["subfolder"]) if place.get("subfolder") else folder
-        raise FileNotFoundError(f"{where} holds no {name}: {REMEDY}.")
+        remedy = REMEDY if os.path.isdir(folder) else "check that it is a folder, or a repository that can be reached"
+        raise FileNotFoundError(f"{where} holds no {name}: {remedy}.")
     return path
 
 

@@ -1,6 +1,7 @@
 """What is known of a saved model before its weights are read: whether its configuration and its weights fit."""
 
 import dataclasses
+import difflib
 import math
 import os
 import re
@@ -53,6 +54,12 @@ def read_config(config_class: Any, folder: Any, **place: Any) -> Any:
         for name, usual in FOREIGN_SETTINGS.items():
             if name in content and content[name] not in (usual, None):
                 raise ValueError(f"it sets {name}, which a saved model of this kind has not")
+        settings = {setting.name for setting in dataclasses.fields(config_class)}
+        for name in content.keys() - settings:
+            # Another version's setting may be unknown here; one that stands for a missing one is misspelt.
+            meant = difflib.get_close_matches(name, settings - content.keys(), n=1, cutoff=0.8)
+            if meant:
+                raise ValueError(f"it sets {name!r}, did you mean {meant[0]!r}?")
         for setting in dataclasses.fields(config_class):
             value = content.get(setting.name, setting.default)
             if isinstance(setting.default, bool) and not isinstance(value, bool):
