@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_genrec.terminal import quiet
+from hf_genrec.terminal import quiet, shown
 
 HELP = "Generative recommenders: from an interaction log to semantic IDs, a trained model and recommended titles."
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
@@ -29,7 +29,8 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError, RuntimeError, ImportError) as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        line = shown(" ".join(str(error).splitlines()))
+        typer.secho(f"error: {line}", fg=typer.colors.RED, err=True)
         raise SystemExit(2) from None
 
 
@@ -125,7 +126,11 @@ def recommend(
     k: Annotated[int, typer.Option("-k", help="Number of items.")] = 10,
     exclude_seen: Annotated[bool, typer.Option(help="Leave the items of the history out.")] = False,
     stranger: Annotated[
-        bool, typer.Option(help="Open the folder through the Auto classes in a process that cannot import hf_genrec.")
+        bool,
+        typer.Option(
+            help="Open the folder through the Auto classes in a process that cannot import hf_genrec. This runs the "
+            "Python code in the folder: only for one you trust."
+        ),
     ] = False,
 ) -> None:
     """The next items for a user of the data or for a history, by title."""
@@ -151,7 +156,7 @@ def recommend(
 
     item_ids, scores = model.recommend(items, k=k, exclude_seen=exclude_seen)
     title = model.processor.title
-    newest = ", ".join(title(item_id) for item_id in items[-3:]) or "none"
+    newest = ", ".join(shown(title(item_id)) for item_id in items[-3:]) or "none"
     typer.echo(f"history: {len(items)} items, the newest: {newest}")
     if stranger:
         if exclude_seen:
@@ -165,7 +170,7 @@ def recommend(
         )
     kind = load_method(model.config.model_type).score_name
     for rank, (item_id, score) in enumerate(zip(item_ids, scores, strict=True), start=1):
-        typer.echo(f"{rank:3d}. {title(item_id)}  (item {item_id}, {kind} {score:.2f})")
+        typer.echo(f"{rank:3d}. {shown(title(item_id))}  (item {shown(item_id)}, {kind} {score:.2f})")
 
 
 @app.command()
@@ -174,7 +179,7 @@ def push(
     repo_id: Annotated[str, typer.Argument(help="Repository on the Hub, for instance my-org/my-model.")],
     private: Annotated[bool, typer.Option(help="Make a new repository private.")] = False,
 ) -> None:
-    """Upload the run's model with its code, processor and card."""
+    """Upload the run's model with its code, processor and card; refuses what no export writes, and links."""
     quiet()
     from hf_genrec.hub import push as upload
     from hf_genrec.training.config import RunFolder

@@ -11,8 +11,14 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from hf_genrec.catalogue.saved_files import load_tensors
 from hf_genrec.files import fingerprint, whole_file
-from hf_genrec.method import auto_class, load_method, method_of
+from hf_genrec.method import auto_class, load_method, method_of, read_config
+from hf_genrec.terminal import shown
+
+# Of what an export writes, and of what people lay beside it to be read; code is named by the configuration.
+PUSHED = {".json", ".safetensors", ".md", ".txt", ".parquet", ".png", ".jinja", "LICENSE", "NOTICE"}
+CHECKPOINT_FILES = {"trainer_state.json", "optimizer.safetensors"}
 
 CARD = """---
 library_name: transformers
@@ -30,7 +36,7 @@ tags:
 ```python
 from transformers import {auto_class}
 
-model = {auto_class}.from_pretrained("{name}", trust_remote_code=True)
+model = {auto_class}.from_pretrained({quoted}, trust_remote_code=True)
 item_ids, scores = model.recommend({example}, k=10)
 [model.processor.title(item_id) for item_id in item_ids]
 ```
@@ -85,18 +91,25 @@ def write_model_card(model_folder: Path, results_folder: Path) -> None:
             facts["best validation NDCG@10"] = (
                 f"{training['best_validation_ndcg@10']:.4f} (users of the training's evaluation)"
             )
+    name = shown(model_folder.resolve().parent.name)
     text = CARD.format(
-        name=model_folder.resolve().parent.name,
+        name=name,
+        quoted=json.dumps(name, ensure_ascii=False),
         model_type=config["model_type"],
         tags="\n".join(f"- {tag}" for tag in card.tags),
         about=card.about,
         auto_class=auto_class(model_folder),
         example=json.dumps(item_ids[:3]),
         results=_results_section(results_folder, model_fingerprint(model_folder)),
-        facts="\n".join(f"| {name} | {value} |" for name, value in facts.items()),
+        facts="\n".join(f"| {fact} | {_in_table(value)} |" for fact, value in facts.items()),
     )
     with whole_file(model_folder / "README.md") as path:
         path.write_text(text, encoding="utf-8")
+
+
+def _in_table(value: Any) -> str:
+    """A setting of a configuration, which may hold anything, in a cell of a Markdown table."""
+    return shown(str(value)).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _results_section(results_folder: Path, model: str) -> str:
@@ -166,17 +179,47 @@ def recommend_as_stranger(folder: Path, histories: list[Any], k: int = 10) -> tu
     return item_ids, scores
 
 
+def code_files(folder: Path) -> set[str]:
+    """The files of a saved folder that transformers' loader executes, by the names its configurations give."""
+    from transformers.dynamic_module_utils import get_relative_import_files
+
+    found = set()
+    for place in (folder, folder / "item_tokenizer"):
+        for name in ("config.json", "processor_config.json"):
+            if not (place / name).is_file():
+                continue
+            for reference in read_config(place, name).get("auto_map", {}).values():
+                module = folder / f"{str(reference).split('.')[0]}.py"
+                if module.is_file():
+                    found |= {module.name, *(Path(path).name for path in get_relative_import_files(module))}
+    return found
+
+
 def require_pushable(model_folder: Path, repo_id: str) -> None:
     """
     Raises:
-        ValueError: if the folder holds a pickle, or the repository's name is none.
+        ValueError: if the folder holds what an export does not write (a pickle, a link, a hidden file, a checkpoint,
+        code that the model does not name), or the repository's name is none.
     """
     from huggingface_hub.utils import validate_repo_id
 
     validate_repo_id(repo_id)
-    for path in sorted(Path(model_folder).rglob("*")):
-        if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"):
-            raise ValueError(f"{path} may hold a pickle, which is not pushed: remove it")
+    folder, code = Path(model_folder), code_files(Path(model_folder))
+    for path in sorted(folder.rglob("*")):
+        kind = path.suffix.lower()
+        if path.is_symlink():
+            raise ValueError(f"{path} is a link, and what it leads to is not pushed: put the file there, or remove it")
+        if path.is_dir() and path == folder / "item_tokenizer":
+            continue
+        if path.is_dir() or not path.is_file() or path.name.startswith(".") or path.name in CHECKPOINT_FILES:
+            raise ValueError(f"{path} is hidden, of a checkpoint, or no file of an exported model: remove it")
+        if not (kind in PUSHED or path.name in PUSHED or (kind == ".py" and path.name in code)):
+            raise ValueError(
+                f"{path} may hold a pickle, a secret, or code that the model does not use, which is not pushed: remove "
+                f"it (an exported folder holds its own code and {', '.join(sorted(PUSHED))})"
+            )
+        if kind == ".safetensors":
+            load_tensors(str(path))
 
 
 def push(model_folder: Path, repo_id: str, private: bool = False, token: str | None = None) -> str:
@@ -184,7 +227,7 @@ def push(model_folder: Path, repo_id: str, private: bool = False, token: str | N
     Upload an exported folder to the Hub in one commit, and return the address of the commit.
 
     Raises:
-        ValueError: if the folder holds a pickle.
+        ValueError: as [`require_pushable`].
     """
     from huggingface_hub import HfApi
 

@@ -1,6 +1,5 @@
 """What the library asks of a method, and how a method is found: by the name of its folder in `methods/`."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 FOLDER = Path(__file__).parent / "methods"
-PLACE = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
 @dataclass(frozen=True)
@@ -108,18 +106,13 @@ def read_config(folder: str | Path, name: str = "config.json", **place: Any) -> 
         ValueError: if it is damaged.
         OSError: if there is none.
     """
-    path = Path(folder) / name
-    if not path.is_file() and Path(folder).exists():
+    if not (Path(folder) / name).is_file() and Path(folder).exists():
         raise FileNotFoundError(f"{folder} holds no {name}: name a run folder or a saved model")
-    if not path.is_file():
-        from transformers.utils import cached_file
+    from hf_genrec.catalogue.saved_files import read_json, saved_file
 
-        path = Path(str(cached_file(str(folder), name, **place)))
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): save or download it again") from error
-    if not isinstance(content, dict) or not isinstance(content.get("auto_map", {}), dict):
+    path = saved_file(str(folder), name, **place)
+    content = read_json(str(path))
+    if not isinstance(content.get("auto_map", {}), dict):
         raise ValueError(f"{path} is damaged (no mapping of names): save or download it again")
     return content
 
@@ -152,8 +145,12 @@ def auto_class(folder: str | Path) -> str:
 
 
 def _auto_class_in(config: dict[str, Any], folder: str | Path) -> str:
+    import transformers
+
     for name in config.get("auto_map", {}):
         if name.startswith("AutoModelFor"):
+            if not hasattr(transformers, name):
+                raise ValueError(f"{folder}/config.json names {name} under auto_map, which transformers has not")
             return name
     raise ValueError(f"{folder}/config.json names no class under auto_map: it is no model of this library")
 
@@ -168,13 +165,19 @@ def load_model(folder: str | Path, **settings: Any) -> Any:
             `from_pretrained` takes them.
 
     Raises:
-        ValueError: if the folder holds no model of this library, or a damaged one.
-        OSError: if there is nothing of that name.
+        ValueError: if the folder holds no model of this library, or a damaged one. It names the file.
+        OSError: if there is nothing of that name, or a file is missing.
     """
-    import transformers
+    from hf_genrec.catalogue.saved_files import hub_place
 
-    place = {name: settings[name] for name in PLACE if name in settings}
-    config = read_config(folder, **place)
-    auto, name = getattr(transformers, _auto_class_in(config, folder)), _method_in(config, folder)
-    import_module(f"{__package__}.methods.{name}.modeling_{name}")  # makes its classes known to the Auto classes
-    return auto.from_pretrained(folder, trust_remote_code=False, **settings)
+    config = read_config(folder, **hub_place(settings))
+    auto, name = _auto_class_in(config, folder), _method_in(config, folder)
+    module = import_module(f"{__package__}.methods.{name}.modeling_{name}")
+    # Not the Auto class: beside an adapter it would open whatever model the adapter names.
+    model_class: Any = getattr(module, str(config["auto_map"][auto]).split(".")[-1], None)
+    if not hasattr(model_class, "processor_class"):
+        raise ValueError(f"{folder}/config.json names no model of {module.__name__} under auto_map: save it again")
+    model = model_class.from_pretrained(folder, trust_remote_code=False, **settings)
+    if model.processor is None:
+        raise FileNotFoundError(f"{folder} holds no catalogue.json: save the model with its processor, or download it")
+    return model

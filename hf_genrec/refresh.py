@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModel, GenerationConfig, PreTrainedModel
-from transformers.dynamic_module_utils import get_relative_import_files
+from transformers import PreTrainedModel
 
-import hf_genrec.item_tokenizers  # noqa: F401  (makes them known to the Auto classes)
 from hf_genrec.files import restore_folder, whole_folder
-from hf_genrec.hub import recommend_as_stranger, save_model
-from hf_genrec.method import load_model, read_config
+from hf_genrec.hub import code_files, recommend_as_stranger, save_model
+from hf_genrec.item_tokenizers import load_item_tokenizer
+from hf_genrec.method import load_model
 
 TOLERANCE = 1e-4  # of scores: sums in another order
 
@@ -46,10 +45,6 @@ def refresh(folder: Path, num_histories: int = 8, k: int = 10) -> list[list[str]
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no saved model (config.json): name a run folder or a saved model")
     model = _open(folder, load_model)
-    if model.processor is None:
-        raise ValueError(f"{folder} has no catalogue.json: only a model with its catalogue can be refreshed")
-    if (folder / "generation_config.json").is_file():
-        _open(folder, GenerationConfig.from_pretrained)
     rng, items = np.random.default_rng(0), model.processor.item_ids
     lengths = np.minimum(np.arange(num_histories), model.processor.max_history)
     histories = [[items[row] for row in rng.integers(0, len(items), length)] for length in lengths]
@@ -58,10 +53,10 @@ def refresh(folder: Path, num_histories: int = 8, k: int = 10) -> list[list[str]
     with whole_folder(folder) as new, tempfile.TemporaryDirectory() as temporary:
         new_tokenizer, tokenizer = Path(temporary) / "item_tokenizer", None
         if (folder / "item_tokenizer").is_dir():
-            tokenizer = _open(folder / "item_tokenizer", _open_item_tokenizer)
+            tokenizer = _open(folder / "item_tokenizer", load_item_tokenizer)
             _of_today(tokenizer)
             tokenizer.save_pretrained(new_tokenizer)
-            _require_equal(folder, tokenizer, _open_item_tokenizer(new_tokenizer))
+            _require_equal(folder, tokenizer, load_item_tokenizer(new_tokenizer))
         _of_today(model)
         save_model(model, new, new_tokenizer)
         _require_equal(folder, model, load_model(new))
@@ -86,10 +81,6 @@ def _open(folder: Path, opener: Callable[[Path], Any]) -> Any:
         ) from error
 
 
-def _open_item_tokenizer(folder: Path) -> Any:
-    return AutoModel.from_pretrained(folder, trust_remote_code=False)
-
-
 def _of_today(model: Any) -> None:
     """The configuration names the files of today, whatever those of the saved folder were called."""
     model.config.auto_map = type(model.config)().auto_map
@@ -104,7 +95,7 @@ def _require_equal(folder: Path, model: PreTrainedModel, again: PreTrainedModel)
 
 def _put_back(folder: Path, new: Path) -> None:
     """What is neither written anew nor the library's code of an earlier version."""
-    stale = _code(folder) | {"__pycache__"}
+    stale = code_files(folder) | {"__pycache__"}
     for path in sorted(folder.iterdir()):
         if path.name in stale or (new / path.name).exists():
             continue
@@ -112,17 +103,3 @@ def _put_back(folder: Path, new: Path) -> None:
             shutil.copytree(path, new / path.name, symlinks=True)
         else:
             shutil.copy2(path, new / path.name, follow_symlinks=False)
-
-
-def _code(folder: Path) -> set[str]:
-    """The files of a saved folder that transformers' loader executes, by the names its configurations give."""
-    found = set()
-    for place in (folder, folder / "item_tokenizer"):
-        for name in ("config.json", "processor_config.json"):
-            if not (place / name).is_file():
-                continue
-            for reference in read_config(place, name).get("auto_map", {}).values():
-                module = folder / f"{str(reference).split('.')[0]}.py"
-                if module.is_file():
-                    found |= {module.name, *(Path(path).name for path in get_relative_import_files(module))}
-    return found

@@ -1,12 +1,51 @@
 """What a command shows on the terminal."""
 
 import logging
+import unicodedata
+
+# Marks that turn the order of all that follows. Letters that are written from right to left need none of them.
+_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def shown(text: str) -> str:
+    """
+    Text of somebody else's file (a title, an id, a name) as a terminal may show it: control characters, line ends
+    among them, marks of direction and halves of characters are written as escapes. All other letters stay.
+
+    ```python
+    >>> shown("Alien\\x1b[2J"), shown("Amélie")
+    ('Alien\\\\x1b[2J', 'Amélie')
+    ```
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(map(_shown, text))
+
+
+def _shown(letter: str) -> str:
+    if letter in _BIDI or unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp"):
+        return letter.encode("unicode_escape").decode()
+    return letter
+
+
+class ShownFormatter(logging.Formatter):
+    """Log lines as [`shown`]; a message may have several."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(shown, super().format(record).split("\n")))
+
+
+def log_to_terminal(level: int) -> None:
+    """Log lines on the terminal, as [`shown`], unless they go somewhere already."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(ShownFormatter("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def quiet() -> None:
     """Our own log lines on the terminal; no progress bars for reading and writing a few weights."""
     from transformers.utils import logging as transformers_logging
 
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    log_to_terminal(logging.WARNING)
     logging.getLogger("hf_genrec").setLevel(logging.INFO)
     transformers_logging.disable_progress_bar()

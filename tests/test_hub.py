@@ -1,16 +1,19 @@
 """What a stranger does with a saved folder: transformers alone, no hf_genrec, no network."""
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
 from conftest import make_model, make_processor
+from learned_tokenizers import make_rq_vae
 from safetensors.torch import save_file
 
-from hf_genrec.hub import push, recommend_as_stranger, save_model
+from hf_genrec.hub import push, recommend_as_stranger, require_pushable, save_model, write_model_card
 
 pytestmark = pytest.mark.libraries
 
@@ -111,6 +114,75 @@ def test_a_pickle_is_not_pushed(saved):
     (folder / "training_args.bin").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"training_args\.bin may hold a pickle"):
         push(folder, "somebody/something")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "weights.BIN", "model.PKL", "items.joblib", "a.pth", "a.npz", ".env", ".netrc", "secret.env", "evil.py",
+        "id_rsa", "trainer_state.json", "a.so", "a.zip", "optimizer.safetensors", "item_tokenizer/x.Pt",
+        "item_tokenizer/.env", "item_tokenizer/evil.py",
+    ],
+)  # fmt: skip
+def test_what_no_export_writes_is_not_pushed(saved, name):
+    _, folder = saved
+    require_pushable(folder, "somebody/something")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"x")
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(folder / name))} [^\n]*remove it"):
+        require_pushable(folder, "somebody/something")
+
+
+@pytest.mark.parametrize("name", ["checkpoint-10", ".git", "__pycache__", "data"])
+def test_other_folders_are_not_pushed(saved, name):
+    _, folder = saved
+    (folder / name).mkdir()
+    (folder / name / "a.json").write_text("{}")
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(folder / name))} .*remove it"):
+        require_pushable(folder, "somebody/something")
+
+
+@pytest.mark.parametrize("target", ["file.json", "folder", "nothing"])
+def test_links_are_not_pushed(saved, tmp_path, target):
+    _, folder = saved
+    (tmp_path / "file.json").write_text('{"token": "secret"}')
+    (tmp_path / "folder").mkdir()
+    (folder / "notes.json").symlink_to(tmp_path / target)
+    with pytest.raises(ValueError, match=r"notes\.json is a link"):
+        push(folder, "somebody/something")
+
+
+def test_a_pickle_by_another_name_is_not_pushed(saved):
+    _, folder = saved
+    (folder / "more.safetensors").write_bytes(b"\x80\x04K\x01.")
+    with pytest.raises(ValueError, match=r"more\.safetensors is damaged"):
+        require_pushable(folder, "somebody/something")
+
+
+def test_what_is_laid_beside_a_model_to_be_read_is_pushed(saved, tmp_path):
+    model, _ = saved
+    make_rq_vae().save_pretrained(tmp_path / "tokenizer")
+    save_model(model, tmp_path / "both", tmp_path / "tokenizer")
+    for name in ("README.md", "health.PNG", "LICENSE", "figures.json", "items.parquet"):
+        (tmp_path / "both" / name).write_bytes(b"x")
+    require_pushable(tmp_path / "both", "somebody/something")
+
+
+def test_a_card_says_names_and_settings_as_they_are(tmp_path):
+    """What a folder is called, and what its configuration holds, is no code, no markup and no front matter."""
+    run = tmp_path / 'run")\n---\nlicense: mit'
+    model = make_model(make_processor())
+    item_ids = ['"]; import os #', "```\n---", *model.processor.item_ids[2:]]
+    model.processor.set_catalogue(item_ids, model.processor.codes)
+    model.save_pretrained(run / "model")
+    write_model_card(run / "model", run / "results")
+    lines = (run / "model/README.md").read_text().splitlines()
+    assert lines.count("---") == 2
+    assert sum(line.startswith("```") for line in lines) == 2
+    code = "\n".join(lines[lines.index("```python") + 1 : lines.index("```")])
+    values = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+    assert item_ids[0] in values
+    assert item_ids[1] in values
 
 
 def test_a_model_and_its_item_tokenizer_share_no_file_name(saved, tmp_path):

@@ -1,6 +1,6 @@
 """The catalogue of a processor (ids, titles, popularity), and the processor that a recommender carries."""
 
-import json
+import inspect
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,19 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
+from transformers import BatchFeature, GenerationConfig, PreTrainedModel, ProcessorMixin
 from transformers.utils import logging
 
+from .catalogue_files import CATALOGUE_FILE, load_items, save_items
 from .flat_code import FlatCode, FlatModelCode
-from .transformers_bridge import cached_file
+from .saved_files import hub_place, naming, read_json, saved_file
+from .saved_weights import read_config, require_agreement, require_finite, require_weights
 
 logger = logging.get_logger(__name__)
 
-CATALOGUE_FILE = "catalogue.json"
-TENSORS_FILE = "catalogue.safetensors"
-HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+SETTINGS_FILE = "processor_config.json"
 
 
 class CatalogueProcessor(FlatCode, ProcessorMixin):
@@ -42,29 +40,6 @@ class CatalogueProcessor(FlatCode, ProcessorMixin):
         return ["input_ids", "attention_mask"]
 
     # ---- items ----
-
-    @staticmethod
-    def _checked_popularity(item_ids: Sequence[str], titles: Sequence[str] | None, popularity) -> np.ndarray:
-        """
-        Popularity of the items as an array, 0 where there is none.
-
-        Raises:
-            ValueError: for an empty catalogue, an id that stands twice, or lengths that differ.
-        """
-        if not len(item_ids):
-            raise ValueError("The catalogue is empty: give at least one item.")
-        row_of = {item_id: row for row, item_id in enumerate(item_ids)}
-        if len(row_of) != len(item_ids):
-            twice = next(item_id for row, item_id in enumerate(item_ids) if row_of[item_id] != row)
-            raise ValueError(f"Item {twice!r} stands twice in the catalogue: item ids must differ.")
-        if titles is not None and len(titles) != len(item_ids):
-            raise ValueError(f"{len(titles)} titles for {len(item_ids)} items: give one per item.")
-        if popularity is None:
-            return np.zeros(len(item_ids), dtype=np.int64)
-        popularity = np.asarray(popularity, dtype=np.int64)
-        if popularity.shape != (len(item_ids),):
-            raise ValueError(f"popularity has shape {popularity.shape} for {len(item_ids)} items: give one per item.")
-        return popularity
 
     def _attach_items(self, item_ids: Sequence[str], titles: Sequence[str] | None, popularity: np.ndarray):
         self.item_ids, self.titles = list(item_ids), None if titles is None else list(titles)
@@ -157,67 +132,40 @@ class CatalogueProcessor(FlatCode, ProcessorMixin):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """
-        Raises:
-            OSError: if a file of the catalogue is missing.
-            ValueError: if one is damaged.
-        """
-        processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        processor._load_catalogue(pretrained_model_name_or_path, **hub_place(kwargs))
-        return processor
+        Reads the settings, tokenizer and catalogue of one place. What else the settings name is not opened.
 
-    def _save_catalogue(self, save_directory):
-        self._save_items(save_directory)
-
-    def _load_catalogue(self, pretrained_model_name_or_path, **place):
-        self._load_items(pretrained_model_name_or_path, **place)
-
-    def _save_items(self, save_directory, **arrays: np.ndarray):
-        """Ids and titles as JSON; popularity and the arrays of a subclass, a row per item, as safetensors."""
-        with open(os.path.join(save_directory, CATALOGUE_FILE), "w", encoding="utf-8") as file:
-            json.dump({"item_ids": self.item_ids, "titles": self.titles}, file, ensure_ascii=False)
-        tensors = {name: torch.from_numpy(array) for name, array in (arrays | {"popularity": self.popularity}).items()}
-        save_file(tensors, os.path.join(save_directory, TENSORS_FILE))
-
-    def _load_items(self, pretrained_model_name_or_path, **place) -> dict[str, np.ndarray]:
-        """
-        Attach what [`_save_items`] wrote.
-
-        Returns:
-            the arrays of the safetensors file by name, popularity included.
+        Args:
+            kwargs: where in a repository (`revision`, `token`, ...), and settings to change.
 
         Raises:
             OSError: if a file is missing.
             ValueError: if one is damaged.
         """
-        catalogue_path, tensors_path = (
-            cached_file(pretrained_model_name_or_path, name, **place) for name in (CATALOGUE_FILE, TENSORS_FILE)
-        )
-        try:
-            with open(catalogue_path, encoding="utf-8") as file:
-                catalogue = json.load(file)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{catalogue_path} is damaged ({error}): save or download the processor again.") from error
-        arrays = {name: tensor.numpy() for name, tensor in load_tensors(tensors_path).items()}
-        self._attach_items(catalogue["item_ids"], catalogue["titles"], arrays["popularity"])
-        return arrays
+        place = hub_place(kwargs)
+        path = saved_file(pretrained_model_name_or_path, SETTINGS_FILE, **place)
+        names = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
+        settings: dict[str, Any] = read_json(str(path))
+        if "tokenizer" in names:
+            settings["tokenizer"] = cls._load_tokenizer(pretrained_model_name_or_path, **place)
+        settings |= {name: kwargs[name] for name in names if name in kwargs}
+        with naming(path):
+            lacking = [name for name in names if name not in settings]
+            if lacking:
+                raise ValueError(f"it lacks {', '.join(lacking)} of a {cls.__name__}")
+            processor = cls(**{name: settings[name] for name in names})
+        processor._load_catalogue(pretrained_model_name_or_path, **place)
+        return processor
 
+    @classmethod
+    def _load_tokenizer(cls, pretrained_model_name_or_path, **place):
+        raise NotImplementedError
 
-def hub_place(kwargs: dict) -> dict:
-    """Of the arguments of a `from_pretrained`, those that say where its files are."""
-    return {name: kwargs[name] for name in HUB_KEYS if kwargs.get(name) is not None}
+    def _save_catalogue(self, save_directory):
+        save_items(save_directory, self.item_ids, self.titles, popularity=self.popularity)
 
-
-def load_tensors(path: str) -> dict[str, torch.Tensor]:
-    """
-    A safetensors file.
-
-    Raises:
-        ValueError: if it is truncated or damaged, naming it.
-    """
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is truncated or damaged ({error}): save or download it again.") from error
+    def _load_catalogue(self, pretrained_model_name_or_path, **place):
+        item_ids, titles, arrays = load_items(pretrained_model_name_or_path, place)
+        self._attach_items(item_ids, titles, arrays["popularity"])
 
 
 @contextmanager
@@ -341,29 +289,33 @@ class ProcessorCarrier(FlatModelCode, PreTrainedModel):
         The model, and its processor from the same place where there is one.
 
         Raises:
-            ValueError: if a file of weights is truncated or damaged, or the checkpoint lacks some of the model's
-            weights.
+            OSError: if a file is missing.
+            ValueError: if one is damaged, or the files do not fit each other. It names the file.
         """
-        wants_info = kwargs.pop("output_loading_info", False)
-        try:
-            loaded: Any = super().from_pretrained(
-                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-            )
-        except SafetensorError as error:
-            raise ValueError(
-                f"The weights in {pretrained_model_name_or_path} are truncated or damaged ({error}): save or download "
-                f"them again."
-            ) from error
-        model, info = loaded
+        wants_info, folder = kwargs.pop("output_loading_info", False), pretrained_model_name_or_path
         place = hub_place(kwargs)
-        if cached_file(
-            pretrained_model_name_or_path, CATALOGUE_FILE, _raise_exceptions_for_missing_entries=False, **place
-        ):
+        if saved_file(folder, "adapter_config.json", required=False, **place):
+            # transformers would open whatever model it names.
+            raise ValueError(f"{folder} holds an adapter_config.json: merge the adapter into the model, or remove it.")
+        processor = found = None
+        if saved_file(folder, CATALOGUE_FILE, required=False, **place):
             # Our own checkpoint, not a base model: nothing in it may start from random numbers.
-            if info["missing_keys"]:
-                missing = ", ".join(sorted(info["missing_keys"]))
-                raise ValueError(f"{pretrained_model_name_or_path} lacks weights of the model: {missing}.")
-            model.processor = cls.processor_class.from_pretrained(pretrained_model_name_or_path, **place)
+            config = read_config(cls.config_class, folder, **place)
+            processor = cls.processor_class.from_pretrained(folder, **place)
+            with naming(saved_file(folder, "config.json", **place)):
+                require_agreement(config, processor)
+            found = require_weights(cls, config, folder, kwargs)
+            generation = saved_file(folder, "generation_config.json", required=False, **place)
+            if generation is not None:
+                with naming(generation):
+                    GenerationConfig.from_dict(read_json(generation))
+            kwargs["use_safetensors"] = True
+        with naming(folder):
+            loaded: Any = super().from_pretrained(folder, *args, output_loading_info=True, **kwargs)
+        model, info = loaded
+        if found is not None:
+            require_finite(model, found, folder)
+            model.processor = processor
         return (model, info) if wants_info else model
 
     def save_pretrained(self, save_directory, is_main_process: bool = True, *, push_to_hub: bool = False, **kwargs):

@@ -8,7 +8,7 @@ from transformers import LogitsProcessor
 
 from .flat_lists import expand_ranges
 from .item_trie import ItemTrie
-from .trie_arrays import LIMIT
+from .trie_arrays import LIMIT, is_division, require_items
 
 MAX_COMPLETIONS = 2**20  # leaves times states whose completions are summed at once
 
@@ -73,6 +73,8 @@ class ItemSets:
         postings (`torch.Tensor`): (leaves * M,) the leaves that hold each token, token after token and rising in each.
         posting_starts (`torch.Tensor`): (V + 1,) where each token's postings begin; V - 1 is the largest token id.
     """
+
+    ARRAYS = ("leaf_tokens", "item_starts", "items", "postings", "posting_starts")
 
     def __init__(
         self,
@@ -317,13 +319,7 @@ class ItemSets:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The arrays by name, for safetensors."""
-        return {
-            "leaf_tokens": self.leaf_tokens,
-            "item_starts": self.item_starts,
-            "items": self.items,
-            "postings": self.postings,
-            "posting_starts": self.posting_starts,
-        }
+        return {name: getattr(self, name) for name in self.ARRAYS}
 
     @classmethod
     def from_state_dict(cls, tensors: dict[str, torch.Tensor]) -> "ItemSets":
@@ -333,25 +329,63 @@ class ItemSets:
         Raises:
             ValueError: if arrays are missing or do not belong together.
         """
-        names = {"leaf_tokens", "item_starts", "items", "postings", "posting_starts"}
-        if set(tensors) != names:
+        if tensors.keys() != set(cls.ARRAYS):
             raise ValueError(
                 f"No item sets of this version: they hold {', '.join(sorted(tensors))}. Build them anew from the "
                 f"catalogue and save them again."
             )
-        num_leaves, num_codebooks = tensors["leaf_tokens"].shape
+        advice = "build them anew from the catalogue and save them again."
+        leaves, starts, items, postings, posting_starts = (tensors[name] for name in cls.ARRAYS)
+        if any(array.dtype != torch.int32 or not len(array) or (array < 0).any() for array in tensors.values()) or [
+            array.dim() for array in (leaves, items, postings, posting_starts)
+        ] != [2, 1, 1, 1]:
+            raise ValueError(f"The arrays of the item sets must be int32 numbers, 0 or more: {advice}")
+        num_leaves, num_codebooks = leaves.shape
         if (
-            len(tensors["item_starts"]) != num_leaves + 1
-            or tensors["item_starts"][-1] != len(tensors["items"])
-            or len(tensors["postings"]) != num_leaves * num_codebooks
-            or tensors["posting_starts"][-1] != len(tensors["postings"])
-            or len(tensors["posting_starts"]) != int(tensors["leaf_tokens"].max()) + 2
+            not num_codebooks
+            or not is_division(starts, num_leaves, len(items))
+            or len(postings) != leaves.numel()
+            or len(posting_starts) != int(leaves.max()) + 2
+            or posting_starts[0] != 0
+            or posting_starts[-1] != len(postings)
+            or (posting_starts.diff() < 0).any()
+            or postings.max() >= num_leaves
         ):
-            raise ValueError(
-                "The arrays of the item sets do not belong together: build them anew from the catalogue and save them "
-                "again."
-            )
-        return cls(**tensors)
+            raise ValueError(f"The arrays of the item sets do not belong together: {advice}")
+        sets = cls(**tensors)
+        # Each token's leaves rise and have the token: as there are as many as codes, they are all leaves that do.
+        token = torch.repeat_interleave(posting_starts.diff())
+        rises = (postings[1:] > postings[:-1]) | (token[1:] != token[:-1])
+        column = sets.codebook_of[token]
+        if (
+            not rises.all()
+            or (column < 0).any()
+            or (leaves[postings.long(), column] != token).any()
+            or (sets.codebook_of[leaves.long()] != torch.arange(num_codebooks)).any()
+            or not _ascending(leaves)
+        ):
+            raise ValueError(f"The leaves and postings of the item sets do not belong together: {advice}")
+        return sets
+
+    def require_catalogue(self, token_ids: np.ndarray, popularity: np.ndarray) -> None:
+        """
+        Raises, unless these are the sets that [`from_token_ids`] makes of a catalogue.
+
+        Args:
+            token_ids: (N, M) of the catalogue's items.
+            popularity: (N,) of the catalogue's items.
+
+        Raises:
+            ValueError: if they are of another catalogue.
+        """
+        require_items(self.items, self.item_starts, self.leaf_tokens, token_ids, popularity)
+
+
+def _ascending(lines: torch.Tensor) -> bool:
+    """Whether the lines (n, M) stand in lexicographic order and differ."""
+    step = lines.diff(dim=0)
+    first = (step != 0).int().argmax(1, keepdim=True)  # the first column that differs
+    return bool((step.gather(1, first) > 0).all())
 
 
 def _kept(leaves: torch.Tensor, owner: torch.Tensor, keep: torch.Tensor, num_states: int):

@@ -12,8 +12,10 @@ from .trie_arrays import (
     ended,
     first_of,
     gather_last,
+    is_division,
     most_children,
     packed_keys,
+    require_items,
     row_numbers,
     shifted,
     take,
@@ -410,18 +412,34 @@ class ItemTrie:
             )
         tokens = [tensors[f"tokens.{level}"] for level in range(1, levels + 1)]
         child_starts = [tensors[f"child_starts.{level}"] for level in range(levels + 1)]
-        items, max_children = tensors["items"], tensors["max_children"].tolist()
-        if len(max_children) != levels + 1:
-            raise ValueError(
-                "The item trie's arrays do not belong together: build the trie anew from the catalogue and save it "
-                "again."
-            )
-        counts = [len(array) - width for array, width in zip(tokens, max_children, strict=False)]
-        nodes = [1, *counts, len(items)]
+        items, max_children = tensors["items"], tensors["max_children"]
+        advice = "build the trie anew from the catalogue and save it again."
+        if max_children.dtype != torch.int64 or max_children.shape != (levels + 1,):
+            raise ValueError(f"The item trie's arrays do not belong together: {advice}")
+        if any(array.dtype != torch.int32 or array.dim() != 1 for array in (*tokens, items)) or (items < 0).any():
+            raise ValueError(f"The item trie's tokens and rows must be int32 numbers, rows 0 or more: {advice}")
+        widths = max_children.tolist()
+        nodes = [1, *(len(array) - width for array, width in zip(tokens, widths, strict=False)), len(items)]
         for level, starts in enumerate(child_starts):
-            if len(starts) != nodes[level] + 1 or starts[-1] != nodes[level + 1]:
-                raise ValueError(
-                    f"The item trie's arrays of level {level} do not belong together: build the trie anew from the "
-                    f"catalogue and save it again."
-                )
-        return cls(tokens, child_starts, items, max_children)
+            if not is_division(starts, nodes[level], nodes[level + 1]) or most_children(starts) != widths[level]:
+                raise ValueError(f"The item trie's arrays of level {level} do not belong together: {advice}")
+        for level, (array, count) in enumerate(zip(tokens, nodes[1:], strict=False)):
+            rises = array[1:count] > array[: count - 1]
+            rises[child_starts[level][1:-1].long() - 1] = True  # the first child of the next node
+            if (array[:count] < 0).any() or array[count:].any() or not rises.all():
+                raise ValueError(f"The item trie's tokens of level {level + 1} do not rise under a node: {advice}")
+        return cls(tokens, child_starts, items, widths)
+
+    def require_catalogue(self, token_ids: np.ndarray, popularity: np.ndarray) -> None:
+        """
+        Raises, unless this is the trie that [`from_token_ids`] makes of a catalogue.
+
+        Args:
+            token_ids: (N, L) of the catalogue's items.
+            popularity: (N,) of the catalogue's items.
+
+        Raises:
+            ValueError: if it is of another catalogue.
+        """
+        starts = self.child_starts[-1]
+        require_items(self.items, starts, self.token_ids(starts[:-1].long()), token_ids, popularity)

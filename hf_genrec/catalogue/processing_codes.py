@@ -6,8 +6,12 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from .catalogue import CatalogueProcessor, logger
+from .catalogue_files import TENSORS_FILE, checked_popularity, load_items
+from .saved_files import naming, read_json, require_number, saved_file
 
 ANSWER_TOKEN = "|start_of_answer|"
+# Settings of a tokenizer that would have it read another file than tokenizer.json.
+ELSEWHERE = {"fast_tokenizer_files", "gguf_file", "tokenizer_file", "tokenizer_object", "vocab_file"}
 
 
 def code_token(level: int, code: int) -> str:
@@ -31,6 +35,9 @@ class CodeProcessor(CatalogueProcessor):
 
     def __init__(self, tokenizer, codebook_sizes: Sequence[int] = (), max_history: int = 50):
         super().__init__(tokenizer)
+        require_number("max_history", max_history, 1)
+        for size in codebook_sizes:
+            require_number("codebook_sizes", size, 1)
         self.codebook_sizes = list(codebook_sizes)
         self.max_history = max_history
         vocabulary = tokenizer.get_vocab()
@@ -45,12 +52,23 @@ class CodeProcessor(CatalogueProcessor):
             raise ValueError(
                 f"The tokenizer has no token {error}: build it for codebook_sizes={self.codebook_sizes}."
             ) from error
+        ids = np.concatenate([*self.code_token_ids, [self.answer_token_id]])
+        if len(np.unique(ids)) < len(ids):
+            raise ValueError("Two codes, or a code and the answer token, are one token: build the tokenizer anew.")
 
     @classmethod
-    def _load_tokenizer_from_pretrained(cls, sub_processor_type, pretrained_model_name_or_path, subfolder="", **kwargs):
+    def _load_tokenizer(cls, pretrained_model_name_or_path, **place):
         # tokenizer.json says it all; AutoTokenizer would ask for trust in the model's code before it reads it.
-        kwargs.pop("trust_remote_code", None)
-        return PreTrainedTokenizerFast.from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
+        path = saved_file(pretrained_model_name_or_path, "tokenizer.json", **place)
+        for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+            beside = saved_file(pretrained_model_name_or_path, name, required=False, **place)
+            if beside is not None:
+                with naming(beside):
+                    foreign = ELSEWHERE & read_json(beside).keys()
+                    if foreign:
+                        raise ValueError(f"it names another file by {', '.join(sorted(foreign))}")
+        with naming(path):
+            return PreTrainedTokenizerFast.from_pretrained(pretrained_model_name_or_path, **place)
 
     @property
     def num_levels(self) -> int:
@@ -63,7 +81,12 @@ class CodeProcessor(CatalogueProcessor):
             ValueError: for an empty catalogue, an id that stands twice, lengths that differ, or a code outside its
             codebook.
         """
-        popularity = self._checked_popularity(item_ids, titles, popularity)
+        popularity = checked_popularity(item_ids, titles, popularity)
+        codes = self._checked_codes(item_ids, codes)
+        self._attach_items(item_ids, titles, popularity)
+        self._attach_codes(codes)
+
+    def _checked_codes(self, item_ids: Sequence[str], codes) -> np.ndarray:
         codes = np.asarray(codes, dtype=np.int64)
         if codes.shape != (len(item_ids), self.num_levels):
             raise ValueError(
@@ -77,12 +100,31 @@ class CodeProcessor(CatalogueProcessor):
                 f"Item {item_ids[row]!r}: code {codes[row, level]} of level {level} is outside its codebook of "
                 f"{self.codebook_sizes[level]} ({len(bad_rows)} such codes)."
             )
-        self._attach_items(item_ids, titles, popularity)
-        self._attach_codes(codes)
+        return codes
 
     def _attach_codes(self, codes: np.ndarray):
         self.codes = codes
         self.token_ids = np.stack([table[codes[:, level]] for level, table in enumerate(self.code_token_ids)], axis=1)
+
+    def _load_codes(
+        self, pretrained_model_name_or_path, per_item: Sequence[str] = (), **place
+    ) -> dict[str, np.ndarray]:
+        """
+        Attach the saved items and their codes, as [`_check_and_attach`] takes them.
+
+        Returns:
+            the saved arrays by name.
+
+        Raises:
+            OSError: if a file is missing.
+            ValueError: if one is damaged.
+        """
+        item_ids, titles, arrays = load_items(pretrained_model_name_or_path, place, self.num_levels, per_item)
+        with naming(saved_file(pretrained_model_name_or_path, TENSORS_FILE, **place)):
+            codes = self._checked_codes(item_ids, arrays["codes"])
+        self._attach_items(item_ids, titles, arrays["popularity"])
+        self._attach_codes(codes)
+        return arrays
 
     def _newest(self, histories: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Histories cut to their newest `max_history` items; says so once."""

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 
 from .catalogue import CatalogueProcessor, logger
+from .catalogue_files import checked_popularity
+from .saved_files import require_number
 
 
 class ItemProcessor(CatalogueProcessor):
@@ -27,6 +29,7 @@ class ItemProcessor(CatalogueProcessor):
 
     def __init__(self, max_history: int = 50):
         super().__init__()
+        require_number("max_history", max_history, 1)
         self.max_history = max_history
 
     def set_catalogue(
@@ -41,9 +44,10 @@ class ItemProcessor(CatalogueProcessor):
             popularity (*optional*): (N,) training interactions of each item.
 
         Raises:
-            ValueError: for an empty catalogue, an id that stands twice, or lengths that differ.
+            ValueError: for an empty catalogue, an id that stands twice or is no string, a title that is none, lengths
+            that differ, or a negative popularity.
         """
-        self._attach_items(item_ids, titles, self._checked_popularity(item_ids, titles, popularity))
+        self._attach_items(item_ids, titles, checked_popularity(item_ids, titles, popularity))
         return self
 
     def add_items(self, item_ids: Sequence[str], titles: Sequence[str] | None = None) -> "ItemProcessor":

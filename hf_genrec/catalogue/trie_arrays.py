@@ -101,6 +101,44 @@ def shifted(starts: np.ndarray, nodes: np.ndarray, more: np.ndarray) -> np.ndarr
     return starts + np.cumsum(shift, dtype=np.int32)
 
 
+def is_division(starts: torch.Tensor, parts: int, total: int) -> bool:
+    """Whether `starts` divides `total` places into `parts` ranges that follow each other, none of them empty."""
+    if starts.dtype != torch.int32 or starts.shape != (parts + 1,) or parts < 1:
+        return False
+    return bool(starts[0] == 0 and starts[-1] == total and (starts[1:] > starts[:-1]).all())
+
+
+def require_items(
+    items: torch.Tensor, starts: torch.Tensor, leaf_ids: torch.Tensor, token_ids: np.ndarray, popularity: np.ndarray
+) -> None:
+    """
+    Whether the leaves of an index hold the items of a catalogue, in the order in which they are listed.
+
+    Args:
+        items: (items,) the rows, leaf after leaf.
+        starts: (leaves + 1,) where each leaf's rows begin.
+        leaf_ids: (leaves, L) the token ids of each leaf.
+        token_ids: (N, L) those of each row.
+        popularity: (N,) of each row.
+
+    Raises:
+        ValueError: if they are other items, other codes or another order.
+    """
+    rows, count = items.numpy(), len(token_ids)
+    seen = np.zeros(count, dtype=bool)
+    if len(rows) == count and rows.max() < count:
+        seen[rows] = True
+    if not seen.all():
+        raise ValueError(f"it does not hold each of the {count} items of the catalogue once")
+    leaf_of = np.repeat(np.arange(len(leaf_ids)), starts.diff().numpy())
+    if leaf_ids.shape[1] != token_ids.shape[1] or (leaf_ids.numpy()[leaf_of] != token_ids[rows]).any():
+        raise ValueError("its items have other codes than those of the catalogue")
+    rank = popularity[rows].astype(np.float64)
+    behind = (rank[1:] < rank[:-1]) | ((rank[1:] == rank[:-1]) & (rows[1:] > rows[:-1]))
+    if not (behind | (leaf_of[1:] != leaf_of[:-1])).all():
+        raise ValueError("items that share their codes stand in another order than that of their popularity")
+
+
 def most_children(starts: torch.Tensor) -> int:
     return int(np.diff(starts.numpy()).max())
 

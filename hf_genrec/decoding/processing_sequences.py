@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from ..catalogue.catalogue import load_tensors
+from ..catalogue.catalogue_files import save_items
 from ..catalogue.item_trie import ItemTrie
 from ..catalogue.processing_codes import CodeProcessor
-from ..catalogue.transformers_bridge import cached_file
+from ..catalogue.saved_files import load_tensors, naming, saved_file
 from .beam_search import constrained_beam_search
 from .trie_logits_processor import TrieLogitsProcessor
 
@@ -142,16 +142,19 @@ class GenRecProcessor(CodeProcessor):
     # ---- files ----
 
     def _save_catalogue(self, save_directory):
-        self._save_items(save_directory, codes=self.codes)
+        save_items(save_directory, self.item_ids, self.titles, codes=self.codes, popularity=self.popularity)
         save_file(
             {name: tensor.contiguous() for name, tensor in self.trie.state_dict().items()},
             os.path.join(save_directory, TRIE_FILE),
         )
 
     def _load_catalogue(self, pretrained_model_name_or_path, **place):
-        self._attach_codes(self._load_items(pretrained_model_name_or_path, **place)["codes"])
-        trie_path = cached_file(pretrained_model_name_or_path, TRIE_FILE, **place)
-        self.trie = ItemTrie.from_state_dict(load_tensors(trie_path))
+        self._load_codes(pretrained_model_name_or_path, **place)
+        path = str(saved_file(pretrained_model_name_or_path, TRIE_FILE, **place))
+        tensors, _ = load_tensors(path)
+        with naming(path):
+            self.trie = ItemTrie.from_state_dict(tensors)
+            self.trie.require_catalogue(self.token_ids, self.popularity)
 
 
 GenRecProcessor.register_for_auto_class("AutoProcessor")

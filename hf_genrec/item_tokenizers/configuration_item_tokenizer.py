@@ -1,9 +1,11 @@
 """What the configurations of all item tokenizers share."""
 
+import sys
 from dataclasses import field
 from typing import Any, ClassVar
 
 from ..catalogue.flat_code import FlatCode
+from ..catalogue.saved_files import require_number
 from ..catalogue.transformers_bridge import PreTrainedConfig
 
 
@@ -49,6 +51,11 @@ class ItemTokenizerConfig(FlatCode, PreTrainedConfig):
             raise ValueError(f"input_dim is {self.input_dim}, but part_dims {self.part_dims} sum to another length")
         if self.projection_dim is not None and not 0 < self.projection_dim <= self.input_dim:
             raise ValueError(f"projection_dim is {self.projection_dim}, not between 1 and input_dim {self.input_dim}")
+        sizes = [*self.codebook_sizes, *self.part_dims, self.input_dim, self.projection_dim or 1]
+        for size in sizes:
+            require_number("codebook_sizes, part_dims, input_dim and projection_dim", size, 1)
+        for weight in self.part_weights:
+            require_number("part_weights", weight, 0, sys.float_info.max, whole=False)
 
     @property
     def vector_dim(self) -> int:
@@ -83,3 +90,6 @@ class LearnedItemTokenizerConfig(ItemTokenizerConfig):
             )
         if self.commitment_weight < 0:
             raise ValueError(f"commitment_weight must not be negative, it is {self.commitment_weight}")
+        for size in (self.latent_dim, *self.hidden_sizes):
+            require_number("latent_dim and hidden_sizes", size, 1)
+        require_number("commitment_weight", self.commitment_weight, 0, sys.float_info.max, whole=False)

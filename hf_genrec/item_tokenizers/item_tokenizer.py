@@ -10,6 +10,8 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ..catalogue.flat_code import FlatModelCode
+from ..catalogue.saved_files import hub_place, naming, saved_file
+from ..catalogue.saved_weights import read_config, require_finite, require_weights
 from ..catalogue.transformers_bridge import initialization as init
 from .configuration_item_tokenizer import ItemTokenizerConfig
 from .nearest_centroid import MAX_NUMBERS, nearest_centroid
@@ -62,6 +64,25 @@ class ItemTokenizer(FlatModelCode, PreTrainedModel):
         if config.projection_dim is not None:
             shape = (config.input_dim, config.projection_dim)
             self.register_buffer("projection", torch.empty(shape, dtype=torch.float32))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """
+        A fitted tokenizer from a folder or a repository on the Hub.
+
+        Raises:
+            OSError: if a file is missing.
+            ValueError: if one is damaged, or the tokenizer was never fitted. It names the file.
+        """
+        folder = pretrained_model_name_or_path
+        if saved_file(folder, "adapter_config.json", required=False, **hub_place(kwargs)):
+            raise ValueError(f"{folder} holds an adapter_config.json: remove it.")
+        config = read_config(cls.config_class, folder, **hub_place(kwargs))
+        found = require_weights(cls, config, folder, kwargs)
+        with naming(folder):
+            loaded = super().from_pretrained(folder, *args, use_safetensors=True, **kwargs)
+        require_finite(loaded[0] if isinstance(loaded, tuple) else loaded, found, folder)
+        return loaded
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         """What is fitted to the items is set by the fit or loaded; NaN marks what is neither (`init` leaves loaded ones

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModel
 
-import hf_genrec.item_tokenizers  # noqa: F401  (makes them known to the Auto classes)
 from hf_genrec.data.examples import Targets, target_positions
+from hf_genrec.item_tokenizers import load_item_tokenizer
 from hf_genrec.method import load_method, load_model, method_of, read_config
 from hf_genrec.post_training.grpo_arguments import GRPOArguments
 from hf_genrec.post_training.layer_precision import LayerPrecisionCallback
@@ -84,7 +83,7 @@ def code_vectors(processor, item_tokenizer: Path) -> np.ndarray:
         raise FileNotFoundError(
             f"rewards: path adds up codewords of the item tokenizer, and there is no {item_tokenizer}"
         )
-    codebooks = AutoModel.from_pretrained(item_tokenizer, trust_remote_code=True).codebooks
+    codebooks = load_item_tokenizer(item_tokenizer).codebooks
     vectors = np.zeros((len(processor.tokenizer), codebooks[0].shape[1]), dtype=np.float32)
     # A code that was added to tell colliding items apart has no codebook.
     for token_ids, codebook in zip(processor.code_token_ids, codebooks, strict=False):

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from hf_genrec.catalogue.saved_files import naming
 from hf_genrec.files import whole_file
 
 logger = logging.getLogger(__name__)
@@ -70,11 +72,23 @@ def resolve_model(model: str) -> str:
 
 
 def load_encoder(source: str) -> Any:
-    """The sentence-transformers model behind a name or folder."""
+    """
+    The sentence-transformers model behind a name or folder. No code of the folder's is run.
+
+    Raises:
+        ValueError: for a model that cannot be loaded, or whose modules are not those of sentence-transformers.
+    """
     from sentence_transformers import SentenceTransformer
 
+    modules = Path(source) / "modules.json"
+    if modules.is_file():
+        # Earlier versions of sentence-transformers import whatever a folder on this machine names.
+        with naming(modules, "name another text_model"):
+            for module in json.loads(modules.read_text(encoding="utf-8")):
+                if not str(module["type"]).startswith("sentence_transformers."):
+                    raise ValueError(f"it names {module['type']}, which is code of its own and is not run")
     try:
-        return SentenceTransformer(source)
+        return SentenceTransformer(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from hf_genrec.catalogue.saved_files import naming, read_json
 from hf_genrec.files import fingerprint, restore_folder, whole_file, write_json
 
 CODES_FILE = "semantic_ids.safetensors"
 TABLE_FILE = "semantic_ids.json"
+REMEDY = "make the semantic IDs again"
 
 
 @dataclass
@@ -96,16 +97,14 @@ class SemanticIds:
             ValueError: a file is damaged, or the two files are not of one save.
         """
         codes_path, table = Path(folder) / CODES_FILE, read_table(folder)
-        try:
+        with naming(codes_path, REMEDY):
             codes = load_file(codes_path)["codes"]
-        except (SafetensorError, KeyError) as error:
-            raise ValueError(f"{codes_path} is damaged ({error}); make the semantic IDs again") from error
-        try:
+            if codes.dtype != np.int64:
+                raise ValueError(f"codes are {codes.dtype}, expected int64")
+        with naming(Path(folder) / TABLE_FILE, REMEDY):
             found = cls(table["item_ids"], codes, table["codebook_sizes"], table["report"])
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{Path(folder) / TABLE_FILE}: {error}; make the semantic IDs again") from error
         if table["fingerprint"] != found.fingerprint:
-            raise ValueError(f"{codes_path} and {TABLE_FILE} are not of one save; make the semantic IDs again")
+            raise ValueError(f"{codes_path} and {TABLE_FILE} are not of one save; {REMEDY}")
         return found
 
 
@@ -122,13 +121,13 @@ def read_table(folder: str | Path) -> dict[str, Any]:
     for name in (CODES_FILE, TABLE_FILE):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name} is missing; make the semantic IDs with `hf-genrec tokenize`")
-    path = folder / TABLE_FILE
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); make the semantic IDs again") from error
+    table = read_json(str(folder / TABLE_FILE))
     kinds = {"item_ids": list, "codebook_sizes": list, "report": dict, "fingerprint": str}
-    for name, kind in kinds.items():
-        if not isinstance(table, dict) or not isinstance(table.get(name), kind):
-            raise ValueError(f"{path} has no {name}, or it is damaged; make the semantic IDs again")
+    with naming(folder / TABLE_FILE, REMEDY):
+        for name, kind in kinds.items():
+            if not isinstance(table.get(name), kind):
+                raise ValueError(f"{name} is missing, or no {kind.__name__}")
+        for name, entry in (("item_ids", str), ("codebook_sizes", int)):
+            if not all(type(value) is entry for value in table[name]):
+                raise ValueError(f"{name} is no list of {entry.__name__}")
     return table

@@ -15,6 +15,7 @@ from hf_genrec.data.arguments import DataArguments
 from hf_genrec.files import restore_folder
 from hf_genrec.method import default_method, load_method, methods
 from hf_genrec.semantic_ids.arguments import TokenizerArguments
+from hf_genrec.terminal import log_to_terminal
 from hf_genrec.training.arguments import GenRecTrainingArguments
 from hf_genrec.training.option_help import option_help, own_fields
 
@@ -92,6 +93,11 @@ class RunFolder:
         """
         restore_folder(self.model)
         if not (self.model / "config.json").is_file():
+            if (self.path / "config.json").is_file():
+                raise FileNotFoundError(
+                    f"{self.path} is a saved model, and a run folder is asked for, which holds it as model/: name "
+                    f"{self.path.resolve().parent}"
+                )
             raise FileNotFoundError(f"{self.path} holds no trained model: run `hf-genrec train` first")
         return self.model
 
@@ -253,7 +259,7 @@ def _check_key(place: str, shown: str, key: str, method: str, kind: Kind) -> Non
 def parse_command_line(arguments: list[str], parse: Callable[[str | None, list[str]], Any] = parse_config) -> Any:
     """`--config NAME_OR_PATH` and `--key value` overrides, as the programs in `trainers/` take them; logs go to the
     terminal."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_terminal(logging.INFO)
     arguments = list(arguments)
     name = None
     if "--config" in arguments:

@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ITEMS, USERS
+from conftest import ITEMS, USERS, make_processor
+from learned_tokenizers import make_rq_vae
 from safetensors.torch import load_file
 
 from hf_genrec.data.prepared import PreparedData
@@ -224,6 +225,19 @@ def test_codewords_by_token(source):
     assert not vectors[processor.answer_token_id].any()
     with pytest.raises(FileNotFoundError, match="path adds up codewords of the item tokenizer"):
         code_vectors(processor, source / "nothing")
+
+
+def test_the_item_tokenizers_own_code_is_not_run(tmp_path):
+    """That of a run from somewhere else is nobody's we know."""
+    make_rq_vae(sizes=(5, 6, 7)).save_pretrained(tmp_path / "item_tokenizer")
+    for path in (tmp_path / "item_tokenizer").glob("*.py"):
+        path.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    code_vectors(make_processor(), tmp_path / "item_tokenizer")
+    config = tmp_path / "item_tokenizer/config.json"
+    config.write_text(config.read_text().replace('"rq_vae"', '"mine"'))
+    with pytest.raises(ValueError, match=r"config\.json is of an item tokenizer of type 'mine', which is none of"):
+        code_vectors(make_processor(), tmp_path / "item_tokenizer")
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(

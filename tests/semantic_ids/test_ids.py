@@ -186,3 +186,21 @@ def test_an_unordered_tokenizer_has_one_reconstruction_error_for_all_codebooks(t
     assert not any("reconstruction_error" in level for level in health["levels"])
     draw_health(ids, health, tmp_path / "health.png")
     assert (tmp_path / "health.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("item_ids", [1, 2]),
+        ("item_ids", "ab"),
+        ("codebook_sizes", [3, 0]),
+        ("codebook_sizes", ["3", "3"]),
+        ("report", 1),
+    ],
+)
+def test_a_damaged_table_is_named(tmp_path, key, value):
+    SemanticIds(["a", "b"], np.array([[0, 1], [1, 2]]), [3, 3]).save(tmp_path)
+    table = json.loads((tmp_path / "semantic_ids.json").read_text())
+    (tmp_path / "semantic_ids.json").write_text(json.dumps(table | {key: value}))
+    with pytest.raises(ValueError, match=r"semantic_ids\.json is damaged \([^\n]*make the semantic IDs again"):
+        SemanticIds.load(tmp_path)

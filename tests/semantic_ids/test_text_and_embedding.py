@@ -1,6 +1,7 @@
 """Texts of items, and embeddings cached by content."""
 
 import hashlib
+import json
 import logging
 
 import numpy as np
@@ -111,3 +112,13 @@ def test_minilm_of_the_installed_package_puts_like_texts_together(tmp_path):
     assert vectors.shape == (3, 384)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.3
+
+
+def test_a_text_model_that_brings_code_is_refused(tmp_path):
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    modules.append({"idx": 1, "name": "1", "path": "1", "type": "evil.Module"})
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(ValueError, match=r"modules\.json is damaged \(it names evil\.Module, which is code of its own"):
+        embedding.load_encoder(str(tmp_path))
+    assert not (tmp_path / "ran").exists()

@@ -1,11 +1,23 @@
 """Configuration of CARE (arXiv 2602.03692): a Qwen2 decoder with query tokens before each code of a semantic ID."""
 
+import sys
 from dataclasses import field
 
 from transformers import Qwen2Config
 
 from ...catalogue.flat_code import FlatCode
-from ...catalogue.transformers_bridge import CACHE_NAMES
+from ...catalogue.saved_files import require_number
+from ...catalogue.transformers_bridge import ACT2FN, CACHE_NAMES
+
+COUNTS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+)
 
 
 class CareConfig(FlatCode, Qwen2Config):
@@ -91,7 +103,22 @@ class CareConfig(FlatCode, Qwen2Config):
 
     def _check(self):
         levels = len(self.num_queries)
-        if levels == 0 or any(n < 0 for n in self.num_queries):
+        for number in self.num_queries:
+            require_number("num_queries", number, 0)
+        for size in self.codebook_sizes or ():
+            require_number("codebook_sizes", size, 1)
+        for name in COUNTS:
+            require_number(name, getattr(self, name), 1)
+        for name in ("hidden_dropout", "attention_dropout", "label_smoothing"):
+            require_number(name, getattr(self, name), 0, 1, whole=False)
+        for name in ("rms_norm_eps", "initializer_range", "query_diversity_weight"):
+            require_number(name, getattr(self, name), 0, sys.float_info.max, whole=False)
+        for name in ("answer_token_id", "max_history"):
+            if getattr(self, name) is not None:
+                require_number(name, getattr(self, name), 0 if name == "answer_token_id" else 1)
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act={self.hidden_act!r}: name an activation of transformers, such as silu.")
+        if levels == 0:
             raise ValueError(
                 f"num_queries={self.num_queries}: give one number of queries (0 or more) per code of an item."
             )
@@ -103,7 +130,12 @@ class CareConfig(FlatCode, Qwen2Config):
             raise ValueError(
                 f"codebook_sizes has {len(self.codebook_sizes)} levels, num_queries {levels}: give one entry per code."
             )
-        if self.use_sliding_window:
+        if self.num_attention_heads % int(self.num_key_value_heads or 1):
+            raise ValueError(
+                f"num_attention_heads={self.num_attention_heads} does not divide into num_key_value_heads="
+                f"{self.num_key_value_heads}: change one."
+            )
+        if self.use_sliding_window or {"full_attention"} != set(self.layer_types):
             raise ValueError("CARE's attention mask reads the whole history: set use_sliding_window=False.")
 
     @property

@@ -59,7 +59,9 @@ def build_processor(
     if base_model is None:
         tokenizer = code_tokenizer(semantic_ids.codebook_sizes)
     else:
-        tokenizer = add_code_tokens(AutoTokenizer.from_pretrained(base_model), semantic_ids.codebook_sizes)
+        tokenizer = add_code_tokens(
+            AutoTokenizer.from_pretrained(base_model, trust_remote_code=False), semantic_ids.codebook_sizes
+        )
     return GenRecProcessor(tokenizer, semantic_ids.codebook_sizes, max_history).set_catalogue(
         prepared.item_ids, semantic_ids.codes, prepared.titles(), prepared.item_popularity()
     )

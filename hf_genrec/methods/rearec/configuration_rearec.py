@@ -1,15 +1,38 @@
 """Configuration of ReaRec (arXiv 2503.22675): sequential recommenders that reason in latent steps before they rank."""
 
 import math
+import sys
 
 from ...catalogue.flat_code import FlatCode
-from ...catalogue.transformers_bridge import PreTrainedConfig
+from ...catalogue.saved_files import require_number
+from ...catalogue.transformers_bridge import ACT2FN, PreTrainedConfig
 
 BACKBONES = ("sasrec", "bert4rec", "unisrec", "morec")
 REASONING = ("none", "naive", "rpe", "erl", "prl")
 LOSSES = ("softmax", "sampled_softmax", "bce")
 SAMPLING = ("uniform", "popularity")
 DEPTH_RULES = ("kl", "halting", "confidence")
+COUNTS = (
+    "num_items",
+    "max_history",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_experts",
+    "num_negatives",
+)
+WEIGHTS = (
+    "layer_norm_eps",
+    "initializer_range",
+    "kl_weight",
+    "temperature",
+    "temperature_scale",
+    "progressive_weight",
+    "contrastive_weight",
+    "noise_scale",
+)
+MAX_STEPS = 10_000  # of reasoning; published: 1 to 5
 
 
 class ReaRecConfig(FlatCode, PreTrainedConfig):
@@ -171,9 +194,16 @@ class ReaRecConfig(FlatCode, PreTrainedConfig):
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r}: use one of {', '.join(choices)}.")
-        for name in ("num_items", "max_history", "num_hidden_layers", "num_negatives"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: give at least 1.")
+        for name in COUNTS:
+            require_number(name, getattr(self, name), 1)
+        for name in ("embedding_dropout", "hidden_dropout", "attention_dropout", "adaptor_dropout"):
+            require_number(name, getattr(self, name), 0, 1, whole=False)
+        for name in WEIGHTS:
+            require_number(name, getattr(self, name), 0, sys.float_info.max, whole=False)
+        require_number("num_reasoning_steps", self.num_reasoning_steps, 0, MAX_STEPS)
+        require_number("reasoning_adapter_size", self.reasoning_adapter_size, 0)
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act={self.hidden_act!r}: name an activation of transformers, such as gelu.")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size={self.hidden_size} does not divide into {self.num_attention_heads} heads: change one."

@@ -127,6 +127,7 @@ class HaltingRule(nn.Module):
 class ConfidenceRule(nn.Module):
     """Minus the log of the largest probability, above what is allowed after this step to histories of this length."""
 
+    may_be_infinite = ("allowed",)
     longest: torch.Tensor
     allowed: torch.Tensor
 

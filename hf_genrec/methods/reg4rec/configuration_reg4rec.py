@@ -1,11 +1,23 @@
 """Configuration of REG4Rec (arXiv 2508.15308): an encoder-decoder that writes an item's codes, the surest first."""
 
+import sys
 from dataclasses import field
 
 from ...catalogue.flat_code import FlatCode
-from ...catalogue.transformers_bridge import CACHE_NAMES, PreTrainedConfig
+from ...catalogue.saved_files import require_number
+from ...catalogue.transformers_bridge import ACT2FN, CACHE_NAMES, PreTrainedConfig
 
 CODE_ORDERS = ("confidence", "fixed")
+COUNTS = (
+    "num_categories",
+    "max_history",
+    "hidden_size",
+    "intermediate_size",
+    "num_encoder_layers",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "reflection_interval",
+)
 
 
 class Reg4RecConfig(FlatCode, PreTrainedConfig):
@@ -138,23 +150,27 @@ class Reg4RecConfig(FlatCode, PreTrainedConfig):
             raise ValueError(f"codebook_sizes={self.codebook_sizes}: give one positive number per codebook.")
         if self.code_order not in CODE_ORDERS:
             raise ValueError(f"code_order={self.code_order!r}: use one of {', '.join(CODE_ORDERS)}.")
-        for name in (
-            "num_categories",
-            "max_history",
-            "num_encoder_layers",
-            "num_hidden_layers",
-            "reflection_interval",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: give at least 1.")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size={self.hidden_size} does not divide into {self.num_attention_heads} heads: change one."
-            )
         for name in ("reflection_threshold", "max_rollbacks", "category_weight"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f"{name}={value}: give 0 or more.")
+        for size in self.codebook_sizes:
+            require_number("codebook_sizes", size, 1)
+        for name in COUNTS:
+            require_number(name, getattr(self, name), 1)
+        for name in ("dropout", "attention_dropout"):
+            require_number(name, getattr(self, name), 0, 1, whole=False)
+        for name in ("layer_norm_eps", "initializer_range", "category_weight"):
+            require_number(name, getattr(self, name), 0, sys.float_info.max, whole=False)
+        require_number("max_rollbacks", self.max_rollbacks, 0)
+        if self.reflection_threshold is not None:
+            require_number("reflection_threshold", self.reflection_threshold, 0, whole=False)
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act={self.hidden_act!r}: name an activation of transformers, such as gelu.")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} does not divide into {self.num_attention_heads} heads: change one."
+            )
 
     @property
     def num_codebooks(self) -> int:

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from ...catalogue.catalogue import load_tensors
+from ...catalogue.catalogue_files import TENSORS_FILE, save_items
 from ...catalogue.item_sets import ItemSets, SetLogitsProcessor
 from ...catalogue.processing_codes import CodeProcessor
-from ...catalogue.transformers_bridge import cached_file
+from ...catalogue.saved_files import load_tensors, naming, saved_file
 
 SETS_FILE = "item_sets.safetensors"
 UNKNOWN_CATEGORY = -1
@@ -51,6 +51,10 @@ class Reg4RecProcessor(CodeProcessor):
         category_names: Sequence[str] = (),
     ):
         super().__init__(tokenizer, codebook_sizes, max_history)
+        if not all(isinstance(name, str) for name in category_names) or isinstance(category_names, str):
+            raise ValueError("category_names must be a list of strings.")
+        if tokenizer.pad_token_id is None:
+            raise ValueError("The tokenizer has no padding token: use code_tokenizer.")
         self.category_names = list(category_names)
         expected = np.arange(sum(self.codebook_sizes) + 1)
         if not np.array_equal(np.concatenate([*self.code_token_ids, [self.answer_token_id]]), expected):
@@ -87,20 +91,23 @@ class Reg4RecProcessor(CodeProcessor):
         """
         if categories is None:
             categories = np.full(len(item_ids), UNKNOWN_CATEGORY)
-        categories = np.asarray(categories, dtype=np.int64)
-        if categories.shape != (len(item_ids),):
-            raise ValueError(f"categories have shape {categories.shape} for {len(item_ids)} items: give one per item.")
-        known = range(UNKNOWN_CATEGORY, len(self.category_names))
-        bad = [row for row, category in enumerate(categories.tolist()) if category not in known]
-        if bad:
-            raise ValueError(
-                f"Item {item_ids[bad[0]]!r}: category {categories[bad[0]]} has no name, category_names has "
-                f"{len(self.category_names)}."
-            )
+        categories = self._checked_categories(item_ids, categories)
         self._check_and_attach(item_ids, codes, titles, popularity)
         self.categories = categories
         self.item_sets = ItemSets.from_token_ids(self.token_ids, self.popularity)
         return self
+
+    def _checked_categories(self, item_ids: Sequence[str], categories) -> np.ndarray:
+        categories = np.asarray(categories, dtype=np.int64)
+        if categories.shape != (len(item_ids),):
+            raise ValueError(f"categories have shape {categories.shape} for {len(item_ids)} items: give one per item.")
+        bad = np.flatnonzero((categories < UNKNOWN_CATEGORY) | (categories >= len(self.category_names)))
+        if len(bad):
+            raise ValueError(
+                f"Item {item_ids[bad[0]]!r}: category {categories[bad[0]]} has no name, category_names has "
+                f"{len(self.category_names)}."
+            )
+        return categories
 
     def add_items(self, item_ids: Sequence[str], codes, titles: Sequence[str] | None = None) -> "Reg4RecProcessor":
         """
@@ -170,18 +177,22 @@ class Reg4RecProcessor(CodeProcessor):
     # ---- files ----
 
     def _save_catalogue(self, save_directory):
-        self._save_items(save_directory, codes=self.codes, categories=self.categories)
+        arrays = {"codes": self.codes, "categories": self.categories, "popularity": self.popularity}
+        save_items(save_directory, self.item_ids, self.titles, **arrays)
         save_file(
             {name: tensor.contiguous() for name, tensor in self.item_sets.state_dict().items()},
             os.path.join(save_directory, SETS_FILE),
         )
 
     def _load_catalogue(self, pretrained_model_name_or_path, **place):
-        arrays = self._load_items(pretrained_model_name_or_path, **place)
-        self._attach_codes(arrays["codes"])
-        self.categories = arrays["categories"]
-        path = cached_file(pretrained_model_name_or_path, SETS_FILE, **place)
-        self.item_sets = ItemSets.from_state_dict(load_tensors(str(path)))
+        arrays = self._load_codes(pretrained_model_name_or_path, ["categories"], **place)
+        with naming(saved_file(pretrained_model_name_or_path, TENSORS_FILE, **place)):
+            self.categories = self._checked_categories(self.item_ids, arrays["categories"])
+        path = str(saved_file(pretrained_model_name_or_path, SETS_FILE, **place))
+        tensors, _ = load_tensors(path)
+        with naming(path):
+            self.item_sets = ItemSets.from_state_dict(tensors)
+            self.item_sets.require_catalogue(self.token_ids, self.popularity)
 
 
 Reg4RecProcessor.register_for_auto_class("AutoProcessor")

@@ -217,7 +217,8 @@ def test_an_interrupted_sweep_goes_on(rearec_config, own_data, monkeypatch, caps
     options += ["--reasoning", "erl", "--values", "0.1"]
     original = train.train_and_save
 
-    def interrupted(trainer, run, resume, item_tokenizer):
+    def interrupted(trainer, run, resume, lineage, item_tokenizer):
+        trainer.lineage = lineage
         trainer.args.num_train_epochs = 1
         trainer.train(resume_from_checkpoint=resume)
         raise OSError("the lights went out")

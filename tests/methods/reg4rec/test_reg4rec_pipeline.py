@@ -2,6 +2,7 @@
 killed."""
 
 import json
+import shutil
 
 import pytest
 from conftest import ITEMS, USERS, check_a_killed_training, run_command, run_pipeline
@@ -106,8 +107,10 @@ def test_a_killed_training_ends_with_the_same_weights(trained, config, own_data)
     check_a_killed_training("train", config, trained, own_data / "reg4rec-killed")
 
 
-def test_keys_of_other_methods_are_refused(config):
+def test_keys_of_other_methods_are_refused(config, trained, tmp_path):
     with pytest.raises(ValueError, match="--packing belongs to method: care"):
         parse_config(str(config), ["--packing", "false"])
+    for part in ("data", "semantic_ids"):
+        shutil.copytree(trained / part, tmp_path / part)
     with pytest.raises(ValueError, match="no column kind"):
-        train.main(parse_config(str(config), ["--category_column", "kind", "--resume_from_checkpoint", "last"]))
+        train.main(parse_config(str(config), ["--category_column", "kind", "--output_dir", str(tmp_path)]))
