@@ -26,6 +26,10 @@ def main(config: RunConfig) -> None:
         raise ValueError(
             "item_tokenizer: residual_kmeans is not trained: use `hf-genrec tokenize`, or set rq_vae or mpq"
         )
+    if arguments.codes_run is not None:
+        raise ValueError(
+            "codes_run keeps the codes of an earlier run, and nothing is trained: use `hf-genrec tokenize`"
+        )
     prepared = PreparedData.load(run.data)
     process = PartialState(cpu=config.training.use_cpu)
     with process.main_process_first():  # which embeds the texts; the others read them from the cache

@@ -87,8 +87,8 @@ def test_codes_join_the_vocabulary_of_a_base_model(prepared, base_model, tmp_pat
 def test_another_base_model_is_refused(base_model, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text()) | {"model_type": "llama"}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"is a llama model: CARE starts from Qwen2 or Qwen2\.5"):
-        CareForCausalLM.from_qwen2(base_model, 5, num_queries=[1], answer_token_id=4)
+    with pytest.raises(ValueError, match=r"is a llama model: CARE starts from Qwen2, Qwen2\.5, Qwen3"):
+        CareForCausalLM.from_base(base_model, 5, num_queries=[1], answer_token_id=4)
 
 
 def test_one_value_stands_for_every_code():
