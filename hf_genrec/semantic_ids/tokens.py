@@ -58,6 +58,9 @@ def add_code_tokens(tokenizer: PreTrainedTokenizerBase, codebook_sizes: Sequence
     """
     Add the codes and the answer token to a language model's tokenizer, in place; pads on the left. Tokens it has
     already stay as they are.
+
+    Raises:
+        ValueError: if a new token gets the id of another one, as where the tokenizer's ids have gaps.
     """
     tokenizer.add_tokens(code_tokens(codebook_sizes))
     tokenizer.padding_side = "left"
@@ -66,4 +69,11 @@ def add_code_tokens(tokenizer: PreTrainedTokenizerBase, codebook_sizes: Sequence
             tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
         else:
             tokenizer.pad_token = tokenizer.eos_token
+    owners: dict[int, str] = {}
+    for token, index in tokenizer.get_vocab().items():
+        if owners.setdefault(index, token) != token:
+            raise ValueError(
+                f"tokens {owners[index]!r} and {token!r} of {tokenizer.name_or_path} have one id, {index}: the ids of "
+                f"its tokens have gaps; number them without"
+            )
     return tokenizer
