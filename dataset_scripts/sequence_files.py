@@ -11,17 +11,16 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import datasets
 
+from hf_genrec.dataset_scripts.places import sequence_paths
 from hf_genrec.dataset_scripts.rows import (
     CONFIG_NAMES,
     INTERACTION_FEATURES,
     SourceConfig,
     checked,
-    existing_file,
     item_features,
     load_both,
 )
@@ -93,15 +92,8 @@ def load(
         FileNotFoundError: no such file.
         ValueError: bad lines; the message names file and line of the first and how many there are.
     """
-    folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    sequences = folder / "sequences.txt" if Path(path).is_dir() else Path(path)
-    return load_both(
-        SequenceFiles,
-        cache_dir,
-        streaming,
-        sequences_path=str(existing_file(sequences, "source_path")),
-        items_path=str(existing_file(item_path or folder / "items.jsonl", "item_path")),
-    )
+    sequences, items = sequence_paths(path, item_path)
+    return load_both(SequenceFiles, cache_dir, streaming, sequences_path=str(sequences), items_path=str(items))
 
 
 def _lines(path: str) -> Iterator[tuple[int, str]]:

@@ -16,13 +16,13 @@ import datasets
 
 from hf_genrec.data.times import TimeUnit, datetime_to_ms, parse_time
 from hf_genrec.dataset_scripts.delimited import TableFile
+from hf_genrec.dataset_scripts.places import existing_file
 from hf_genrec.dataset_scripts.rows import (
     CONFIG_NAMES,
     INTERACTION_FEATURES,
     ITEM_COLUMNS,
     SourceConfig,
     checked,
-    existing_file,
     item_features,
     load_both,
 )

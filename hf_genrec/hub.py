@@ -7,12 +7,13 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedModel, TrainingArguments
+from typing import TYPE_CHECKING, Any
 
 from hf_genrec.files import whole_file, whole_folder, write_json
 from hf_genrec.method import auto_class, load_method, method_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, TrainingArguments
 
 CARD = """---
 library_name: transformers
@@ -48,7 +49,7 @@ above say by how much.
 
 
 def export_model(
-    model: PreTrainedModel, folder: Path, arguments: TrainingArguments, item_tokenizer: Path | None = None
+    model: "PreTrainedModel", folder: Path, arguments: "TrainingArguments", item_tokenizer: Path | None = None
 ) -> None:
     """
     Save a model with its processor, code, training arguments as JSON and, where there is one, its item tokenizer. The
@@ -59,7 +60,7 @@ def export_model(
         write_json(arguments.to_dict(), temporary / "training_args.json")
 
 
-def save_model(model: PreTrainedModel, folder: Path, item_tokenizer: Path | None) -> None:
+def save_model(model: "PreTrainedModel", folder: Path, item_tokenizer: Path | None) -> None:
     """A model with its processor and code in a folder, and its item tokenizer in a folder below."""
     model.save_pretrained(folder)
     if item_tokenizer is not None and item_tokenizer.is_dir():

@@ -125,9 +125,7 @@ class PreparedData:
             ValueError: a file is damaged, or a sequence holds an item that is not in items.parquet.
         """
         folder = Path(folder)
-        for name in (SEQUENCES_FILE, ITEMS_FILE, REPORT_FILE):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder / name} does not exist: run `hf-genrec prepare` first")
+        require_prepared(folder)
         sequences = _read_parquet(folder / SEQUENCES_FILE, {"user_id", "item_ids", "num_validation", "num_test"})
         items = _read_parquet(folder / ITEMS_FILE, {"item_id"})
         try:
@@ -151,6 +149,16 @@ class PreparedData:
             num_test=sequences["num_test"].to_numpy(),
             report=report,
         )
+
+
+def require_prepared(folder: Path) -> None:
+    """
+    Raises:
+        FileNotFoundError: one of the three files is missing.
+    """
+    for name in (SEQUENCES_FILE, ITEMS_FILE, REPORT_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} does not exist: run `hf-genrec prepare` first")
 
 
 def _read_parquet(path: Path, columns: set[str]) -> pa.Table:

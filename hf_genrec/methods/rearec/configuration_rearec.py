@@ -4,12 +4,7 @@ import math
 
 from ...catalogue.flat_code import FlatCode
 from ...catalogue.transformers_bridge import PreTrainedConfig
-
-BACKBONES = ("sasrec", "bert4rec", "unisrec", "morec")
-REASONING = ("none", "naive", "rpe", "erl", "prl")
-LOSSES = ("softmax", "sampled_softmax", "bce")
-SAMPLING = ("uniform", "popularity")
-DEPTH_RULES = ("kl", "halting", "confidence")
+from .rearec_choices import BACKBONES, DEPTH_RULES, LOSSES, REASONING, SAMPLING
 
 
 class ReaRecConfig(FlatCode, PreTrainedConfig):
