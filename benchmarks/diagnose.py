@@ -22,7 +22,7 @@ from hf_genrec.decoding.beam_search import beam_search
 from hf_genrec.evaluation.metrics import ndcg_at_k, recall_at_k
 from hf_genrec.files import write_json
 from hf_genrec.method import load_model
-from hf_genrec.training.config import RunFolder
+from hf_genrec.training.run_folder import RunFolder
 from hf_genrec.training.trainer import subsample
 
 WIDTHS = (20, 50, 100)

@@ -30,7 +30,7 @@ from hf_genrec.evaluation.metrics import ndcg_at_k, paired_bootstrap_difference,
 from hf_genrec.method import load_model
 from hf_genrec.post_training.grpo_arguments import parse_grpo_config
 from hf_genrec.trainers import train_grpo
-from hf_genrec.training.config import RunFolder
+from hf_genrec.training.run_folder import RunFolder
 
 # What the cells change; not the shipped configuration, whose learning rate was chosen by them.
 BASE = {

@@ -35,7 +35,8 @@ from hf_genrec.method import load_method
 from hf_genrec.methods.rearec import calibrate_depth_run
 from hf_genrec.methods.rearec.arguments import ReaRecArguments
 from hf_genrec.trainers import evaluate_run, prepare_data, tokenize_items, train
-from hf_genrec.training.config import RunConfig, RunFolder, find_config, parse_config
+from hf_genrec.training.config import RunConfig, find_config, parse_config
+from hf_genrec.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 

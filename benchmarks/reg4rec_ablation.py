@@ -45,7 +45,7 @@ from hf_genrec.files import whole_file
 from hf_genrec.method import load_model
 from hf_genrec.post_training.grpo_arguments import parse_grpo_config
 from hf_genrec.trainers import train_grpo
-from hf_genrec.training.config import RunFolder
+from hf_genrec.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 

@@ -25,6 +25,7 @@ from typing import Any
 import datasets
 
 from hf_genrec.data.times import parse_time
+from hf_genrec.dataset_scripts.places import movielens_path
 from hf_genrec.dataset_scripts.rows import (
     CONFIG_NAMES,
     INTERACTION_FEATURES,
@@ -106,10 +107,7 @@ def load(path: str | None = None, cache_dir: str | None = None, streaming: bool 
     """
     settings = {"download_dir": cache_dir}
     if path is not None:
-        if not Path(path).exists():
-            raise FileNotFoundError(f"{path} does not exist: correct source_path, or leave it out to download")
-        inner = Path(path).absolute() / "ml-100k"
-        settings = {"path": str(inner if inner.is_dir() else inner.parent)}
+        settings = {"path": str(movielens_path(path))}
     return load_both(MovieLens, cache_dir, streaming, **settings)
 
 

@@ -74,13 +74,6 @@ def checked(
         raise ValueError(f"{path} holds no rows: give a file with at least one")
 
 
-def existing_file(path: str | os.PathLike[str], setting: str) -> Path:
-    """`path` if a file is there; otherwise a FileNotFoundError that names the setting."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} is not a file: correct {setting}")
-    return Path(path).absolute()
-
-
 def load_both(
     builder: type[datasets.GeneratorBasedBuilder], cache_dir: str | None, streaming: bool, **settings: Any
 ) -> dict[str, datasets.Dataset]:

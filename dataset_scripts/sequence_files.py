@@ -12,18 +12,17 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import datasets
 
 from hf_genrec.dataset_scripts.json_lines import parse_object
+from hf_genrec.dataset_scripts.places import sequence_paths
 from hf_genrec.dataset_scripts.rows import (
     CONFIG_NAMES,
     INTERACTION_FEATURES,
     SourceConfig,
     checked,
-    existing_file,
     item_features,
     load_both,
 )
@@ -96,21 +95,8 @@ def load(
         FileNotFoundError: no such file.
         ValueError: bad lines; the message names file and line of the first and how many there are.
     """
-    folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    sequences = _in_folder(folder, "sequences.txt") if Path(path).is_dir() else Path(path)
-    return load_both(
-        SequenceFiles,
-        cache_dir,
-        streaming,
-        sequences_path=str(existing_file(sequences, "source_path")),
-        items_path=str(existing_file(item_path or _in_folder(folder, "items.jsonl"), "item_path")),
-    )
-
-
-def _in_folder(folder: Path, name: str) -> Path:
-    """The file of that name, or the compressed one."""
-    compressed = folder / f"{name}.gz"
-    return compressed if compressed.is_file() and not (folder / name).is_file() else folder / name
+    sequences, items = sequence_paths(path, item_path)
+    return load_both(SequenceFiles, cache_dir, streaming, sequences_path=str(sequences), items_path=str(items))
 
 
 def _parse(line: str) -> dict[str, Any]:

@@ -19,12 +19,12 @@ import datasets
 from hf_genrec.cells import NUMBER, as_id, as_text, decoded
 from hf_genrec.data.times import TimeUnit, parse_time
 from hf_genrec.dataset_scripts import delimited, json_lines
+from hf_genrec.dataset_scripts.places import existing_file
 from hf_genrec.dataset_scripts.rows import (
     CONFIG_NAMES,
     INTERACTION_FEATURES,
     ITEM_COLUMNS,
     SourceConfig,
-    existing_file,
     item_features,
     load_both,
 )

@@ -1,4 +1,7 @@
-"""The `hf-genrec` command. Each subcommand imports what it needs and calls one program of `trainers/`."""
+"""The `hf-genrec` command. Each subcommand imports what it needs and calls one program of `trainers/`.
+
+torch, transformers and what needs them take seconds to import: what can be refused without them is refused before.
+"""
 
 import inspect
 import shutil
@@ -35,12 +38,28 @@ def main() -> None:
 
 
 def _configuration(command: str, config: str | None, context: typer.Context):
-    quiet()
-    from hf_genrec.training.config import parse_config, run_options
+    from hf_genrec.training.config import check_keys, parse_config, run_options
 
     if "--help" in context.args:
+        quiet()
         _print_options(command, context, run_options(command, config, context.args))
+    _require_inputs(command, check_keys(config, context.args))
+    quiet()
     return parse_config(config, context.args)
+
+
+def _require_inputs(command: str, settings: dict[str, Any]) -> None:
+    """The files that `prepare`, `tokenize` and `train` begin with; of values that cannot be used others will tell."""
+    from hf_genrec.data.prepared import require_files
+    from hf_genrec.dataset_scripts.places import require_source
+    from hf_genrec.method import load_method
+    from hf_genrec.training.run_folder import RunFolder
+
+    if command == "prepare":
+        paths = (settings.get(name) for name in ("source_path", "item_path"))
+        require_source(settings.get("source", "movielens"), *(None if path is None else str(path) for path in paths))
+    elif "output_dir" in settings and (command == "train" or load_method(settings["method"]).codes):
+        require_files(RunFolder(Path(str(settings["output_dir"]))).data)
 
 
 def _print_options(command: str, context: typer.Context, options: str) -> None:
@@ -53,17 +72,19 @@ def _print_options(command: str, context: typer.Context, options: str) -> None:
 @app.command(**PASS_ON)
 def prepare(context: typer.Context, config: ConfigOption = None) -> None:
     """Interaction log and item text -> sequences and splits. `prepare --help` lists the keys."""
+    configuration = _configuration("prepare", config, context)
     from hf_genrec.trainers.prepare_data import main as program
 
-    program(_configuration("prepare", config, context))
+    program(configuration)
 
 
 @app.command(**PASS_ON)
 def tokenize(context: typer.Context, config: ConfigOption = None) -> None:
     """Item text -> embeddings -> semantic IDs with a health report, for methods whose items have codes."""
+    configuration = _configuration("tokenize", config, context)
     from hf_genrec.trainers.tokenize_items import main as program
 
-    program(_configuration("tokenize", config, context))
+    program(configuration)
 
 
 @app.command(**PASS_ON)
@@ -72,14 +93,23 @@ def train(context: typer.Context, config: ConfigOption = None) -> None:
     Train on the prepared, tokenized data; `train --help` lists the keys. --resume_from_checkpoint last goes on after an
     interruption.
     """
+    configuration = _configuration("train", config, context)
     from hf_genrec.trainers.train import main as program
 
-    program(_configuration("train", config, context))
+    program(configuration)
 
 
 @app.command(**PASS_ON)
 def grpo(context: typer.Context, config: ConfigOption = None) -> None:
     """Post-train a run's model by reinforcement learning, into a run folder of its own."""
+    from hf_genrec.post_training.grpo_keys import GRPO_KINDS
+    from hf_genrec.training.config import check_keys
+    from hf_genrec.training.run_folder import RunFolder
+
+    if "--help" not in context.args:
+        settings = check_keys(config, context.args, GRPO_KINDS, "grpo")
+        if settings.get("pretrained") is not None:
+            RunFolder(Path(str(settings["pretrained"]))).require_model()
     quiet()
     from hf_genrec.post_training.grpo_arguments import grpo_options, parse_grpo_config
 
@@ -98,6 +128,9 @@ def evaluate(
     num_beams: Annotated[int | None, typer.Option(help="Beams; by default twice the length of the lists.")] = None,
 ) -> None:
     """Recall, NDCG, MRR, diversity, bias and speed of the model, beside most popular and item-kNN."""
+    from hf_genrec.training.run_folder import RunFolder
+
+    RunFolder(Path(run)).require_model()
     quiet()
     from hf_genrec.trainers.evaluate_run import main as program
 
@@ -112,6 +145,9 @@ def sweep(
     config: ConfigOption = None,
 ) -> None:
     """Train a run per value of one setting and compare them on the validation split; finished ones are kept."""
+    from hf_genrec.training.config import check_keys
+
+    check_keys(config, context.args)
     quiet()
     from hf_genrec.trainers.sweep import main as program
 
@@ -134,14 +170,11 @@ def recommend(
     ] = False,
 ) -> None:
     """The next items for a user of the data or for a history, by title."""
-    quiet()
     from hf_genrec.data.prepared import PreparedData
-    from hf_genrec.hub import recommend_as_stranger
-    from hf_genrec.method import auto_class, load_method, load_model
-    from hf_genrec.training.config import RunFolder
+    from hf_genrec.training.run_folder import RunFolder
 
     folder = RunFolder(Path(run))
-    model = load_model(folder.require_model())
+    model_folder = folder.require_model()
     if (user is None) == (history is None):
         raise ValueError("give either --user or --history")
     if user is not None:
@@ -154,6 +187,11 @@ def recommend(
     else:
         items = [item_id.strip() for item_id in (history or "").split(",") if item_id.strip()]
 
+    quiet()
+    from hf_genrec.hub import recommend_as_stranger
+    from hf_genrec.method import auto_class, load_method, load_model
+
+    model = load_model(model_folder)
     item_ids, scores = model.recommend(items, k=k, exclude_seen=exclude_seen)
     title = model.processor.title
     newest = ", ".join(shown(title(item_id)) for item_id in items[-3:]) or "none"
@@ -180,11 +218,13 @@ def push(
     private: Annotated[bool, typer.Option(help="Make a new repository private.")] = False,
 ) -> None:
     """Upload the run's model with its code, processor and card; refuses what no export writes, and links."""
+    from hf_genrec.training.run_folder import RunFolder
+
+    folder = RunFolder(Path(run)).require_model()
     quiet()
     from hf_genrec.hub import push as upload
-    from hf_genrec.training.config import RunFolder
 
-    typer.echo(upload(RunFolder(Path(run)).require_model(), repo_id, private))
+    typer.echo(upload(folder, repo_id, private))
 
 
 @app.command()
@@ -193,14 +233,19 @@ def refresh(
     push_to: Annotated[str | None, typer.Option(help="Repository on the Hub to upload it to, too.")] = None,
 ) -> None:
     """Today's code beside the weights of an older version; checks that it recommends the same."""
+    from hf_genrec.files import restore_folder
+    from hf_genrec.training.run_folder import RunFolder
+
+    run = RunFolder(Path(folder))
+    model = run.model if (run.model / "config.json").is_file() else run.path
+    restore_folder(model)
+    if not (model / "config.json").is_file():
+        raise FileNotFoundError(f"{model} holds no saved model (config.json): name a run folder or a saved model")
     quiet()
     from hf_genrec.hub import push as upload
     from hf_genrec.hub import require_pushable
     from hf_genrec.refresh import refresh as save_anew
-    from hf_genrec.training.config import RunFolder
 
-    run = RunFolder(Path(folder))
-    model = run.model if (run.model / "config.json").is_file() else run.path
     if push_to is not None:
         require_pushable(model, push_to)
     compared = save_anew(model)

@@ -7,9 +7,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from hf_genrec.catalogue.saved_files import load_tensors
 from hf_genrec.files import fingerprint, whole_file
@@ -19,6 +17,9 @@ from hf_genrec.terminal import shown
 # Of what an export writes, and of what people lay beside it to be read; code is named by the configuration.
 PUSHED = {".json", ".safetensors", ".md", ".txt", ".parquet", ".png", ".jinja", "LICENSE", "NOTICE"}
 CHECKPOINT_FILES = {"trainer_state.json", "optimizer.safetensors"}
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CARD = """---
 library_name: transformers
@@ -53,7 +54,7 @@ above say by how much.
 """
 
 
-def save_model(model: PreTrainedModel, folder: Path, item_tokenizer: Path | None) -> None:
+def save_model(model: "PreTrainedModel", folder: Path, item_tokenizer: Path | None) -> None:
     """A model with its processor and code in a folder, and its item tokenizer in a folder below."""
     model.save_pretrained(folder)
     if item_tokenizer is not None and item_tokenizer.is_dir():

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.method import load_model
 from hf_genrec.semantic_ids.ids import SemanticIds
-from hf_genrec.training.config import RunFolder, parse_config
+from hf_genrec.training.config import parse_config
 from hf_genrec.training.lineage import require_prepared, require_tokenized
+from hf_genrec.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.libraries
 RENAMES = ("rename", "replace")

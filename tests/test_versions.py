@@ -253,7 +253,7 @@ def test_a_base_model_is_opened_without_a_report(tmp_path, caplog):
     logging.getLogger("transformers").propagate = True
     try:
         with caplog.at_level(logging.WARNING):
-            CareForCausalLM.from_qwen2(tmp_path, 61, num_queries=[1, 1], answer_token_id=60)
+            CareForCausalLM.from_base(tmp_path, 61, num_queries=[1, 1], answer_token_id=60)
     finally:
         logging.getLogger("transformers").propagate = False
     assert not caplog.records
@@ -262,7 +262,7 @@ def test_a_base_model_is_opened_without_a_report(tmp_path, caplog):
     base.config.layer_types = None
     base.config.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"lacks weights of the model: model\.layers\.2\."):
-        CareForCausalLM.from_qwen2(tmp_path, 61, num_queries=[1, 1], answer_token_id=60)
+        CareForCausalLM.from_base(tmp_path, 61, num_queries=[1, 1], answer_token_id=60)
 
 
 @pytest.mark.parametrize(("rows", "batch_size"), [(1, 4), (50, 4), (999, 7), (2000, 1)])

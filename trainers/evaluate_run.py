@@ -18,8 +18,8 @@ from hf_genrec.evaluation.report import data_set, render_table, result_record, t
 from hf_genrec.files import write_json
 from hf_genrec.hub import model_fingerprint, write_model_card
 from hf_genrec.method import load_method, load_model
-from hf_genrec.training.config import RunFolder
 from hf_genrec.training.lineage import require_model_of
+from hf_genrec.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 

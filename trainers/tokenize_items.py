@@ -4,22 +4,29 @@
     hf-genrec tokenize --config NAME
 
 `item_tokenizer: rq_vae` or `mpq` is trained by `train_item_tokenizer`. With `codes_path` published codes are imported
-instead. `collisions` settles only codes made here; published ones are kept. For a method without codes there is nothing
-to do.
+instead; with `codes_run` those of an earlier run are kept, and new items get theirs from its item tokenizer.
+`collisions` settles only codes made here; published ones are kept. For a method without codes there is nothing to do.
 """
 
 import logging
 import sys
+from pathlib import Path
 
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.method import load_method
-from hf_genrec.semantic_ids.build import assign_semantic_ids, item_parts, save_semantic_ids
+from hf_genrec.semantic_ids.build import (
+    assign_semantic_ids,
+    continue_semantic_ids,
+    item_parts,
+    save_semantic_ids,
+)
 from hf_genrec.semantic_ids.health import health_report
 from hf_genrec.semantic_ids.published_codes import load_published_codes
 from hf_genrec.semantic_ids.residual_kmeans import fit_residual_kmeans
 from hf_genrec.trainers import train_item_tokenizer
 from hf_genrec.training.config import RunConfig, parse_command_line
-from hf_genrec.training.lineage import require_prepared, tokenized_from
+from hf_genrec.training.lineage import require_own_tokenizer, require_prepared, tokenized_from
+from hf_genrec.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +41,18 @@ def main(config: RunConfig) -> None:
         return
     folder, arguments = config.run.semantic_ids, config.tokenizer
     made_from = tokenized_from(config, require_prepared(config))
-    if config.data.codes_path is not None:
+    if config.data.codes_path is not None and arguments.codes_run is not None:
+        raise ValueError("codes_path and codes_run are two sources of the codes: leave one out")
+    if arguments.codes_run is not None:
+        earlier = RunFolder(Path(arguments.codes_run)).semantic_ids
+        if earlier.resolve() == folder.resolve():
+            raise ValueError(
+                f"codes_run and output_dir are both {config.run.path}: give the newer data a run of their own"
+            )
+        require_own_tokenizer(earlier)
+        semantic_ids, health, tokenizer = continue_semantic_ids(earlier, PreparedData.load(config.run.data).items)
+        save_semantic_ids(folder, semantic_ids, health, made_from, tokenizer)
+    elif config.data.codes_path is not None:
         semantic_ids = load_published_codes(config.data.codes_path, PreparedData.load(config.run.data).item_ids)
         save_semantic_ids(folder, semantic_ids, health_report(semantic_ids), made_from)
     elif arguments.item_tokenizer != "residual_kmeans":

@@ -18,8 +18,9 @@ from hf_genrec.method import load_method
 from hf_genrec.post_training.build_grpo import build_prompts, layer_precision, load_policy, lora_config
 from hf_genrec.post_training.grpo_arguments import GRPOArguments, parse_grpo_config
 from hf_genrec.training.checkpoints import checkpoint_to_resume
-from hf_genrec.training.config import RunFolder, parse_command_line
+from hf_genrec.training.config import parse_command_line
 from hf_genrec.training.lineage import require_codes_of, require_model_of, training_settings
+from hf_genrec.training.run_folder import RunFolder
 from hf_genrec.training.train_and_save import train_and_save
 from hf_genrec.training.trainer import subsample
 

@@ -27,6 +27,10 @@ def main(config: RunConfig) -> None:
         raise ValueError(
             "item_tokenizer: residual_kmeans is not trained: use `hf-genrec tokenize`, or set rq_vae or mpq"
         )
+    if arguments.codes_run is not None:
+        raise ValueError(
+            "codes_run keeps the codes of an earlier run, and nothing is trained: use `hf-genrec tokenize`"
+        )
     made_from = tokenized_from(config, require_prepared(config))
     prepared = PreparedData.load(run.data)
     process = PartialState(cpu=config.training.use_cpu)

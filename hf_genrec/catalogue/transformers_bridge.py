@@ -28,6 +28,7 @@ PLACES = {
     "Qwen2Attention": "models.qwen2.modeling_qwen2",
     "Qwen2DecoderLayer": "models.qwen2.modeling_qwen2",
     "Qwen2MLP": "models.qwen2.modeling_qwen2",
+    "Qwen2RMSNorm": "models.qwen2.modeling_qwen2",
     "cached_file": "utils",
     "eager_attention_forward": "models.qwen2.modeling_qwen2",
     "initialization": "initialization",

@@ -182,10 +182,7 @@ def read_report(folder: Path) -> dict[str, Any]:
         FileNotFoundError: a file of the data is missing.
         ValueError: the report is damaged, or of an earlier version of this library.
     """
-    restore_folder(folder)
-    for name in (SEQUENCES_FILE, ITEMS_FILE, REPORT_FILE):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} does not exist: run `hf-genrec prepare` first")
+    require_files(folder)
     try:
         report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -213,6 +210,17 @@ def _no_targets(name: str, settings: dict[str, Any]) -> str:
         remedy = "only users with 3 interactions or more have targets: prepare a larger log, or with lower filters"
     without = "; to train without: eval_strategy: no, load_best_model_at_end: false" if name == "validation" else ""
     return f"the {name} split has no targets, so nothing can be evaluated: {remedy}{without}"
+
+
+def require_files(folder: Path) -> None:
+    """
+    Raises:
+        FileNotFoundError: one of the three files is missing.
+    """
+    restore_folder(folder)
+    for name in (SEQUENCES_FILE, ITEMS_FILE, REPORT_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} does not exist: run `hf-genrec prepare` first")
 
 
 def _read_parquet(path: Path, columns: set[str]) -> pa.Table:

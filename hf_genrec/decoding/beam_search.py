@@ -84,8 +84,11 @@ def _log_probs(model, states, tokens: torch.Tensor, trie: ItemTrie, level: int, 
         chosen = trie.gather(logits, tokens, level)
     else:
         vocabulary = trie.level_tokens(level)  # rising
-        bias = None if head.bias is None else head.bias[vocabulary]
-        logits = torch.nn.functional.linear(states, head.weight[vocabulary], bias).float()
+        if isinstance(head, torch.nn.Linear):
+            bias = None if head.bias is None else head.bias[vocabulary]
+            logits = torch.nn.functional.linear(states, head.weight[vocabulary], bias).float()
+        else:  # in an adapter, which is asked, not read
+            logits = head(states)[..., vocabulary].float()
         chosen = gather_last(logits, torch.searchsorted(vocabulary, tokens.long()).clamp(max=len(vocabulary) - 1))
     return chosen - logits.logsumexp(-1, keepdim=True)
 

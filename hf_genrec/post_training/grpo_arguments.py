@@ -6,8 +6,9 @@ from typing import Any, Literal
 import torch
 from trl import GRPOConfig
 
+from hf_genrec.post_training.grpo_keys import GRPO_KINDS
 from hf_genrec.training.arguments import check_training, join_processes
-from hf_genrec.training.config import Kind, parse_arguments
+from hf_genrec.training.config import parse_arguments
 from hf_genrec.training.option_help import option_help, own_fields
 
 # Of TRL's sampling options, what leaves the policy's distribution as it is, and what the sampler here cannot do.
@@ -157,7 +158,7 @@ def parse_grpo_config(name_or_path: str | None, overrides: list[str] | None = No
     """
     `parse_config` for post-training, which takes its data and the sizes of its model from the run it starts from.
     """
-    (arguments,) = parse_arguments(name_or_path, overrides, {"grpo": Kind([GRPOArguments])}, "grpo")
+    (arguments,) = parse_arguments(name_or_path, overrides, GRPO_KINDS, "grpo")
     return arguments
 
 

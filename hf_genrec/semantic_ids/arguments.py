@@ -67,6 +67,13 @@ class TokenizerArguments:
     tokenizer_epochs: int = field(default=60, metadata={"help": "rq_vae, mpq: passes over the items in training."})
     tokenizer_learning_rate: float = field(default=3e-3, metadata={"help": "rq_vae, mpq: peak learning rate."})
     tokenizer_batch_size: int = field(default=256, metadata={"help": "rq_vae, mpq: items per training step."})
+    codes_run: str | None = field(
+        default=None,
+        metadata={
+            "help": "Run folder of earlier data whose codes are kept: its items keep theirs, new ones get theirs from "
+            "its item tokenizer, by their text. The other keys of this group are then those of that run."
+        },
+    )
     collisions: CollisionPolicy = field(
         default="resolve",
         metadata={

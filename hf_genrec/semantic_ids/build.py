@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from transformers import AutoModel
 
+import hf_genrec.item_tokenizers  # noqa: F401  (makes them known to the Auto classes)
 from hf_genrec.files import weights_fingerprint, whole_folder, write_json
 from hf_genrec.item_tokenizers.item_tokenizer import ItemTokenizer
 
 from .arguments import TokenizerArguments
 from .collaborative import collaborative_vectors, recommender_vectors
-from .collisions import place_new_items, settle_collisions
+from .collisions import count_collisions, place_new_items, settle_collisions
 from .embedding import embed_texts
 from .health import draw_health, health_report
 from .ids import SemanticIds
@@ -183,3 +185,44 @@ def encode_new_items(
     codes = tokenizer.encode(vectors).cpu().numpy()
     placed = place_new_items(codes, vectors.cpu().numpy(), tokenizer, semantic_ids)
     return semantic_ids.add_items(new_ids, placed)
+
+
+def continue_semantic_ids(
+    folder: Path, items: pa.Table, embedding_cache: str | Path | None = None
+) -> tuple[SemanticIds, dict[str, Any], ItemTokenizer | None]:
+    """The semantic IDs of a newer catalogue: the items of an earlier one keep their codes, new ones get theirs from its
+    item tokenizer ([`encode_new_items`]). Codes of items that are gone stay taken.
+
+    Args:
+        folder: `semantic_ids/` of the earlier run.
+        items: one row per item of the newer catalogue, column item_id and text columns.
+
+    Returns:
+        the codes in the order of `items`; their health report; the item tokenizer, if the earlier run has one.
+
+    Raises:
+        FileNotFoundError: no codes, or new items and no item tokenizer (published codes have none).
+        ValueError: as `encode_new_items`.
+    """
+    earlier, tokenizer_folder = SemanticIds.load(folder), folder / "item_tokenizer"
+    tokenizer = None
+    if tokenizer_folder.is_dir():
+        tokenizer = AutoModel.from_pretrained(tokenizer_folder, trust_remote_code=False)
+    item_ids, known = [str(item_id) for item_id in items.column("item_id").to_pylist()], set(earlier.item_ids)
+    new = [row for row, item_id in enumerate(item_ids) if item_id not in known]
+    grown = earlier
+    if new:
+        if tokenizer is None:
+            raise FileNotFoundError(
+                f"item {item_ids[new[0]]!r} is new, and {folder} has no item_tokenizer that gives it codes: published "
+                f"codes are extended where they come from"
+            )
+        grown = encode_new_items(tokenizer, earlier, items.take(new), embedding_cache=embedding_cache)
+    row_of = {item_id: row for row, item_id in enumerate(grown.item_ids)}
+    codes = grown.codes[[row_of[item_id] for item_id in item_ids]]
+    report = dict(grown.report)
+    if "collisions" in report:
+        report["collisions"] = report["collisions"] | {"after": count_collisions(codes)}
+    logger.info("%d items keep their codes of %s, %d are new", len(item_ids) - len(new), folder, len(new))
+    semantic_ids = SemanticIds(item_ids, codes, earlier.codebook_sizes, report)
+    return semantic_ids, health_report(semantic_ids), tokenizer

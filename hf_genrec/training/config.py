@@ -7,17 +7,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from hf_genrec.data.arguments import DataArguments
-from hf_genrec.files import restore_folder
 from hf_genrec.method import default_method, load_method, methods
 from hf_genrec.semantic_ids.arguments import TokenizerArguments
 from hf_genrec.terminal import log_to_terminal
-from hf_genrec.training.arguments import GenRecTrainingArguments
+from hf_genrec.training.known_keys import DeclaredArguments
 from hf_genrec.training.option_help import option_help, own_fields
+from hf_genrec.training.run_folder import RunFolder
+
+# torch, transformers and trl are imported where arguments are made of the keys, which are checked before.
+if TYPE_CHECKING:
+    from hf_genrec.training.arguments import GenRecTrainingArguments
+
+TRAINING_ARGUMENTS = DeclaredArguments(
+    "hf_genrec.training.arguments.GenRecTrainingArguments", "transformers.training_args.TrainingArguments"
+)
 
 # Of the shared argument classes, the keys that only items with semantic IDs have a use for.
 SEMANTIC_ID_KEYS = {field.name for field in fields(TokenizerArguments)} - {
@@ -31,13 +39,17 @@ SEMANTIC_ID_KEYS |= {"codes_path", "packed_row_tokens"}
 
 @dataclass(frozen=True)
 class Kind:
-    """What may stand in a configuration: the fields of `classes` without `unused_keys`."""
+    """What may stand in a configuration: the fields of `classes` ([`DeclaredArguments`] some) without `unused_keys`."""
 
     classes: list[Any]
     unused_keys: frozenset[str] = frozenset()
 
     def known_keys(self) -> set[str]:
-        return {field.name for cls in self.classes for field in fields(cls) if field.init} - self.unused_keys
+        keys = (
+            cls.keys() if isinstance(cls, DeclaredArguments) else {entry.name for entry in fields(cls) if entry.init}
+            for cls in self.classes
+        )
+        return set().union(*keys) - self.unused_keys
 
 
 @dataclass
@@ -47,59 +59,12 @@ class RunConfig:
     data: DataArguments
     tokenizer: TokenizerArguments
     model: Any  # of the method's own class
-    training: GenRecTrainingArguments
+    training: "GenRecTrainingArguments"
     given: frozenset[str] = frozenset()  # the keys that are written in the configuration or on the command line
 
     @property
     def run(self) -> "RunFolder":
         return RunFolder(Path(str(self.training.output_dir)))
-
-
-@dataclass
-class RunFolder:
-    """
-    A run: `data/`, `semantic_ids/` (where items have codes), `checkpoints/` (read only to resume), `model/` (what is
-    loaded and pushed), `results/`.
-    """
-
-    path: Path
-
-    @property
-    def data(self) -> Path:
-        return self.path / "data"
-
-    @property
-    def semantic_ids(self) -> Path:
-        return self.path / "semantic_ids"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def model(self) -> Path:
-        return self.path / "model"
-
-    @property
-    def results(self) -> Path:
-        return self.path / "results"
-
-    def require_model(self) -> Path:
-        """
-        The model's folder.
-
-        Raises:
-            FileNotFoundError: if the run has none.
-        """
-        restore_folder(self.model)
-        if not (self.model / "config.json").is_file():
-            if (self.path / "config.json").is_file():
-                raise FileNotFoundError(
-                    f"{self.path} is a saved model, and a run folder is asked for, which holds it as model/: name "
-                    f"{self.path.resolve().parent}"
-                )
-            raise FileNotFoundError(f"{self.path} holds no trained model: run `hf-genrec train` first")
-        return self.model
 
 
 def shipped_configs(post_training: bool = False) -> dict[str, Path]:
@@ -138,12 +103,9 @@ def parse_config(name_or_path: str | None, overrides: list[str] | None = None) -
         FileNotFoundError: if the file does not exist.
         ValueError: for a key no argument class has, a key of another method, or a value they refuse; names the file.
     """
-    content = {} if name_or_path is None else _read_yaml(find_config(name_or_path))
-    given = {str(key) for key in content} | {
-        _key(argument) for argument in overrides or [] if argument.startswith("--")
-    }
+    given = frozenset(check_keys(name_or_path, overrides))
     data, tokenizer, model, training = parse_arguments(name_or_path, overrides, _run_kinds(), default_method())
-    return RunConfig(data, tokenizer, model, training, frozenset(given))
+    return RunConfig(data, tokenizer, model, training, given)
 
 
 def run_options(command: str, name_or_path: str | None, overrides: list[str]) -> str:
@@ -151,6 +113,7 @@ def run_options(command: str, name_or_path: str | None, overrides: list[str]) ->
     The keys that `prepare`, `tokenize` or `train` reads, for people: those of the method that is named in the
     configuration or by `--method`.
     """
+    training_arguments = TRAINING_ARGUMENTS.load()
     content = {} if name_or_path is None else _read_yaml(find_config(name_or_path))
     name = _method(name_or_path or "command line", content, overrides, methods(), default_method())
     method, kind = load_method(name), _run_kinds()[name]
@@ -159,7 +122,7 @@ def run_options(command: str, name_or_path: str | None, overrides: list[str]) ->
         "tokenize": {"Semantic IDs": TokenizerArguments},
         "train": {
             f"{method.title} (--method {name}, of {', '.join(methods())})": method.arguments,
-            "Training (and all of transformers' TrainingArguments)": GenRecTrainingArguments,
+            "Training (and all of transformers' TrainingArguments)": training_arguments,
         },
     }
     known = kind.known_keys()
@@ -167,7 +130,7 @@ def run_options(command: str, name_or_path: str | None, overrides: list[str]) ->
         title: [entry for entry in own_fields(cls) if entry.name in known] for title, cls in groups[command].items()
     }
     if command != "train":
-        listed["Run"] = [entry for entry in own_fields(GenRecTrainingArguments) if entry.name == "output_dir"]
+        listed["Run"] = [entry for entry in own_fields(training_arguments) if entry.name == "output_dir"]
     return option_help({title: entries for title, entries in listed.items() if entries})
 
 
@@ -176,10 +139,44 @@ def _run_kinds() -> dict[str, Kind]:
     kinds = {}
     for name in methods():
         method = load_method(name)
-        classes = [DataArguments, TokenizerArguments, method.arguments, GenRecTrainingArguments]
+        classes = [DataArguments, TokenizerArguments, method.arguments, TRAINING_ARGUMENTS]
         unused = method.unused_keys if method.codes else method.unused_keys | SEMANTIC_ID_KEYS
         kinds[name] = Kind(classes, frozenset(unused))
     return kinds
+
+
+def check_keys(
+    name_or_path: str | None, overrides: list[str] | None, kinds: "dict[str, Kind] | None" = None, default: str = ""
+) -> dict[str, Any]:
+    """
+    What a configuration and `--key value` overrides say, as it is written there; nothing slow is imported.
+
+    Args:
+        kinds, default: see [`parse_arguments`]; by default those of a run.
+
+    Returns:
+        the values by key, `method` among them.
+
+    Raises:
+        FileNotFoundError, ValueError: as [`parse_config`], values excepted.
+    """
+    kinds, default = (_run_kinds(), default_method()) if kinds is None else (kinds, default)
+    place, content = "command line", {}
+    if name_or_path is not None:
+        path = find_config(name_or_path)
+        place, content = str(path), _read_yaml(path)
+    arguments = list(overrides or [])
+    method = _method(place, content, arguments, list(kinds), default)
+    for key in content:
+        _check_key(place, f"key {key!r}", str(key), method, kinds[method])
+    said = {}
+    for number, argument in enumerate(arguments):
+        if argument.startswith("--"):
+            key, _, value = argument.removeprefix("--").partition("=")
+            key = key.replace("-", "_").removeprefix("no_")
+            _check_key("command line", f"option {argument}", key, method, kinds[method])
+            said[key] = value or next(iter(arguments[number + 1 :]), "")
+    return content | said | {"method": method}
 
 
 def parse_arguments(
@@ -195,30 +192,20 @@ def parse_arguments(
     Raises:
         FileNotFoundError, ValueError: as [`parse_config`].
     """
+    method = check_keys(name_or_path, overrides, kinds, default)["method"]
     from trl import TrlParser
 
-    arguments = list(overrides or [])
-    place, content = "command line", {}
+    arguments, place = list(overrides or []), "command line"
     if name_or_path is not None:
-        path = find_config(name_or_path)
-        place, content = str(path), _read_yaml(path)
-        arguments += ["--config", str(path)]
-    method = _method(place, content, overrides or [], list(kinds), default)
-    for key in content:
-        _check_key(place, f"key {key!r}", str(key), method, kinds[method])
-    for argument in overrides or []:
-        if argument.startswith("--"):
-            _check_key("command line", f"option {argument}", _key(argument), method, kinds[method])
+        place = str(find_config(name_or_path))
+        arguments += ["--config", place]
+    classes = [cls.load() if isinstance(cls, DeclaredArguments) else cls for cls in kinds[method].classes]
     try:
-        parser = TrlParser(kinds[method].classes)
+        parser = TrlParser(classes)
         parser.error = _raise_value_error  # type: ignore[method-assign]  # argparse would print all options and exit
         return parser.parse_args_and_config(arguments)
     except (ValueError, TypeError, argparse.ArgumentError) as error:
         raise ValueError(f"{place}: {str(error).splitlines()[0]}") from error
-
-
-def _key(option: str) -> str:
-    return option.removeprefix("--").split("=")[0].replace("-", "_").removeprefix("no_")
 
 
 def _raise_value_error(message: str):

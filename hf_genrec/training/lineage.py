@@ -110,12 +110,23 @@ def require_tokenized(config: RunConfig, data: str) -> dict[str, str | None]:
     else:
         settings = made_from.get("settings", {})
         _require_settings(asdict(config.tokenizer), settings, config, (), f"{folder} was made", "tokenize")
+    return {"semantic_ids": table["fingerprint"], "item_tokenizer": require_own_tokenizer(folder)}
+
+
+def require_own_tokenizer(folder: Path) -> str | None:
+    """
+    The fingerprint of the item tokenizer that made the semantic IDs in a folder; `None` where none did.
+
+    Raises:
+        FileNotFoundError, ValueError: as [`read_table`]; or another one lies beside them.
+    """
+    made_from = read_table(folder)["report"].get("made_from", {})
     tokenizer = weights_fingerprint(folder / "item_tokenizer")
     if tokenizer != made_from.get("item_tokenizer"):
         raise ValueError(
             f"{folder / 'item_tokenizer'} did not make the codes in {TABLE_FILE}: run `hf-genrec tokenize` again"
         )
-    return {"semantic_ids": table["fingerprint"], "item_tokenizer": tokenizer}
+    return tokenizer
 
 
 def _require_settings(

@@ -14,8 +14,8 @@ from transformers import IntervalStrategy
 from hf_genrec.catalogue.flat_code import FlatCode, require_flat
 from hf_genrec.files import spelled_out, whole_folder, write_json
 from hf_genrec.hub import save_model, write_model_card
-from hf_genrec.training.config import RunFolder
 from hf_genrec.training.lineage import write_lineage
+from hf_genrec.training.run_folder import RunFolder
 from hf_genrec.training.trainer import GenRecTrainer, StopEarly
 
 logger = logging.getLogger(__name__)

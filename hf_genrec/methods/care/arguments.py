@@ -7,7 +7,7 @@ from typing import Literal
 @dataclass
 class CareArguments:
     """
-    The CARE model: from scratch at the given size, or from a pretrained Qwen2 / Qwen2.5 folder.
+    The CARE model: from scratch at the given size, from a pretrained Qwen2, Qwen2.5 or Qwen3, or from an earlier run.
 
     Raises:
         ValueError: for sizes that do not fit together, with what to write instead.
@@ -16,7 +16,10 @@ class CareArguments:
     method: Literal["care"] = field(default="care", metadata={"help": "what is trained"})
     base_model: str | None = field(
         default=None,
-        metadata={"help": "pretrained Qwen2/Qwen2.5 folder or name; null builds the sizes below from scratch"},
+        metadata={
+            "help": "pretrained Qwen2, Qwen2.5 or Qwen3, folder or name; or the run folder of an earlier CARE model "
+            "with the same codes (codes_run); null builds the sizes below from scratch"
+        },
     )
     hidden_size: int = field(default=128, metadata={"help": "from scratch: width of the hidden states"})
     intermediate_size: int = field(default=256, metadata={"help": "from scratch: width of the feed-forward layers"})

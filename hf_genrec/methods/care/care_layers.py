@@ -1,4 +1,5 @@
-"""What CARE's layers do that Qwen2's do not: packed rows, dropout of what a layer adds, reading some slots only."""
+"""What CARE's layers do that Qwen2's do not: packed rows, dropout of what a layer adds, reading some slots only; and
+Qwen3's norms of queries and keys."""
 
 import torch
 from torch import nn
@@ -8,6 +9,7 @@ from ...catalogue.transformers_bridge import (
     Qwen2Attention,
     Qwen2DecoderLayer,
     Qwen2MLP,
+    Qwen2RMSNorm,
     eager_attention_forward,
     repeat_kv,
     rotate_half,
@@ -23,8 +25,49 @@ def take_slots(states: torch.Tensor, slots: torch.Tensor | None) -> torch.Tensor
     return states if slots is None else torch.take_along_dim(states, slots[..., None], dim=1)
 
 
+def rows_to_read(
+    rows: torch.Tensor, logits_to_keep: int | torch.Tensor
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """
+    Slots (B, R) of the rows to keep, of all rows' slots (B, T), and which of them count, (B, R) boolean.
+
+    `None` for the first stands for all rows, for the second for all of the first.
+    """
+    if isinstance(logits_to_keep, int):
+        return (rows[:, -logits_to_keep:], None) if logits_to_keep else (None, None)
+    if logits_to_keep.dtype != torch.bool:
+        return kept_rows(rows, logits_to_keep), None
+    counts = logits_to_keep.sum(-1, keepdim=True)
+    first = logits_to_keep.int().argsort(dim=-1, descending=True, stable=True)[:, : int(counts.max())]
+    return rows.gather(1, first), torch.arange(first.shape[1], device=rows.device) < counts
+
+
+def kept_rows(tensor: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+    """
+    Of a tensor (B, T) the rows that `logits_to_keep` names, in the forms transformers knows: the last so many (0: all),
+    positions (R,) or (B, R), or a boolean mask (B, T), which flattens what it keeps.
+    """
+    if isinstance(logits_to_keep, int):
+        return tensor[:, -logits_to_keep:] if logits_to_keep else tensor
+    if logits_to_keep.dtype == torch.bool and logits_to_keep.dim() == 2:
+        return tensor[logits_to_keep]
+    return tensor.take_along_dim(logits_to_keep, dim=1) if logits_to_keep.dim() == 2 else tensor[:, logits_to_keep]
+
+
 class CareAttention(Qwen2Attention):
-    """Qwen2's attention, which takes a [`PackedMask`] too, and may answer for `read_slots` (B, R) only."""
+    """
+    Qwen2's attention, which takes a [`PackedMask`] too, and may answer for `read_slots` (B, R) only. With
+    `config.qk_norm` and without `config.attention_bias` it is Qwen3's.
+    """
+
+    def __init__(self, config, layer_idx: int):
+        super().__init__(config, layer_idx)
+        if not config.attention_bias:
+            for name in ("q_proj", "k_proj", "v_proj"):
+                linear = getattr(self, name)
+                setattr(self, name, nn.Linear(linear.in_features, linear.out_features, bias=False))
+        self.q_norm = Qwen2RMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else None
+        self.k_norm = Qwen2RMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else None
 
     @takes_cache
     def forward(
@@ -42,6 +85,8 @@ class CareAttention(Qwen2Attention):
         key, value = (
             projection(hidden_states).view(shape).transpose(1, 2) for projection in (self.k_proj, self.v_proj)
         )
+        if self.q_norm is not None:
+            query, key = self.q_norm(query), self.k_norm(key)
         key = rotated(key, *position_embeddings)
         query = rotated(query, *(take_slots(part, read_slots) for part in position_embeddings))
         if cache is not None:

@@ -1,9 +1,10 @@
-"""Configuration of CARE (arXiv 2602.03692): a Qwen2 decoder with query tokens before each code of a semantic ID."""
+"""Configuration of CARE (arXiv 2602.03692): a Qwen2 or Qwen3 decoder with query tokens before each code of a
+semantic ID."""
 
 import sys
 from dataclasses import field
 
-from transformers import Qwen2Config
+from transformers import Qwen2Config, Qwen3Config
 
 from ...catalogue.flat_code import FlatCode
 from ...catalogue.saved_files import require_number
@@ -60,6 +61,16 @@ class CareConfig(FlatCode, Qwen2Config):
         max_history (`int`, *optional*):
             Newest history items that are read. `None`: as many as `max_position_embeddings` allows.
 
+    > Backbone, where it is not Qwen2's
+
+    Args:
+        qk_norm (`bool`, defaults to `False`):
+            Whether queries and keys are normed head by head, as Qwen3 has it.
+        attention_bias (`bool`, defaults to `True`):
+            Whether the projections to queries, keys and values have biases; Qwen3's have none.
+        head_dim (`int`, *optional*):
+            Width of an attention head, by default `hidden_size / num_attention_heads`.
+
     Example:
 
     ```python
@@ -85,10 +96,15 @@ class CareConfig(FlatCode, Qwen2Config):
     hidden_dropout: float = 0.0
     label_smoothing: float = 0.0
     max_history: int | None = None
+    qk_norm: bool = False
+    attention_bias: bool = True
+    head_dim: int | None = None
 
     def __post_init__(self, **kwargs):
         self.num_queries = list(self.num_queries)
         self.progressive = [bool(stage) for stage in self.progressive] or [True] * len(self.num_queries)
+        if self.head_dim is None:
+            self.head_dim = self.hidden_size // self.num_attention_heads
         super().__post_init__(**kwargs)
         # save_pretrained writes the entry of the class it saves only; with all of them preset, AutoModel opens a
         # folder that CareForCausalLM has saved.
@@ -173,12 +189,12 @@ class CareConfig(FlatCode, Qwen2Config):
         )
 
     @classmethod
-    def from_qwen2(cls, qwen2_config: Qwen2Config, **care_fields) -> "CareConfig":
-        """The backbone's fields of a Qwen2/Qwen2.5 configuration with CARE's own beside them."""
-        fields = qwen2_config.to_dict()
+    def from_base(cls, base_config: Qwen2Config | Qwen3Config, **care_fields) -> "CareConfig":
+        """The backbone's fields of a Qwen2, Qwen2.5, Qwen3 or CARE configuration with CARE's own beside them."""
+        fields = base_config.to_dict()
         for name in ("model_type", "architectures", "auto_map", "transformers_version", "_name_or_path"):
             fields.pop(name, None)
-        return cls(**(fields | care_fields))
+        return cls(**({"qk_norm": isinstance(base_config, Qwen3Config)} | fields | care_fields))
 
 
 CareConfig.register_for_auto_class()

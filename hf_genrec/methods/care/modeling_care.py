@@ -13,6 +13,7 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen2Model,
+    Qwen3Config,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import logging
@@ -23,7 +24,7 @@ from ...catalogue.transformers_bridge import CACHE, CacheByBothNames, overrides,
 from ...decoding.beam_decoder import additive_mask
 from ...decoding.recommend_by_trie import GenerativeRecommenderMixin
 from .care_beams import CareBeamDecoder
-from .care_layers import CareDecoderLayer, take_slots
+from .care_layers import CareDecoderLayer, kept_rows, rows_to_read, take_slots
 from .care_layout import QUERY, CareLayout, attention_allowed, care_layout, split_blocks
 from .care_packing import PackedMask, pack_layout, packed_mask
 from .configuration_care import CareConfig
@@ -36,6 +37,14 @@ class CarePreTrainedModel(FlatModelCode, PreTrainedModel):
     _no_split_modules = ["CareDecoderLayer"]  # noqa: RUF012
     _supports_flash_attn = False  # the mask is not causal
     _supports_flex_attn = False
+
+    def __setattr__(self, name, value):
+        # An adapter is merged into its table in place. Put on one of two tables that are tied, it would change the
+        # other, too: it gets a table of its own.
+        if name in ("embed_tokens", "lm_head") and hasattr(value, "base_layer") and self.config.tie_word_embeddings:
+            table = value.base_layer
+            table.weight = nn.Parameter(table.weight.detach().clone(), requires_grad=False)
+        super().__setattr__(name, value)
 
     def _init_weights(self, module):
         super()._init_weights(module)
@@ -149,7 +158,7 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
                 allowed = nn.functional.pad(allowed, (0, columns - allowed.shape[2]), value=False)
             mask = self.attention_mask(allowed, embeddings.dtype)
         rows = reading_slot - past_slots
-        read_slots, kept = _rows_to_read(rows, logits_to_keep)
+        read_slots, kept = rows_to_read(rows, logits_to_keep)
         # The states of all layers, if they are asked for, are those of all slots.
         last_layer_slots = None if _wants_all_states(config, kwargs) else read_slots
         outputs = super().forward(
@@ -174,35 +183,6 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
         """(B, rows, columns) boolean, True = attended, as the layers take it: one mask for all heads."""
         eager = self.config._attn_implementation == "eager"
         return additive_mask(allowed, dtype) if eager else allowed.unsqueeze(1)
-
-
-def _rows_to_read(
-    rows: torch.Tensor, logits_to_keep: int | torch.Tensor
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """
-    Slots (B, R) of the rows to keep, of all rows' slots (B, T), and which of them count, (B, R) boolean.
-
-    `None` for the first stands for all rows, for the second for all of the first.
-    """
-    if isinstance(logits_to_keep, int):
-        return (rows[:, -logits_to_keep:], None) if logits_to_keep else (None, None)
-    if logits_to_keep.dtype != torch.bool:
-        return kept_rows(rows, logits_to_keep), None
-    counts = logits_to_keep.sum(-1, keepdim=True)
-    first = logits_to_keep.int().argsort(dim=-1, descending=True, stable=True)[:, : int(counts.max())]
-    return rows.gather(1, first), torch.arange(first.shape[1], device=rows.device) < counts
-
-
-def kept_rows(tensor: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
-    """
-    Of a tensor (B, T) the rows that `logits_to_keep` names, in the forms transformers knows: the last so many (0: all),
-    positions (R,) or (B, R), or a boolean mask (B, T), which flattens what it keeps.
-    """
-    if isinstance(logits_to_keep, int):
-        return tensor[:, -logits_to_keep:] if logits_to_keep else tensor
-    if logits_to_keep.dtype == torch.bool and logits_to_keep.dim() == 2:
-        return tensor[logits_to_keep]
-    return tensor.take_along_dim(logits_to_keep, dim=1) if logits_to_keep.dim() == 2 else tensor[:, logits_to_keep]
 
 
 def _wants_all_states(config: CareConfig, kwargs: dict) -> bool:
@@ -242,7 +222,7 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
         super().__init__(config)
         self.model = CareModel(config)
         if config.tie_word_embeddings:  # else the Trainer warns of a missing head whenever it loads a checkpoint
-            self._keys_to_ignore_on_save = ["lm_head.weight"]
+            self._keys_to_ignore_on_save = {"lm_head.weight"}
         self.post_init()
         self._write_generation_config()
 
@@ -330,7 +310,7 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
         if table is None or not self.config.query_diversity_weight:
             return None
         # Called, not read: an adapter wrapped around the table takes part.
-        queries = table(torch.arange(table.num_embeddings, device=self.lm_head.weight.device))
+        queries = table(torch.arange(sum(self.config.num_queries), device=self.lm_head.weight.device))
         queries = nn.functional.normalize(queries.float(), dim=-1)
         cosine = queries @ queries.T
         return (cosine.sum() - cosine.diagonal().sum()) / cosine.numel()
@@ -385,37 +365,56 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
         outputs.logits = outputs.logits[copy_of]
         return outputs
 
+    def save_pretrained(self, *args, **kwargs):
+        """The head is saved unless it is the table of the input; the configuration says which."""
+        self.config.tie_word_embeddings = self.lm_head.weight is self.model.embed_tokens.weight
+        self._keys_to_ignore_on_save = {"lm_head.weight"} if self.config.tie_word_embeddings else set()
+        super().save_pretrained(*args, **kwargs)
+
     @classmethod
-    def from_qwen2(cls, pretrained_model_name_or_path, vocab_size: int, **care_fields) -> "CareForCausalLM":
+    def from_base(
+        cls, pretrained_model_name_or_path, vocab_size: int, base_vocab_size: int | None = None, **care_fields
+    ) -> "CareForCausalLM":
         """
-        A model with the weights of a pretrained Qwen2 or Qwen2.5; new tokens and queries are random.
+        A model with the weights of a pretrained Qwen2, Qwen2.5 or Qwen3; new tokens and queries are random.
 
         Args:
             vocab_size: tokens after the codes have been added; the embeddings (tied or not) are resized to it.
+            base_vocab_size (*optional*): tokens of the base model's tokenizer. Rows beyond them, with which its
+                embeddings may be padded, are no tokens: the new ones start without them. By default all rows are.
             care_fields: the fields [`CareConfig`] adds.
 
         Raises:
-            ValueError: if the model is no Qwen2, or lacks weights of one.
+            ValueError: if the model is none of these, lacks weights of one, or has others.
         """
         fields, _ = Qwen2Config.get_config_dict(pretrained_model_name_or_path)
-        if fields.get("model_type") != "qwen2":
-            kind = fields.get("model_type")
-            raise ValueError(f"{pretrained_model_name_or_path} is a {kind} model: CARE starts from Qwen2 or Qwen2.5.")
-        base_config = Qwen2Config.from_dict(fields)
+        kind = fields.get("model_type")
+        if kind not in ("qwen2", "qwen3"):
+            raise ValueError(
+                f"{pretrained_model_name_or_path} is a {kind} model: CARE starts from Qwen2, Qwen2.5, Qwen3 or an "
+                f"earlier CARE."
+            )
+        base_config = (Qwen3Config if kind == "qwen3" else Qwen2Config).from_dict(fields)
         # The padding token may be one of the new ones, which the base model's embeddings do not hold yet.
-        config = CareConfig.from_qwen2(base_config, **care_fields | {"pad_token_id": None})
+        config = CareConfig.from_base(base_config, **care_fields | {"pad_token_id": None})
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()  # new tokens and queries are new by intention: not worth a report
         try:
             model, report = cls.from_pretrained(
                 pretrained_model_name_or_path, config=config, dtype=torch.float32, output_loading_info=True
             )
+            model.resize_token_embeddings(min(base_vocab_size or vocab_size, base_config.vocab_size))
             model.resize_token_embeddings(vocab_size)
         finally:
             logging.set_verbosity(verbosity)
         lacking = sorted(set(report["missing_keys"]) - {"model.query_embeddings.weight"})
         if lacking:
             raise ValueError(f"{pretrained_model_name_or_path} lacks weights of the model: {', '.join(lacking)}.")
+        if report["unexpected_keys"]:
+            left_over = ", ".join(sorted(report["unexpected_keys"])[:3])
+            raise ValueError(
+                f"{pretrained_model_name_or_path} has weights that CARE has no place for: {left_over}, ..."
+            )
         model.config.pad_token_id = care_fields.get("pad_token_id", base_config.pad_token_id)
         model._write_generation_config()  # the base model's own was loaded with it
         return model

@@ -5,7 +5,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from hf_genrec.data.collator import NextItemCollator, PackedCollator
 from hf_genrec.data.examples import NextItemExamples, Targets
@@ -14,9 +14,10 @@ from hf_genrec.data.prepared import PreparedData
 from hf_genrec.decoding.processing_sequences import GenRecProcessor
 from hf_genrec.item_tokenizers.modeling_residual_kmeans import ResidualKMeansTokenizer
 from hf_genrec.methods.care.arguments import CareArguments
+from hf_genrec.methods.care.earlier_care import base_folder, from_earlier, is_care, require_same_codes
 from hf_genrec.methods.care.modeling_care import CareConfig, CareForCausalLM
 from hf_genrec.semantic_ids.ids import SemanticIds
-from hf_genrec.semantic_ids.tokens import add_code_tokens, code_tokenizer
+from hf_genrec.semantic_ids.tokens import add_code_tokens, base_tokenizer, code_tokenizer, vocabulary_size
 from hf_genrec.training.arguments import GenRecTrainingArguments
 from hf_genrec.training.config import RunConfig
 from hf_genrec.training.trainer import GenRecTrainer, subsample
@@ -30,7 +31,10 @@ def build_trainer(config: RunConfig) -> GenRecTrainer:
     arguments.output_dir, arguments.run_name = str(run.checkpoints), arguments.run_name or run.path.name
 
     set_seed(arguments.seed)
-    processor = build_processor(prepared, semantic_ids, config.data.max_history, config.model.base_model)
+    base_model = config.model.base_model
+    processor = build_processor(prepared, semantic_ids, config.data.max_history, base_model)
+    if base_model is not None and is_care(base_model):
+        require_same_codes(base_model, semantic_ids, run.semantic_ids / "item_tokenizer")
     model = build_care(config.model, processor)
     if config.model.code_embeddings == "centroids":
         tokenizer = ResidualKMeansTokenizer.from_pretrained(run.semantic_ids / "item_tokenizer")
@@ -59,9 +63,7 @@ def build_processor(
     if base_model is None:
         tokenizer = code_tokenizer(semantic_ids.codebook_sizes)
     else:
-        tokenizer = add_code_tokens(
-            AutoTokenizer.from_pretrained(base_model, trust_remote_code=False), semantic_ids.codebook_sizes
-        )
+        tokenizer = add_code_tokens(base_tokenizer(base_folder(base_model)), semantic_ids.codebook_sizes)
     return GenRecProcessor(tokenizer, semantic_ids.codebook_sizes, max_history).set_catalogue(
         prepared.item_ids, semantic_ids.codes, prepared.titles(), prepared.item_popularity()
     )
@@ -82,11 +84,12 @@ def build_examples(
 
 def build_care(arguments: CareArguments, processor: GenRecProcessor) -> CareForCausalLM:
     """
-    A CARE model for a processor's codes, with random weights or those of a pretrained Qwen2 (new tokens and queries
-    random).
+    A CARE model for a processor's codes, with random weights, those of a pretrained Qwen2 or Qwen3 (new tokens and
+    queries random), or those of an earlier CARE model.
 
     Raises:
-        ValueError: if `num_queries` or `progressive` have neither one entry nor one per code, or the base is no Qwen2.
+        ValueError: if `num_queries` or `progressive` have neither one entry nor one per code, or the base is no such
+        model, or of other codes.
     """
     levels = processor.num_levels
     care_fields = {
@@ -101,21 +104,26 @@ def build_care(arguments: CareArguments, processor: GenRecProcessor) -> CareForC
         "hidden_dropout": arguments.hidden_dropout,
         "label_smoothing": arguments.label_smoothing,
     }
+    max_positions = (processor.max_history + 1) * levels + 1 + sum(care_fields["num_queries"])
+    vocab_size = vocabulary_size(processor.tokenizer)
     if arguments.base_model is None:
         config = CareConfig(
-            vocab_size=len(processor.tokenizer),
+            vocab_size=vocab_size,
             hidden_size=arguments.hidden_size,
             intermediate_size=arguments.intermediate_size,
             num_hidden_layers=arguments.num_hidden_layers,
             num_attention_heads=arguments.num_attention_heads,
             num_key_value_heads=arguments.num_attention_heads,
-            max_position_embeddings=(processor.max_history + 1) * levels + 1 + sum(care_fields["num_queries"]),
+            max_position_embeddings=max_positions,
             tie_word_embeddings=arguments.tie_word_embeddings,
             **care_fields,
         )
         model = CareForCausalLM(config)
+    elif is_care(arguments.base_model):
+        model = from_earlier(arguments.base_model, max_positions, **care_fields)
     else:
-        model = CareForCausalLM.from_qwen2(arguments.base_model, len(processor.tokenizer), **care_fields)
+        base_vocab_size = vocabulary_size(base_tokenizer(arguments.base_model))
+        model = CareForCausalLM.from_base(arguments.base_model, vocab_size, base_vocab_size, **care_fields)
     model.processor = processor
     return model
 

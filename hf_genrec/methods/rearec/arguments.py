@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from hf_genrec.methods.rearec.configuration_rearec import BACKBONES, LOSSES, REASONING, SAMPLING, ReaRecConfig
+from hf_genrec.methods.rearec.rearec_choices import BACKBONES, LOSSES, REASONING, SAMPLING
 
 
 @dataclass
@@ -69,6 +69,8 @@ class ReaRecArguments:
     )
 
     def __post_init__(self) -> None:
+        from hf_genrec.methods.rearec.configuration_rearec import ReaRecConfig  # imports torch, which the keys need not
+
         # Catalogue and embeddings are not known yet: any sizes that fit.
         vector_size = 1 if self.reads_text else None
         ReaRecConfig(num_items=max(self.num_negatives, 1), item_vector_size=vector_size, **self.config_fields())

@@ -6,12 +6,8 @@ import sys
 from ...catalogue.flat_code import FlatCode
 from ...catalogue.saved_files import require_number
 from ...catalogue.transformers_bridge import ACT2FN, PreTrainedConfig
+from .rearec_choices import BACKBONES, DEPTH_RULES, LOSSES, REASONING, SAMPLING
 
-BACKBONES = ("sasrec", "bert4rec", "unisrec", "morec")
-REASONING = ("none", "naive", "rpe", "erl", "prl")
-LOSSES = ("softmax", "sampled_softmax", "bce")
-SAMPLING = ("uniform", "popularity")
-DEPTH_RULES = ("kl", "halting", "confidence")
 COUNTS = (
     "num_items",
     "max_history",

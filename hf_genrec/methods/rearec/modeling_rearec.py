@@ -30,6 +30,7 @@ from .rearec_layers import (
     real_items,
     rows_alike,
     used_columns,
+    whole_table,
 )
 from .rearec_losses import draw_negatives, prediction_state, rearec_loss
 from .rearec_text_catalogue import NewTextItems, TextVectors
@@ -202,7 +203,7 @@ class ReaRecModel(ReaRecPreTrainedModel):
 
     def fed(self, state: torch.Tensor, step: int) -> torch.Tensor:
         """What reasoning step `step` (from 0) reads of the state before it, (B, M, d)."""
-        return state if self.reasoning_embeddings is None else state + self.reasoning_embeddings.weight[step]
+        return state if self.reasoning_embeddings is None else state + whole_table(self.reasoning_embeddings)[step]
 
     def reason(self, fed: torch.Tensor, caches: list[LayerCache], mask: torch.Tensor):
         """One step: the state (B, M, d) and the caches with the step."""

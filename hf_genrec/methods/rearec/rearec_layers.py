@@ -6,6 +6,7 @@ to, and to its own steps so far: never to those of another reading.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -220,6 +221,12 @@ class ReaRecLayer(nn.Module):
         return hidden if self.adapter is None else self.adapter(hidden), cache
 
 
+def whole_table(embedding: Any) -> torch.Tensor:
+    """All vectors of an embedding, (rows, d), with what an adapter around it adds: such a layer is asked, not read."""
+    table = embedding.weight
+    return table if isinstance(embedding, nn.Embedding) else embedding(torch.arange(len(table), device=table.device))
+
+
 class IdItems(nn.Module):
     """A trained vector per item, and one for PAD."""
 
@@ -229,7 +236,7 @@ class IdItems(nn.Module):
 
     def forward(self) -> torch.Tensor:
         """(N + 1, d), PAD last"""
-        return self.embeddings.weight
+        return whole_table(self.embeddings)
 
 
 class TextItems(nn.Module):
@@ -250,7 +257,7 @@ class TextItems(nn.Module):
             if not self.vectors.isfinite().all():
                 raise ValueError("The model has no text embeddings: call set_item_vectors with an array (N, D) first.")
             self._known_to_be_set = True
-        return torch.cat([self.adaptor(self.vectors), self.pad.weight])
+        return torch.cat([self.adaptor(self.vectors), whole_table(self.pad)])
 
 
 class Whitening(nn.Module):

@@ -5,8 +5,8 @@ from pathlib import Path
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.method import load_method, load_model
 from hf_genrec.methods.rearec.modeling_rearec import ReaRecForNextItem
-from hf_genrec.training.config import RunFolder
 from hf_genrec.training.lineage import require_model_of
+from hf_genrec.training.run_folder import RunFolder
 
 
 def open_reasoning_run(run_folder: str) -> tuple[RunFolder, ReaRecForNextItem, PreparedData]:

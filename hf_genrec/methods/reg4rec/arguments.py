@@ -4,7 +4,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from hf_genrec.methods.reg4rec.categories import CategoryRule
-from hf_genrec.methods.reg4rec.configuration_reg4rec import Reg4RecConfig
 
 
 @dataclass
@@ -49,6 +48,9 @@ class Reg4RecArguments:
     )
 
     def __post_init__(self) -> None:
+        # It imports torch, which the keys need not.
+        from hf_genrec.methods.reg4rec.configuration_reg4rec import Reg4RecConfig
+
         Reg4RecConfig(**self.config_fields())  # the codebooks are not known yet: any do
         if self.category_rule not in get_args(CategoryRule):
             raise ValueError(f"category_rule: {self.category_rule!r} is not one of {', '.join(get_args(CategoryRule))}")

@@ -3,8 +3,18 @@
 import pytest
 import torch
 from conftest import make_model, make_processor
-from transformers import AutoModelForCausalLM, DynamicCache, Qwen2Config, Qwen2ForCausalLM, StaticCache
+from transformers import (
+    AutoModelForCausalLM,
+    DynamicCache,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    StaticCache,
+)
 
+from hf_genrec.data.collator import PackedCollator
+from hf_genrec.hub import recommend_as_stranger
 from hf_genrec.methods.care.care_layout import CODE, QUERY, attention_allowed, care_layout
 from hf_genrec.methods.care.modeling_care import CareConfig, CareForCausalLM, CareModel
 
@@ -171,23 +181,36 @@ def test_bfloat16_stays_close(processor, histories, attention):
     assert (half[:, -4:].float().log_softmax(-1) - exact).abs().mean() < 0.1
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_from_a_pretrained_qwen2(tmp_path, tied):
+SIZES = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+def pretrained(kind: str, **fields):
+    """A base model with norms that are not all ones."""
     torch.manual_seed(0)
-    base = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=50,
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            tie_word_embeddings=tied,
-        )
-    )
+    if kind == "qwen2":
+        return Qwen2ForCausalLM(Qwen2Config(**SIZES | fields)).eval()
+    model = Qwen3ForCausalLM(Qwen3Config(**SIZES | {"head_dim": 16} | fields)).eval()
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.q_norm.weight.uniform_(0.5, 2.0)
+            layer.self_attn.k_norm.weight.uniform_(0.5, 2.0)
+    return model
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+def test_from_a_pretrained_base(tmp_path, kind, tied):
+    base = pretrained(kind, tie_word_embeddings=tied)
     base.generation_config.update(do_sample=True, repetition_penalty=1.5, top_k=3)
     base.save_pretrained(tmp_path)
-    model = CareForCausalLM.from_qwen2(tmp_path, 61, num_queries=[1, 1], answer_token_id=60)
+    model = CareForCausalLM.from_base(tmp_path, 61, num_queries=[1, 1], answer_token_id=60)
     assert torch.equal(model.model.embed_tokens.weight[:50], base.model.embed_tokens.weight)
     assert torch.equal(model.model.layers[1].mlp.up_proj.weight, base.model.layers[1].mlp.up_proj.weight)
     assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
@@ -196,7 +219,64 @@ def test_from_a_pretrained_qwen2(tmp_path, tied):
     assert model.generation_config.repetition_penalty is None
     # without an answer token in the row, and so without queries, it is the base model
     ids = torch.randint(0, 50, (2, 7))
-    torch.testing.assert_close(model(ids).logits[..., :50], base.eval()(ids).logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model(ids).logits[..., :50], base(ids).logits, atol=1e-6, rtol=0)
+
+
+def test_padded_rows_of_a_base_are_no_tokens(tmp_path):
+    """Of 50 rows the tokenizer uses 40: the tokens after them start as new ones, whatever stood there."""
+    base = pretrained("qwen2", tie_word_embeddings=True)
+    with torch.no_grad():
+        base.model.embed_tokens.weight[40:] = 1000.0
+    base.save_pretrained(tmp_path)
+    for vocab_size in (45, 61):
+        model = CareForCausalLM.from_base(tmp_path, vocab_size, 40, num_queries=[1], answer_token_id=44)
+        table = model.model.embed_tokens.weight
+        assert table.shape[0] == vocab_size == model.config.vocab_size
+        assert torch.equal(table[:40], base.model.embed_tokens.weight[:40])
+        assert table[40:].abs().max() < 1
+
+
+def test_a_base_with_other_weights_is_refused(tmp_path):
+    pretrained("qwen3", attention_bias=True).save_pretrained(tmp_path)  # of the projection back, too
+    with pytest.raises(
+        ValueError, match=r"has weights that CARE has no place for: model\.layers\.0\.self_attn\.o_proj"
+    ):
+        CareForCausalLM.from_base(tmp_path, 61, num_queries=[1], answer_token_id=60)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_with_qwen3s_layers_all_ways_agree(tmp_path, processor, histories, attention):
+    """Cached steps, packed rows, beams and exact scores, and the model at a stranger's."""
+    model = make_model(
+        processor, qk_norm=True, attention_bias=False, head_dim=12, num_queries=[1, 2, 1], attn_implementation=attention
+    )
+    layer = model.model.layers[0].self_attn
+    assert layer.q_proj.bias is None
+    with torch.no_grad():
+        layer.q_norm.weight.uniform_(0.5, 2.0)
+    inputs = batch(processor, histories, TARGETS)
+    ids, mask, whole = inputs["input_ids"], inputs["attention_mask"], model(**inputs).logits
+    cache, end = DynamicCache(config=model.config), ids.shape[1] - 3
+    rows = [model(ids[:, :end], mask[:, :end], past_key_values=cache, use_cache=True).logits]
+    rows.append(model(ids[:, end:], mask, past_key_values=cache, use_cache=True, context_ids=ids).logits)
+    torch.testing.assert_close(torch.cat(rows, 1)[mask.bool()], whole[mask.bool()], atol=1e-5, rtol=1e-5)
+
+    sequence = processor.rows(["item-4", "item-8", "item-15"])
+    packed = PackedCollator(processor)([{"segments": [(sequence, 0)]}])
+    one_by_one = batch(processor, [[], ["item-4"], ["item-4", "item-8"]], ["item-4", "item-8", "item-15"])
+    labels = one_by_one["input_ids"].clone()
+    labels[:, :-3] = -100
+    assert model(**packed).loss.item() == pytest.approx(model(**one_by_one, labels=labels).loss.item(), abs=1e-5)
+
+    items, scores = model.recommend(histories, k=7, num_beams=len(processor.item_ids))
+    exact = model.score_items(histories)
+    for line, (found, of_found) in enumerate(zip(items, scores, strict=True)):
+        best = exact[line].sort(descending=True)
+        assert found == [processor.item_ids[row] for row in best.indices[:7]]
+        assert of_found == pytest.approx(best.values[:7].tolist(), abs=1e-4)
+    if attention == "sdpa":
+        model.save_pretrained(tmp_path)
+        assert recommend_as_stranger(tmp_path, histories, k=7)[0] == model.recommend(histories, k=7)[0]
 
 
 def test_lora_trains_queries_through_their_module(processor, histories):

@@ -8,6 +8,7 @@ from conftest import make_processor
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from hf_genrec.data.collator import NextItemCollator
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.methods.care.arguments import CareArguments
 from hf_genrec.methods.care.modeling_care import CareForCausalLM
@@ -84,11 +85,74 @@ def test_codes_join_the_vocabulary_of_a_base_model(prepared, base_model, tmp_pat
     assert again.processor.tokenizer.convert_tokens_to_ids("shoe") == 2
 
 
+def test_a_base_model_without_tokenizer_is_refused(prepared, base_model, tmp_path):
+    """transformers would make an empty one, whose codes took the rows of the base's first words."""
+    ids = SemanticIds(["a", "b", "c"], CODES, [3, 4], {})
+    (tmp_path / "tokenizer.json").write_text('{"version"')
+    with pytest.raises(ValueError, match=r"the tokenizer of base_model .* does not open: ") as error:
+        build_processor(prepared, ids, 5, base_model)
+    assert "\n" not in str(error.value)
+    (tmp_path / "tokenizer.json").unlink()
+    for remaining in (True, False):
+        if not remaining:
+            (tmp_path / "tokenizer_config.json").unlink()
+        with pytest.raises(
+            ValueError, match=r"has no tokenizer \(merges\.txt, tokenizer\.json, vocab\.json\): put the"
+        ):
+            build_processor(prepared, ids, 5, base_model)
+
+
+def test_a_tokenizer_whose_ids_have_gaps_is_refused(prepared, base_model, tmp_path):
+    words = Tokenizer(models.WordLevel({"<eos>": 0, "red": 1, "shoe": 5}, unk_token="<eos>"))
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"tokens '.*' and '.*' of .* have one id, 5: the ids of its tokens have gaps"):
+        build_processor(prepared, SemanticIds(["a", "b", "c"], CODES, [3, 4], {}), 5, base_model)
+
+
+@pytest.mark.parametrize("special", [{}, {"eos_token": "<eos>"}, {"eos_token": "<eos>", "pad_token": "red"}])
+def test_padded_embeddings(prepared, base_model, tmp_path, special):
+    """The words keep their rows, codes and padding get new ones behind them, and no id exceeds the table."""
+    words = Tokenizer(models.WordLevel({"<eos>": 0, "red": 1, "shoe": 2}, unk_token="<eos>"))
+    PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(tmp_path)
+    base = Qwen2ForCausalLM.from_pretrained(base_model)
+    base.resize_token_embeddings(40)
+    with torch.no_grad():
+        base.model.embed_tokens.weight[4:] = 1000.0
+    base.save_pretrained(tmp_path)
+    processor = build_processor(prepared, SemanticIds(["a", "b", "c"], CODES, [3, 4], {}), 5, base_model)
+    model = build_care(CareArguments(base_model=base_model), processor)
+    table = model.model.embed_tokens.weight
+    assert processor.tokenizer.pad_token_id is not None
+    assert max(processor.tokenizer.get_vocab().values()) == len(table) - 1
+    assert torch.equal(table[:3], base.model.embed_tokens.weight[:3])
+    assert processor.token_ids.min() >= 3
+    assert table[4:].abs().max() < 1
+    assert sorted(model.recommend(["a", "b"], k=3)[0]) == ["a", "b", "c"]
+    batch = NextItemCollator(processor)([{"history": np.array([0, 1]), "target": 2}, {"history": [], "target": 1}])
+    model.train()(**batch).loss.backward()
+
+
+def test_code_tokens_a_base_has_already_keep_their_rows(prepared, base_model, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(base_model)
+    tokenizer.add_tokens(["<a_1>", "<b_0>"])
+    tokenizer.save_pretrained(tmp_path)
+    base = Qwen2ForCausalLM.from_pretrained(base_model)
+    base.resize_token_embeddings(len(tokenizer))
+    base.save_pretrained(tmp_path)
+    processor = build_processor(prepared, SemanticIds(["a", "b", "c"], CODES, [3, 4], {}), 5, base_model)
+    model = build_care(CareArguments(base_model=base_model), processor)
+    assert processor.code_token_ids[0][1] == len(tokenizer) - 2
+    assert torch.equal(
+        model.model.embed_tokens.weight[: len(tokenizer)], base.model.embed_tokens.weight[: len(tokenizer)]
+    )
+    assert len(model.recommend(["a", "b"], k=3)[0]) == 3
+
+
 def test_another_base_model_is_refused(base_model, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text()) | {"model_type": "llama"}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"is a llama model: CARE starts from Qwen2 or Qwen2\.5"):
-        CareForCausalLM.from_qwen2(base_model, 5, num_queries=[1], answer_token_id=4)
+    with pytest.raises(ValueError, match=r"is a llama model: CARE starts from Qwen2, Qwen2\.5, Qwen3"):
+        CareForCausalLM.from_base(base_model, 5, num_queries=[1], answer_token_id=4)
 
 
 def test_one_value_stands_for_every_code():

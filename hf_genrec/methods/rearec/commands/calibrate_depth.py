@@ -1,5 +1,6 @@
 """`hf-genrec calibrate-depth`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,8 +13,11 @@ def command(
     ] = "all",
 ) -> None:
     """ReaRec: compare rules that decide per user how many steps to take, fitted on the validation split."""
-    from hf_genrec.methods.rearec.calibrate_depth_run import main
     from hf_genrec.terminal import quiet
+    from hf_genrec.training.run_folder import RunFolder
 
+    RunFolder(Path(run)).require_model()  # before anything slow is imported
     quiet()
+    from hf_genrec.methods.rearec.calibrate_depth_run import main
+
     main(run, rule)
