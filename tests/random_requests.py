@@ -15,6 +15,7 @@ import hf_genrec
 PACKAGE = str(Path(hf_genrec.__file__).parent)
 WRONG_IDS = [5, None, float("nan"), b"item-1", ["item-1"], {"a": 1}, np.int64(3), True, object(), 10**5000, ("item-1",)]
 WRONG_COUNTS = [0, -1, 2.0, True, "5", None, float("nan"), np.array([1, 2]), -(10**5000), [3]]
+HISTORIES = 30
 WRONG_LISTS = ["12", "item-1", b"item-1", 7, None, {"item-1": 1}, {"item-1"}, object(), torch.tensor(3), 3.5]
 
 
@@ -35,13 +36,10 @@ def make_models() -> dict[str, object]:
 
 def as_some_list(rng: np.random.Generator, ids: list):
     """The same entries as another kind of list."""
-    kinds = [list, tuple, list, iter, np.array, lambda ids: (one for one in ids)]
-    if all(isinstance(one, str) for one in ids):
-        kinds += [lambda ids: pyarrow.array(ids, pyarrow.string()), lambda ids: np.array(ids, dtype=object)]
-    try:
-        return kinds[rng.integers(len(kinds))](ids)
-    except ValueError:  # entries of different lengths make no array
-        return ids
+    kinds = [list, tuple, list, iter, lambda ids: (one for one in ids)]
+    if all(isinstance(one, str) for one in ids):  # numpy makes strings of whatever stands beside one
+        kinds += [np.array, lambda ids: pyarrow.array(ids, pyarrow.string()), lambda ids: np.array(ids, dtype=object)]
+    return kinds[rng.integers(len(kinds))](ids)
 
 
 class Request:
@@ -84,20 +82,19 @@ class Request:
 
     def _histories(self, rng):
         self.single = bool(rng.random() < 0.4)
-        longest = 300 if rng.random() < 0.02 else 12
+        # Of few: their exact scores are found once.
+        numbers = rng.integers(0, HISTORIES, 1 if self.single else rng.integers(1, 5))
         self.histories = [
-            self._ids(rng, rng.integers(0, longest)) for _ in range(1 if self.single else rng.integers(1, 5))
+            self._ids(np.random.default_rng(number), number % 13 if number else 300) for number in numbers.tolist()
         ]
         given = [list(history) for history in self.histories]
         if rng.random() < 0.1:  # an id that is wrong or not known
             place = rng.integers(len(given))
             wrong = [*WRONG_IDS, "nobody", ""]
             given[place].insert(rng.integers(len(given[place]) + 1), wrong[rng.integers(len(wrong))])
-            # A history of nothing but lists is a batch.
-            self.is_wrong |= not (self.single and len(given[0]) == 1 and isinstance(given[0][0], list | tuple))
-            if not self.is_wrong:
-                self.single, self.histories = False, [["item-1"]]
-                self.is_wrong = "item-1" not in self.model.processor.item_ids
+            if self.single and len(given[0]) == 1 and isinstance(given[0][0], list | tuple):
+                given[0].append(5)  # alone it would be a batch
+            self.is_wrong = True
         if rng.random() < 0.08:
             self.is_wrong = True
             wrong = [one for one in WRONG_LISTS if not isinstance(one, dict | set)] + [{"a": 1}]

@@ -22,7 +22,7 @@ from .request_checks import (
     checked_options,
     shown,
 )
-from .sound_scores import refuse_model, require_sound
+from .sound_scores import refuse_model, require_sound, require_sound_weights
 from .transformers_bridge import cached_file
 
 logger = logging.get_logger(__name__)
@@ -353,6 +353,7 @@ class ProcessorCarrier(FlatModelCode, PreTrainedModel):
         rows = np.arange(len(processor.item_ids))
         if item_ids is not None:
             rows = processor.rows(item_ids, where="item_ids")
+        require_sound_weights(self)
         with evaluation_mode(self), torch.no_grad():
             scores = require_sound(self, self.score_rows(batch, rows, **search))
         return scores[0] if single else scores

@@ -137,11 +137,11 @@ def constrained_beam_search(trie: ItemTrie) -> Callable:
     """
 
     def generate(model, input_ids, logits_processor, generation_config, **model_kwargs):
+        if generation_config.do_sample:
+            raise ValueError("Constrained beam search does not sample: leave do_sample out, or custom_generate.")
         if len(logits_processor):
             names = ", ".join(type(processor).__name__ for processor in logits_processor)
             raise ValueError(f"Constrained beam search takes the trie alone: leave out {names}.")
-        if generation_config.do_sample:
-            raise ValueError("Constrained beam search does not sample: leave do_sample out, or custom_generate.")
         wanted, num_beams = generation_config.num_return_sequences, generation_config.num_beams
         # generate has repeated each prompt for its beams.
         copies = max(wanted, num_beams)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from ..catalogue.sound_scores import require_sound_weights
+
 
 class ItemGeneration:
     """Placed before a model class with `generate`."""
@@ -14,7 +16,8 @@ class ItemGeneration:
         processor of the catalogue lets fewer answers through than it is to return.
 
         Raises:
-            ValueError: for more `num_return_sequences` than different answers (of sampled beams: for more `num_beams`).
+            ValueError: for more `num_return_sequences` than different answers (of sampled beams: for more `num_beams`),
+            or weights that hold NaN.
         """
 
         def setting(name: str) -> Any:
@@ -30,4 +33,5 @@ class ItemGeneration:
                     f"{name}={setting(name)}, and only {min(limits)} different answers are legal: ask for at most "
                     f"{min(limits)}, or call recommend."
                 )
+        require_sound_weights(self)  # type: ignore[arg-type]
         return super().generate(inputs, generation_config, logits_processor, *args, **kwargs)  # type: ignore[misc]

@@ -9,7 +9,7 @@ from ..catalogue.catalogue import ProcessorCarrier
 from ..catalogue.evaluation_mode import evaluation_mode
 from ..catalogue.processing_rows import ItemProcessor
 from ..catalogue.request_checks import checked_request, checked_row_histories, checked_rows
-from ..catalogue.sound_scores import refuse_model
+from ..catalogue.sound_scores import refuse_model, require_sound_weights
 
 MAX_SCORES = 2**23  # scores held at once: 32 MB
 
@@ -72,6 +72,7 @@ class ItemRecommenderMixin(ProcessorCarrier):
         """
         num_items = len(self._require_processor().item_ids)
         request = checked_request(num_items, histories, k, exclude_seen, candidates, batch_size)
+        require_sound_weights(self)
         columns, count = request.candidates, request.count  # (C,)
         with evaluation_mode(self):
             vectors = self.item_vectors()
@@ -144,6 +145,8 @@ class ItemRecommenderMixin(ProcessorCarrier):
         """The products of user and item vectors."""
         num_items = len(self._require_processor().item_ids)
         histories, rows = checked_row_histories(histories, num_items), checked_rows(rows, num_items, "rows")
+        if not len(histories):
+            return torch.empty(0, len(rows), device=self.device)
         vectors = self.item_vectors()
         users = self._encode(histories, vectors)
         scores = (users @ vectors[torch.from_numpy(rows).to(self.device)].T).float()

@@ -10,7 +10,7 @@ from ..catalogue.evaluation_mode import evaluation_mode
 from ..catalogue.flat_lists import expand_ranges, rank_in_list
 from ..catalogue.item_trie import ItemTrie
 from ..catalogue.request_checks import checked_beams, checked_request, checked_row_histories, checked_rows
-from ..catalogue.sound_scores import require_sound
+from ..catalogue.sound_scores import require_sound, require_sound_weights
 from .beam_search import beam_search, check_normalize, score_leaves
 from .item_generation import ItemGeneration
 from .processing_sequences import GenRecProcessor
@@ -58,6 +58,7 @@ class GenerativeRecommenderMixin(ItemGeneration, ProcessorCarrier):
         processor = self._require_processor()
         num_items = len(processor.item_ids)
         request = checked_request(num_items, histories, k, exclude_seen, candidates, batch_size)
+        require_sound_weights(self)
         check_normalize(normalize)
         check_user_cache(user_cache)
         count, num_beams = request.count, checked_beams(request.count, num_beams)

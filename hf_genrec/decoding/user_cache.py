@@ -6,9 +6,8 @@ from collections import OrderedDict
 import torch
 
 from ..catalogue.request_checks import checked_number, shown
+from ..catalogue.weights_mark import weights_mark, weights_sample
 from .beam_decoder import BeamDecoder
-
-SAMPLE = 4096  # numbers of each tensor that are looked at, to see whether the weights are still the same
 
 
 def check_user_cache(user_cache) -> None:
@@ -18,24 +17,6 @@ def check_user_cache(user_cache) -> None:
     """
     if user_cache is not None and not (hasattr(user_cache, "known") and hasattr(user_cache, "start")):
         raise ValueError(f"user_cache={shown(user_cache)}: give one that model.user_cache() has made, or None.")
-
-
-def weights_mark(model: torch.nn.Module) -> tuple[list[tuple], torch.Tensor]:
-    """
-    What changes whenever a model's weights do: where its tensors are, how often each was written to, and, since writing
-    to `tensor.data` (as merging adapters does) counts as no write, a weighted sum of some of their numbers.
-    """
-    tensors = [*model.parameters(), *model.buffers()]
-    marks = [
-        # An adapter that is switched on or off tells by its gradients.
-        (tensor.data_ptr(), tensor.dtype, tensor.requires_grad, 0 if tensor.is_inference() else tensor._version)
-        for tensor in tensors
-    ]
-    sums = []
-    for tensor in tensors:
-        sample = tensor.detach().reshape(-1)[:: max(1, tensor.numel() // SAMPLE)].double()
-        sums.append(sample @ torch.linspace(1, 2, len(sample), dtype=torch.float64, device=sample.device))
-    return marks, torch.stack([number.cpu() for number in sums]) if sums else torch.empty(0)
 
 
 class UserCache:
@@ -69,7 +50,7 @@ class UserCache:
         with self._lock:
             self._entries: OrderedDict[bytes, torch.Tensor] = OrderedDict()
             self._model: torch.nn.Module | None = None
-            self._mark: tuple[list[tuple], torch.Tensor] | None = None
+            self._mark: tuple[list, torch.Tensor] | None = None
             self.num_bytes = self.hits = self.misses = 0
 
     def __len__(self) -> int:
@@ -98,7 +79,7 @@ class UserCache:
         """
         histories = [ids[mask.bool()][:-1] for ids, mask in zip(input_ids, attention_mask, strict=True)]
         keys = [history.cpu().numpy().tobytes() for history in histories]
-        mark = weights_mark(decoder.model)
+        mark = weights_mark(decoder.model), weights_sample(decoder.model)
         with self._lock:
             self._belongs_to(decoder.model, mark)
             entries_then = self._entries
@@ -135,7 +116,7 @@ class UserCache:
                 self._keep(decoder, mask, keys, known)
         return states
 
-    def _belongs_to(self, model: torch.nn.Module, mark: tuple[list[tuple], torch.Tensor]) -> None:
+    def _belongs_to(self, model: torch.nn.Module, mark: tuple[list, torch.Tensor]) -> None:
         """Forget the entries if they are of other weights; of another model they are refused."""
         if self._model is not None and self._model is not model:
             raise ValueError("The user cache holds histories of another model: give each model its own.")

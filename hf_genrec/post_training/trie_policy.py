@@ -7,7 +7,7 @@ functions encode the history of a group's samples once.
 import torch
 
 from hf_genrec.catalogue.item_trie import ItemTrie
-from hf_genrec.catalogue.sound_scores import require_sound
+from hf_genrec.catalogue.sound_scores import require_sound, require_sound_weights
 from hf_genrec.decoding.beam_decoder import BeamDecoder
 from hf_genrec.post_training.prompt_groups import PromptGroups
 
@@ -31,6 +31,7 @@ def sample_items(
     Raises:
         ValueError: if the model's scores are NaN or infinite, or rule out everything that is legal.
     """
+    require_sound_weights(model)
     num_prompts, device = len(inputs["input_ids"]), inputs["input_ids"].device
     decoder = getattr(model, "beam_decoder_class", BeamDecoder)(model, num_samples, trie.num_levels - 1)
     states = decoder.start(**inputs)

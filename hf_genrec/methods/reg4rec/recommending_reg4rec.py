@@ -17,7 +17,7 @@ from ...catalogue.request_checks import (
     checked_row_histories,
     checked_rows,
 )
-from ...catalogue.sound_scores import require_sound
+from ...catalogue.sound_scores import require_sound, require_sound_weights
 from ...decoding.item_generation import ItemGeneration
 from .configuration_reg4rec import CODE_ORDERS
 from .processing_reg4rec import Reg4RecProcessor
@@ -79,6 +79,7 @@ class SetRecommenderMixin(ItemGeneration, ProcessorCarrier):
         processor = self._require_processor()
         num_items = len(processor.item_ids)
         request = checked_request(num_items, histories, k, exclude_seen, candidates, batch_size)
+        require_sound_weights(self)
         count, num_beams = request.count, checked_beams(request.count, num_beams)
         checked_choice("return_rollbacks", return_rollbacks, (True, False))
         order, reflection = self._order(order), self._reflection(reflection_threshold)

@@ -9,7 +9,7 @@ Histories are encoded once for a group's samples.
 import torch
 
 from hf_genrec.catalogue.item_sets import ItemSets
-from hf_genrec.catalogue.sound_scores import require_sound
+from hf_genrec.catalogue.sound_scores import require_sound, require_sound_weights
 from hf_genrec.methods.reg4rec.reg4rec_search import PathDecoder
 from hf_genrec.post_training.prompt_groups import PromptGroups
 
@@ -34,6 +34,7 @@ def sample_paths(
     Raises:
         ValueError: if the model's scores are NaN or infinite, or rule out everything that is legal.
     """
+    require_sound_weights(model)
     num_prompts, device = len(inputs["input_ids"]), inputs["input_ids"].device
     input_ids, attention_mask = _readable(model, inputs["input_ids"], inputs["attention_mask"])
     decoder = PathDecoder(model, model.get_encoder()(input_ids, attention_mask))
