@@ -1,6 +1,7 @@
 """The `hf-genrec` command. Each subcommand imports what it needs and calls one program of `trainers/`."""
 
 import inspect
+import re
 import shutil
 from importlib import import_module
 from pathlib import Path
@@ -121,7 +122,13 @@ def sweep(
 def recommend(
     run: RunArgument,
     user: Annotated[str | None, typer.Option(help="A user of the data; the whole sequence is the history.")] = None,
-    history: Annotated[str | None, typer.Option(help="Item ids, oldest first, separated by commas.")] = None,
+    history: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Item ids, oldest first, separated by commas; may be repeated. A value that is an id as a whole is "
+            "this one; in a list, an id with a comma stands in double quotes."
+        ),
+    ] = None,
     k: Annotated[int, typer.Option("-k", help="Number of items.")] = 10,
     exclude_seen: Annotated[bool, typer.Option(help="Leave the items of the history out.")] = False,
     stranger: Annotated[
@@ -137,7 +144,7 @@ def recommend(
 
     folder = RunFolder(Path(run))
     model = load_model(folder.require_model())
-    if (user is None) == (history is None):
+    if (user is None) == (not history):
         raise ValueError("give either --user or --history")
     if user is not None:
         prepared = PreparedData.load(folder.data)
@@ -147,7 +154,7 @@ def recommend(
             )
         items = [prepared.item_ids[row] for row in prepared.sequences[prepared.user_ids.index(user)]]
     else:
-        items = [item_id.strip() for item_id in (history or "").split(",") if item_id.strip()]
+        items = _history_ids(history or [], model.processor.item_ids)
 
     item_ids, scores = model.recommend(items, k=k, exclude_seen=exclude_seen)
     title = model.processor.title
@@ -166,6 +173,22 @@ def recommend(
     kind = load_method(model.config.model_type).score_name
     for rank, (item_id, score) in enumerate(zip(item_ids, scores, strict=True), start=1):
         typer.echo(f"{rank:3d}. {title(item_id)}  (item {item_id}, {kind} {score:.2f})")
+
+
+def _history_ids(values: list[str], known: list[str]) -> list[str]:
+    """The item ids of `--history` options, each one an id of the catalogue or a row of CSV."""
+    ids: list[str] = []
+    for value in values:
+        if value in known:
+            ids.append(value)
+            continue
+        for field in re.finditer(r'\s*(?:"((?:[^"]|"")*)"|([^,]*))\s*(?:,|\Z)', value):
+            quoted, plain = field.groups()
+            if quoted is not None:
+                ids.append(quoted.replace('""', '"'))
+            elif plain.strip():
+                ids.append(plain.strip())
+    return ids
 
 
 @app.command()

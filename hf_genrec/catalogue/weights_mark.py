@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-SAMPLE = 4096  # numbers of a tensor that are looked at
+SAMPLE = 512  # numbers of a tensor that are looked at
 
 
 def weights_mark(model: torch.nn.Module) -> list[tuple[Any, ...]]:
@@ -19,13 +19,9 @@ def weights_mark(model: torch.nn.Module) -> list[tuple[Any, ...]]:
 
 def weights_sample(model: torch.nn.Module) -> torch.Tensor:
     """
-    A weighted sum of some numbers of each weight, float64: it changes, too, where `weight.data` is written to, as
-    merging adapters does, which counts as no write.
+    Some numbers of each weight, in a flat copy: they change, too, where `weight.data` is written to, as merging
+    adapters does, which counts as no write.
     """
-    sums = []
-    for tensors in (model.parameters(), model.buffers()):
-        for tensor in tensors:
-            numbers = tensor.detach().reshape(-1)[:: max(1, tensor.numel() // SAMPLE)].double()
-            ramp = torch.linspace(1, 2, len(numbers), dtype=torch.float64, device=numbers.device)
-            sums.append((numbers @ ramp).cpu())
-    return torch.stack(sums) if sums else torch.empty(0)
+    tensors = [tensor.detach() for tensors in (model.parameters(), model.buffers()) for tensor in tensors]
+    numbers = [tensor.reshape(-1)[:: max(1, tensor.numel() // SAMPLE)] for tensor in tensors]
+    return torch.cat([some.to(numbers[0].device) for some in numbers])
