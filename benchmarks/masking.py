@@ -201,7 +201,7 @@ def decoding_steps(model, catalogue: Catalogue, users: int, beams: int, rng: np.
         def step(level=level, decoder=decoder, nodes=nodes, codes=codes, parents=parents):
             states = branch(decoder).extend(codes, parents)
             tokens, children, mask = trie.allowed(nodes, level)
-            log_probs = _log_probs(model, states, tokens, trie, level, "vocabulary")
+            log_probs, _ = _log_probs(model, states, tokens, trie, level, "vocabulary")
             candidates = (scores[..., None] + log_probs + mask).flatten(1)
             chosen = _best(candidates, children.flatten(1), beams)
             return candidates.gather(1, chosen), children.flatten(1).gather(1, chosen)

@@ -4,6 +4,7 @@ torch, transformers and what needs them take seconds to import: what can be refu
 """
 
 import inspect
+import re
 import shutil
 from importlib import import_module
 from pathlib import Path
@@ -158,7 +159,13 @@ def sweep(
 def recommend(
     run: RunArgument,
     user: Annotated[str | None, typer.Option(help="A user of the data; the whole sequence is the history.")] = None,
-    history: Annotated[str | None, typer.Option(help="Item ids, oldest first, separated by commas.")] = None,
+    history: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Item ids, oldest first, separated by commas; may be repeated. A value that is an id as a whole is "
+            "this one; in a list, an id with a comma stands in double quotes."
+        ),
+    ] = None,
     k: Annotated[int, typer.Option("-k", help="Number of items.")] = 10,
     exclude_seen: Annotated[bool, typer.Option(help="Leave the items of the history out.")] = False,
     stranger: Annotated[
@@ -175,7 +182,7 @@ def recommend(
 
     folder = RunFolder(Path(run))
     model_folder = folder.require_model()
-    if (user is None) == (history is None):
+    if (user is None) == (not history):
         raise ValueError("give either --user or --history")
     if user is not None:
         prepared = PreparedData.load(folder.data)
@@ -185,13 +192,15 @@ def recommend(
             )
         items = [prepared.item_ids[row] for row in prepared.sequences[prepared.user_ids.index(user)]]
     else:
-        items = [item_id.strip() for item_id in (history or "").split(",") if item_id.strip()]
+        items = None
 
     quiet()
     from hf_genrec.hub import recommend_as_stranger
     from hf_genrec.method import auto_class, load_method, load_model
 
     model = load_model(model_folder)
+    if items is None:
+        items = _history_ids(history or [], model.processor.item_ids)
     item_ids, scores = model.recommend(items, k=k, exclude_seen=exclude_seen)
     title = model.processor.title
     newest = ", ".join(shown(title(item_id)) for item_id in items[-3:]) or "none"
@@ -209,6 +218,22 @@ def recommend(
     kind = load_method(model.config.model_type).score_name
     for rank, (item_id, score) in enumerate(zip(item_ids, scores, strict=True), start=1):
         typer.echo(f"{rank:3d}. {shown(title(item_id))}  (item {shown(item_id)}, {kind} {score:.2f})")
+
+
+def _history_ids(values: list[str], known: list[str]) -> list[str]:
+    """The item ids of `--history` options, each one an id of the catalogue or a row of CSV."""
+    ids: list[str] = []
+    for value in values:
+        if value in known:
+            ids.append(value)
+            continue
+        for field in re.finditer(r'\s*(?:"((?:[^"]|"")*)"|([^,]*))\s*(?:,|\Z)', value):
+            quoted, plain = field.groups()
+            if quoted is not None:
+                ids.append(quoted.replace('""', '"'))
+            elif plain.strip():
+                ids.append(plain.strip())
+    return ids
 
 
 @app.command()

@@ -5,9 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from conftest import exit_code, run_command
+from conftest import exit_code, make_model, make_processor, run_command
 
 import hf_genrec
+from hf_genrec.cli import _history_ids
 from hf_genrec.method import load_method, methods
 
 
@@ -92,3 +93,51 @@ def test_a_method_that_does_not_import_is_named(tmp_path, monkeypatch):
 
 def test_help_of_sweep(monkeypatch, capsys):
     assert "--values" in run_command(monkeypatch, capsys, "sweep", "--help")
+
+
+@pytest.mark.parametrize(
+    ("values", "ids"),
+    [
+        (["a,b"], ["a", "b"]),
+        ([" a , b,,a"], ["a", "b", "a"]),
+        (["a", "b", "c"], ["a", "b", "c"]),
+        (["a", "b,c"], ["a", "b,c"]),  # an id of the catalogue
+        (["b,c,a"], ["b", "c", "a"]),
+        (['a,"b,c"'], ["a", "b,c"]),
+        (['"b,c" , a'], ["b,c", "a"]),
+        (['"5"" disc",a'], ['5" disc', "a"]),
+        (['" a "'], [" a "]),
+        (['5" disc'], ['5" disc']),
+        (['"a"b,c'], ['"a"b', "c"]),
+        (['"a,b'], ['"a', "b"]),
+        ([""], []),
+    ],
+)
+def test_ids_of_a_history_option(values, ids):
+    assert _history_ids(values, ["a", "b,c", '5" disc']) == ids
+
+
+def test_an_id_with_a_comma_is_recommended_from(tmp_path, monkeypatch, capsys):
+    processor = make_processor()
+    ids = [f"film, part {row}" for row in range(40)]
+    model = make_model(processor.set_catalogue(ids, processor.codes))
+    model.save_pretrained(tmp_path / "run/model")
+    expected, _ = model.recommend([ids[3], ids[5]], k=3)
+    for options in (["--history", ids[3], "--history", ids[5]], ["--history", f'"{ids[3]}","{ids[5]}"']):
+        printed = run_command(monkeypatch, capsys, "recommend", tmp_path / "run", *options, "-k", "3")
+        assert printed.startswith(f"history: 2 items, the newest: {ids[3]}, {ids[5]}")
+        assert [line.split("  (item ")[1].rsplit(", ", 1)[0] for line in printed.splitlines()[1:]] == expected
+    assert exit_code("recommend", tmp_path / "run", "--history", "film") == 2
+    assert "Item 'film' in the history is not in the catalogue" in capsys.readouterr().err
+    for k in ("0", "-3"):
+        assert exit_code("recommend", tmp_path / "run", "--history", ids[3], "-k", k) == 2
+        assert f"error: k={k}: give a whole number, at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["analyze", "calibrate-depth"])
+def test_a_methods_command_on_another_methods_run_is_one_line(command, tmp_path, capsys):
+    make_model(make_processor()).save_pretrained(tmp_path / "run/model")
+    assert exit_code(command, tmp_path / "run") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "run/model is a CARE model: reasoning steps are analysed of ReaRec runs only" in error

@@ -2,8 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,19 @@ from transformers import BatchFeature, GenerationConfig, PreTrainedModel, Proces
 from transformers.utils import logging
 
 from .catalogue_files import CATALOGUE_FILE, load_items, save_items
+from .evaluation_mode import evaluation_mode
 from .flat_code import FlatCode, FlatModelCode
+from .request_checks import (
+    as_batch,
+    checked_choice,
+    checked_count,
+    checked_ids,
+    checked_options,
+    shown,
+)
 from .saved_files import hub_place, naming, read_json, saved_file
 from .saved_weights import read_config, require_agreement, require_finite, require_weights
+from .sound_scores import refuse_model, require_sound, require_sound_weights
 
 logger = logging.get_logger(__name__)
 
@@ -51,8 +60,14 @@ class CatalogueProcessor(FlatCode, ProcessorMixin):
             raise ValueError("The processor has no catalogue: call its set_catalogue first.")
 
     def title(self, item_id: str) -> str:
-        """The item's title, or its id where the catalogue has none."""
-        title = self.titles[self._row_of[item_id]] if self.titles is not None else None
+        """
+        The item's title, or its id where the catalogue has none.
+
+        Raises:
+            ValueError: for an id that is not in the catalogue.
+        """
+        (row,) = self.rows([item_id], where="title")
+        title = self.titles[row] if self.titles is not None else None
         return item_id if title is None else title
 
     def rows(self, item_ids: Sequence[str], unknown: str = "raise", where: str = "the history") -> np.ndarray:
@@ -60,33 +75,45 @@ class CatalogueProcessor(FlatCode, ProcessorMixin):
         Catalogue rows of item ids, (n,) int64.
 
         Args:
+            item_ids: a list, tuple, array, column of a table or generator of strings.
             unknown: `"raise"`, or `"skip"` to leave unknown ids out and say how many.
+            where: what the ids are, for messages.
 
         Raises:
-            ValueError: for an id that is not in the catalogue.
+            ValueError: for an id that is no string or not in the catalogue, or for what is no list.
         """
         self._require_catalogue()
-        if unknown not in ("raise", "skip"):
-            raise ValueError(f"unknown={unknown!r}: use 'raise' or 'skip'.")
-        rows = [self._row_of.get(item_id, -1) for item_id in item_ids]
-        missing = [item_id for item_id, row in zip(item_ids, rows, strict=True) if row < 0]
-        if missing and unknown == "raise":
-            hint = " (item ids are strings)" if not isinstance(missing[0], str) else ""
+        checked_choice("unknown", unknown, ("raise", "skip"))
+        ids = checked_ids(item_ids, where, ordered=where != "candidates")
+        rows = np.array([self._row_of.get(item_id, -1) for item_id in ids], dtype=np.int64)
+        missing = np.flatnonzero(rows < 0)
+        if not len(missing):
+            return rows
+        first = ids[missing[0]]
+        if unknown == "raise":
+            history = where.endswith("history") or where.startswith("history")
+            remedy = "unknown='skip' leaves such items out" if history else "leave it out"
             raise ValueError(
-                f"Item {missing[0]!r} in {where} is not in the catalogue{hint}; unknown='skip' leaves such items out."
+                f"Item {shown(first)} in {where} is not in the catalogue (position {missing[0]}, from 0); {remedy}."
             )
-        if missing:
-            logger.warning(f"{len(missing)} unknown item(s) left out of {where}, the first is {missing[0]!r}.")
-        return np.array([row for row in rows if row >= 0], dtype=np.int64)
+        logger.warning(f"{len(missing)} unknown item(s) left out of {where}, the first is {shown(first)}.")
+        return rows[rows >= 0]
 
     # ---- histories ----
 
-    @staticmethod
-    def as_batch(histories) -> tuple[list[list[str]], bool]:
-        """A batch of histories, and whether one single history was given (a flat list of ids, or an empty one)."""
-        histories = list(histories)
-        single = not histories or isinstance(histories[0], str) or not isinstance(histories[0], Sequence | np.ndarray)
-        return ([histories] if single else [list(history) for history in histories]), single
+    as_batch = staticmethod(as_batch)
+
+    def batch_rows(self, histories, unknown: str = "raise") -> tuple[list[np.ndarray], bool]:
+        """
+        Catalogue rows of a history or a batch of them, and whether one single history was given (a flat list of ids, or
+        an empty one).
+
+        Raises:
+            ValueError: for what is neither, or as [`rows`].
+        """
+        batch, single = self.as_batch(histories)
+        names = ["the history"] if single else [f"history {place}" for place in range(len(batch))]
+        return [self.rows(history, unknown, name) for history, name in zip(batch, names, strict=True)], single
 
     def as_lists(self, rows: np.ndarray, scores: np.ndarray) -> tuple[list[list[str]], list[list[float]]]:
         """Item ids and scores of recommended rows (B, k), best first; a list ends where a row is -1."""
@@ -109,11 +136,14 @@ class CatalogueProcessor(FlatCode, ProcessorMixin):
 
         Returns:
             `input_ids` and `attention_mask`, (B, S).
+
+        Raises:
+            ValueError: as [`batch_rows`], or for arguments that the processor does not know.
         """
         if histories is None or kwargs:
             raise ValueError(f"Call the processor with histories=[[item ids]] (got other arguments: {sorted(kwargs)}).")
-        batch, _ = self.as_batch(histories)
-        prompts = self.prompts([self.rows(history, unknown) for history in batch])
+        checked_choice("return_tensors", return_tensors, ("pt", "np", None))
+        prompts = self.prompts(self.batch_rows(histories, unknown)[0])
         if return_tensors is None:
             return BatchFeature({name: tensor.tolist() for name, tensor in prompts.items()})
         return BatchFeature({name: tensor.numpy() for name, tensor in prompts.items()}, tensor_type=return_tensors)
@@ -168,17 +198,6 @@ class CatalogueProcessor(FlatCode, ProcessorMixin):
         self._attach_items(item_ids, titles, arrays["popularity"])
 
 
-@contextmanager
-def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    """The model as `eval()` makes it, and afterwards in the mode it was in."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
 class ProcessorCarrier(FlatModelCode, PreTrainedModel):
     """
     Placed before a model class: the model's processor is loaded and saved with it, and it recommends items by their
@@ -224,10 +243,11 @@ class ProcessorCarrier(FlatModelCode, PreTrainedModel):
         The k items most likely to come next.
 
         Args:
-            histories: one history (item ids, oldest first) or a batch of them; an empty history is allowed.
+            histories: one history (item ids, oldest first) or a batch of them; an empty history is allowed. Lists,
+                tuples, arrays, columns of pandas and pyarrow, and generators are; a string is not, it is one id.
             k: items per history.
             exclude_seen: leave out the items of the history.
-            candidates (*optional*): recommend only these items.
+            candidates (*optional*): recommend only these items; a set may be given, too.
             unknown: `"raise"`, or `"skip"` to leave ids out of a history that are not in the catalogue.
             search: options of this model's [`recommend_rows`], `batch_size` (histories at a time) among them.
 
@@ -236,15 +256,21 @@ class ProcessorCarrier(FlatModelCode, PreTrainedModel):
             float32, and do not depend on k. Fewer than k items only where fewer are allowed.
 
         Raises:
-            ValueError: for an unknown item, no candidate, a k below 1, an option the model refuses, or a model without
-            a processor.
+            ValueError: for an item that is unknown or no string, no candidate, a k below 1, an option the model
+            refuses, a model whose scores are NaN, or one without a processor.
             TypeError: for an option the model does not have.
         """
         processor = self._require_processor()
-        batch, single = processor.as_batch(histories)
+        checked_options(self.recommend_rows, search, ("histories", "k", "exclude_seen", "candidates"))
+        rows, single = processor.batch_rows(histories, unknown)
         allowed = None if candidates is None else processor.rows(candidates, where="candidates")
-        rows = [processor.rows(history, unknown) for history in batch]
-        found, scores = self.recommend_rows(rows, k, exclude_seen, allowed, **search)
+        # No more than there is: the answer is as long, and nothing is made ready for the rest.
+        k = min(checked_count("k", k), len(processor.item_ids if allowed is None else np.unique(allowed)) or 1)
+        found, scores, *more = self.recommend_rows(rows, k, exclude_seen, allowed, **search)
+        if more:
+            raise ValueError(f"{', '.join(search)}: items and scores are not all it returns: call recommend_rows.")
+        if np.isnan(scores).any():
+            refuse_model(self)
         item_ids, score_lists = processor.as_lists(found, scores)
         return (item_ids[0], score_lists[0]) if single else (item_ids, score_lists)
 
@@ -265,14 +291,19 @@ class ProcessorCarrier(FlatModelCode, PreTrainedModel):
 
         Returns:
             float32 tensor (B, items), or (items,) for a single history.
+
+        Raises:
+            ValueError, TypeError: as [`recommend`].
         """
         processor = self._require_processor()
-        batch, single = processor.as_batch(histories)
+        checked_options(self.score_rows, search, ("histories", "rows"))
+        batch, single = processor.batch_rows(histories, unknown)
         rows = np.arange(len(processor.item_ids))
         if item_ids is not None:
             rows = processor.rows(item_ids, where="item_ids")
+        require_sound_weights(self)
         with evaluation_mode(self), torch.no_grad():
-            scores = self.score_rows([processor.rows(history, unknown) for history in batch], rows, **search)
+            scores = require_sound(self, self.score_rows(batch, rows, **search))
         return scores[0] if single else scores
 
     def _require_processor(self):

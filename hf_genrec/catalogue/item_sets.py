@@ -8,6 +8,8 @@ from transformers import LogitsProcessor
 
 from .flat_lists import expand_ranges
 from .item_trie import ItemTrie
+from .request_checks import checked_choice
+from .sound_scores import require_sound_codes
 from .trie_arrays import LIMIT, is_division, require_items
 
 MAX_COMPLETIONS = 2**20  # leaves times states whose completions are summed at once
@@ -229,7 +231,7 @@ class ItemSets:
         Returns:
             n states
         """
-        known = tokens < self.num_tokens
+        known = (tokens >= 0) & (tokens < self.num_tokens)
         token = torch.where(known, tokens, 0)
         codebook = torch.where(known, self.codebook_of[token], -1)
         column = codebook.clamp(min=0)
@@ -416,20 +418,30 @@ class SetLogitsProcessor(LogitsProcessor):
     Args:
         sets ([`ItemSets`]): the catalogue, or a part of it.
         order: `"confidence"` (any) or `"fixed"`, the model's `code_order`.
+
+    Raises:
+        ValueError: for another order, or scores that are NaN or infinite.
     """
 
     def __init__(self, sets: ItemSets, order: str = "confidence"):
         self.sets = sets
-        self.order = order
+        self.order = checked_choice("order", order, ("confidence", "fixed"))
+
+    @property
+    def num_answers(self) -> int:
+        """How many different answers it lets through, an item's codes in another order not counted."""
+        return self.sets.num_leaves
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if input_ids.shape[1] > self.sets.num_codebooks:
             return scores
-        self.sets = self.sets.to(input_ids.device)
-        legal = self.sets.allowed(self.sets.walk(input_ids[:, 1:]), self.order)
+        # One assignment: threads that move them at once both go on with sets on their device.
+        sets = self.sets = self.sets.to(input_ids.device)
+        legal = sets.allowed(sets.walk(input_ids[:, 1:]), self.order)
         masked = torch.full_like(scores, -torch.inf)
         width = legal.shape[1]
         masked[:, :width] = scores[:, :width].masked_fill(~legal, -torch.inf)
+        require_sound_codes(masked[:, :width])
         # A row that left the catalogue (a beam that was never alive) keeps its scores: all -inf is not a distribution.
         dead = ~legal.any(1)
         masked[dead] = scores[dead]

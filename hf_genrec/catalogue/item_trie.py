@@ -114,6 +114,11 @@ class ItemTrie:
     def num_levels(self) -> int:
         return len(self.tokens)
 
+    @property
+    def num_leaves(self) -> int:
+        """Different token ids of items; at most the number of items."""
+        return len(self.tokens[-1])
+
     def __len__(self) -> int:
         """Number of items."""
         return len(self.items)
@@ -211,7 +216,7 @@ class ItemTrie:
 
     def level_tokens(self, level: int) -> torch.Tensor:
         """(n,) int64, rising: the tokens with which some node at `level` (0..L-1) goes on. Found once and kept."""
-        if level not in self._level_tokens:
+        if level not in self._level_tokens:  # threads that find them at once find the same
             self._level_tokens[level] = self.tokens[level].unique().long()
         return self._level_tokens[level]
 

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from .catalogue import CatalogueProcessor, logger
 from .catalogue_files import TENSORS_FILE, checked_popularity, load_items
+from .request_checks import checked_count, shown
 from .saved_files import naming, read_json, require_number, saved_file
 
 ANSWER_TOKEN = "|start_of_answer|"
@@ -134,6 +136,47 @@ class CodeProcessor(CatalogueProcessor):
                 f"Histories longer than {self.max_history} items are cut to their newest {self.max_history}."
             )
         return [np.asarray(history, dtype=np.int64)[-self.max_history :] for history in histories]
+
+    # ---- answers ----
+
+    def batch_decode_items(self, sequences, num_return_sequences: int | None = None) -> list:
+        """
+        Item ids of what `generate` wrote. Of items that share their codes, the most popular one.
+
+        Args:
+            sequences: (n, S) token ids.
+            num_return_sequences (*optional*): as `generate` was told. Then a list for each history, of its different
+                items, best first: without rows that are no item's, and without an item's second row.
+
+        Returns:
+            an id per sequence, or lists of them; `None` for a sequence that is no item's (possible without the
+            constraint, and for the padding of [`constrained_beam_search`]).
+
+        Raises:
+            ValueError: for what are no token ids, or no whole number of histories.
+        """
+        self._require_catalogue()
+        try:
+            ids = torch.as_tensor(sequences).cpu()
+        except (TypeError, ValueError, RuntimeError):
+            ids = torch.empty(0)
+        if ids.dim() != 2 or not ids.shape[1] or ids.dtype == torch.bool or ids.is_floating_point():
+            raise ValueError(
+                f"sequences: {shown(sequences)} is no (n, S) tensor of token ids: give what generate returns, or its "
+                f".sequences."
+            )
+        items = self._decoded(ids.long())
+        if num_return_sequences is None:
+            return items
+        count = checked_count("num_return_sequences", num_return_sequences)
+        if len(items) % count:
+            raise ValueError(f"{len(items)} sequences are no {count} for each history: give what generate was told.")
+        lines = (items[start : start + count] for start in range(0, len(items), count))
+        return [[item for item in dict.fromkeys(line) if item is not None] for line in lines]
+
+    def _decoded(self, sequences: torch.Tensor) -> list[str | None]:
+        """An item id, or `None`, of each sequence (n, S) int64."""
+        raise NotImplementedError
 
     def _with_new_items(self, item_ids: Sequence[str], codes, titles: Sequence[str] | None) -> int:
         """

@@ -110,6 +110,20 @@ def takes_cache(method):
     return renamed
 
 
+def returns_tuples(forward):
+    """
+    A model's `forward`, which gives a tuple where it is called with `return_dict=False`. Inside, outputs are read by
+    name: what the configuration says of `return_dict` counts for nobody.
+    """
+
+    @functools.wraps(forward)
+    def called(self, *args, return_dict: bool | None = None, **kwargs):
+        output = forward(self, *args, **kwargs)
+        return output.to_tuple() if return_dict is False else output
+
+    return called
+
+
 class CacheByBothNames(ModelOutput):
     """Placed before an output class of transformers: its cache can be read as `cache` and as `past_key_values`."""
 

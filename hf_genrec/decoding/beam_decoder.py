@@ -137,6 +137,7 @@ class BeamDecoder:
             attention_mask=attention_mask,
             position_ids=positions[:, past:],
             use_cache=True,
+            return_dict=True,
             **{CACHE: self.cache},
         )
         return outputs.last_hidden_state[:, -1:]
@@ -168,6 +169,7 @@ class BeamDecoder:
             attention_mask=additive_mask(allowed, embeddings.dtype),
             position_ids=positions,
             use_cache=True,
+            return_dict=True,
             **{CACHE: self.cache},
         )
         return outputs.last_hidden_state[:, size - 1 :: size]

@@ -8,6 +8,8 @@ from transformers import DynamicCache
 from transformers.generation import GenerateBeamDecoderOnlyOutput
 
 from ..catalogue.item_trie import ItemTrie
+from ..catalogue.request_checks import checked_choice
+from ..catalogue.sound_scores import require_sound
 from ..catalogue.transformers_bridge import CACHE
 from ..catalogue.trie_arrays import gather_last
 from .beam_decoder import BeamDecoder
@@ -43,13 +45,14 @@ def beam_search(
 
     Returns:
         leaves (B, w) and scores (B, w), best first, ties in the trie's order; where fewer leaves are legal, -1 and
-        -inf.
+        -inf. w is at most the number of leaves. All scores of a prompt for which the model gave NaN or infinity
+        are NaN: callers pass them through `require_sound`, where they wait for the device anyway.
 
     Raises:
         ValueError: for another `normalize`.
     """
-    if normalize not in ("vocabulary", "level"):
-        raise ValueError(f"normalize={normalize!r}: use 'vocabulary' or 'level'.")
+    check_normalize(normalize)
+    num_beams = min(num_beams, trie.num_leaves)  # more would never be alive
     device = inputs["input_ids"].device
     trie = trie.to(device)
     decoder = getattr(model, "beam_decoder_class", BeamDecoder)(model, num_beams, trie.num_levels - 1)
@@ -59,25 +62,38 @@ def beam_search(
     user = torch.arange(num_users, device=device)[:, None, None]
     nodes = torch.zeros(num_users, 1, dtype=torch.long, device=device)  # (B, W) of each beam, -1: dead
     scores = torch.zeros(num_users, 1, device=device)
+    sound = torch.ones(num_users, dtype=torch.bool, device=device)
     for level in range(trie.num_levels):
         tokens, children, mask = trie.allowed(nodes, level)  # (B, W, K)
         if excluded is not None:
             legal = children.masked_fill(mask.bool(), -1)
             mask = mask.masked_fill(_all_excluded(trie, legal, level + 1, user, excluded), -torch.inf)
-        log_probs = _log_probs(model, states, tokens, trie, level, normalize)
+        log_probs, normaliser = _log_probs(model, states, tokens, trie, level, normalize)
+        # NaN or infinity anywhere among the logits is in what normalises them: looked at here, since the choice hides
+        # it.
+        sound &= (normaliser.isfinite() | (nodes < 0)).all(1)
         candidates = (scores[..., None] + log_probs + mask).flatten(1)
         chosen = _best(candidates, children.flatten(1), num_beams)
         scores = candidates.gather(1, chosen)
-        nodes = children.flatten(1).gather(1, chosen).long().masked_fill(scores == -torch.inf, -1)
+        nodes = children.flatten(1).gather(1, chosen).long().masked_fill(~(scores > -torch.inf), -1)
         if level + 1 < trie.num_levels:
             # A dead beam goes on from anywhere, and never has a candidate.
             codes = tokens.flatten(1).gather(1, chosen).long()
             states = decoder.extend(codes, chosen // tokens.shape[2])
-    return nodes, scores
+    return nodes, scores.masked_fill(~sound[:, None], torch.nan)
 
 
-def _log_probs(model, states, tokens: torch.Tensor, trie: ItemTrie, level: int, normalize: str) -> torch.Tensor:
-    """(B, W, K) log-probabilities of candidate tokens after states (B, W, hidden_size)."""
+def check_normalize(normalize: str) -> None:
+    checked_choice("normalize", normalize, ("vocabulary", "level"))
+
+
+def _log_probs(
+    model, states, tokens: torch.Tensor, trie: ItemTrie, level: int, normalize: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Log-probabilities (B, W, K) of candidate tokens after states (B, W, hidden_size), and the logarithms (B, W) of what
+    normalises them.
+    """
     head = model.get_output_embeddings()
     if normalize == "vocabulary":
         logits = head(states).float()
@@ -90,7 +106,8 @@ def _log_probs(model, states, tokens: torch.Tensor, trie: ItemTrie, level: int, 
         else:  # in an adapter, which is asked, not read
             logits = head(states)[..., vocabulary].float()
         chosen = gather_last(logits, torch.searchsorted(vocabulary, tokens.long()).clamp(max=len(vocabulary) - 1))
-    return chosen - logits.logsumexp(-1, keepdim=True)
+    normaliser = logits.logsumexp(-1, keepdim=True)
+    return chosen - normaliser, normaliser.squeeze(-1)
 
 
 def _best(scores: torch.Tensor, nodes: torch.Tensor, count: int) -> torch.Tensor:
@@ -119,10 +136,12 @@ def constrained_beam_search(trie: ItemTrie) -> Callable:
     a trie: [`beam_search`] in the place of stock beam search, for any decoder with aligned logits.
 
     Scores are divided by L ** length_penalty, as stock beam search's. Where fewer items than `num_return_sequences` are
-    legal, rows of padding with a score of -inf fill the batch.
+    legal, rows of padding with a score of -inf fill the batch; `batch_decode_items` gives None for them.
     """
 
     def generate(model, input_ids, logits_processor, generation_config, **model_kwargs):
+        if generation_config.do_sample:
+            raise ValueError("Constrained beam search does not sample: leave do_sample out, or custom_generate.")
         if len(logits_processor):
             names = ", ".join(type(processor).__name__ for processor in logits_processor)
             raise ValueError(f"Constrained beam search takes the trie alone: leave out {names}.")
@@ -133,7 +152,7 @@ def constrained_beam_search(trie: ItemTrie) -> Callable:
         mask = model_kwargs.get("attention_mask")
         mask = torch.ones_like(prompts) if mask is None else mask[::copies]
         leaves, scores = beam_search(model, {"input_ids": prompts, "attention_mask": mask}, trie, copies)
-        leaves, scores = leaves[:, :wanted], scores[:, :wanted]
+        leaves, scores = leaves[:, :wanted], require_sound(model, scores)[:, :wanted]
         missing = wanted - leaves.shape[1]
         leaves = torch.nn.functional.pad(leaves, (0, missing), value=-1).flatten()
         scores = torch.nn.functional.pad(scores, (0, missing), value=-torch.inf).flatten()

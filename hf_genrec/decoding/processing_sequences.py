@@ -121,13 +121,8 @@ class GenRecProcessor(CodeProcessor):
         """
         return constrained_beam_search(self._restricted_trie(candidates))
 
-    def batch_decode_items(self, sequences: torch.Tensor) -> list[str | None]:
-        """
-        Item ids of generated sequences (n, S + L); `None` where the codes after the answer token are no item's
-        (possible only without the trie). Of items that share their codes, the most popular one.
-        """
-        self._require_catalogue()
-        sequences = torch.as_tensor(sequences).cpu()
+    def _decoded(self, sequences: torch.Tensor) -> list[str | None]:
+        """Of the codes after the answer token."""
         is_answer = sequences == self.answer_token_id
         first_code = is_answer.shape[1] - is_answer.flip(-1).int().argmax(-1)
         columns = first_code[:, None] + torch.arange(self.num_levels)

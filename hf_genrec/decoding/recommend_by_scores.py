@@ -5,8 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..catalogue.catalogue import ProcessorCarrier, evaluation_mode
+from ..catalogue.catalogue import ProcessorCarrier
+from ..catalogue.evaluation_mode import evaluation_mode
 from ..catalogue.processing_rows import ItemProcessor
+from ..catalogue.request_checks import checked_request, checked_row_histories, checked_rows
+from ..catalogue.sound_scores import refuse_model, require_sound_weights
 
 MAX_SCORES = 2**23  # scores held at once: 32 MB
 
@@ -63,29 +66,37 @@ class ItemRecommenderMixin(ProcessorCarrier):
 
         Returns:
             rows (B, k) int64, -1 where fewer items are allowed, and scores (B, k) float32, -inf there.
+
+        Raises:
+            ValueError: for a row outside the catalogue, numbers that make no sense, or scores that are no numbers.
         """
-        processor = self._require_processor()
-        num_items = len(processor.item_ids)
-        if k < 1 or (candidates is not None and not len(candidates)):
-            count = num_items if candidates is None else len(candidates)
-            raise ValueError(f"k={k} of {count} candidates: ask for at least 1 item, of at least 1 candidate.")
-        columns = np.arange(num_items) if candidates is None else np.unique(candidates)  # (C,), ascending rows
-        rows = np.full((len(histories), k), -1, dtype=np.int64)
-        scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
+        num_items = len(self._require_processor().item_ids)
+        request = checked_request(num_items, histories, k, exclude_seen, candidates, batch_size)
+        require_sound_weights(self)
+        columns, count = request.candidates, request.count  # (C,)
         with evaluation_mode(self):
             vectors = self.item_vectors()
-            scored = vectors[:num_items] if candidates is None else vectors[torch.from_numpy(columns).to(self.device)]
+            if columns is None:
+                columns, scored = np.arange(num_items), vectors[:num_items]
+            else:
+                scored = vectors[torch.from_numpy(columns).to(self.device)]
             # Histories of about one length stand together: little of a batch is padding.
-            by_length = np.argsort([len(history) for history in histories], kind="stable")
-            for start in range(0, len(histories), batch_size):
+            by_length = np.argsort([len(history) for history in request.histories], kind="stable")
+            for start in range(0, len(by_length), batch_size):
                 batch = by_length[start : start + batch_size]
-                users = self._encode([histories[int(line)] for line in batch], vectors)
-                seen = self._seen([histories[int(line)] for line in batch], columns) if exclude_seen else None
-                found, values = self._best(users, scored, k, seen)
+                of_batch = [request.histories[int(line)] for line in batch]
+                users = self._encode(of_batch, vectors)
+                seen, allowed = None, torch.full((len(batch),), len(columns), device=self.device)
+                if exclude_seen:
+                    seen = self._seen(of_batch, columns)
+                    allowed -= torch.bincount(seen[0], minlength=len(batch))
+                found, values = self._best(users, scored, count, seen)
                 known = torch.isfinite(values)
+                if (known.sum(1) < allowed.clamp(max=count)).any():
+                    refuse_model(self)  # what was not seen has a score that is no number
                 best = np.where(known.cpu().numpy(), columns[found.cpu().numpy()], -1)
-                rows[batch, : best.shape[1]], scores[batch, : best.shape[1]] = best, values.cpu().numpy()
-        return rows, scores
+                request.rows[batch, :count], request.scores[batch, :count] = best, values.cpu().numpy()
+        return request.rows, request.scores
 
     def _encode(self, histories: Sequence[np.ndarray], item_vectors: torch.Tensor) -> torch.Tensor:
         inputs = self._require_processor().prompts(histories)
@@ -94,7 +105,8 @@ class ItemRecommenderMixin(ProcessorCarrier):
         )
 
     def _seen(self, histories: Sequence[np.ndarray], columns: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Users and places in `columns` (C,) of the items of each history, as far as they are among them."""
+        """Users and places in `columns` (C,) of a history's different items, as far as they are among them."""
+        histories = [np.unique(history) for history in histories]
         users = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
         items = np.concatenate([np.empty(0, dtype=np.int64), *histories])
         places = np.searchsorted(columns, items).clip(max=len(columns) - 1)
@@ -131,6 +143,13 @@ class ItemRecommenderMixin(ProcessorCarrier):
 
     def score_rows(self, histories: Sequence[np.ndarray], rows: np.ndarray) -> torch.Tensor:
         """The products of user and item vectors."""
+        num_items = len(self._require_processor().item_ids)
+        histories, rows = checked_row_histories(histories, num_items), checked_rows(rows, num_items, "rows")
+        if not len(histories):
+            return torch.empty(0, len(rows), device=self.device)
         vectors = self.item_vectors()
         users = self._encode(histories, vectors)
-        return (users @ vectors[torch.from_numpy(rows).to(self.device)].T).float()
+        scores = (users @ vectors[torch.from_numpy(rows).to(self.device)].T).float()
+        if not scores.isfinite().all():
+            refuse_model(self)
+        return scores

@@ -5,15 +5,19 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..catalogue.catalogue import ProcessorCarrier, evaluation_mode
+from ..catalogue.catalogue import ProcessorCarrier
+from ..catalogue.evaluation_mode import evaluation_mode
 from ..catalogue.flat_lists import expand_ranges, rank_in_list
 from ..catalogue.item_trie import ItemTrie
-from .beam_search import beam_search, score_leaves
+from ..catalogue.request_checks import checked_beams, checked_request, checked_row_histories, checked_rows
+from ..catalogue.sound_scores import require_sound, require_sound_weights
+from .beam_search import beam_search, check_normalize, score_leaves
+from .item_generation import ItemGeneration
 from .processing_sequences import GenRecProcessor
-from .user_cache import UserCache
+from .user_cache import UserCache, check_user_cache
 
 
-class GenerativeRecommenderMixin(ProcessorCarrier):
+class GenerativeRecommenderMixin(ItemGeneration, ProcessorCarrier):
     """
     Placed before a model class with aligned logits.
 
@@ -47,46 +51,56 @@ class GenerativeRecommenderMixin(ProcessorCarrier):
 
         Returns:
             rows (B, k) int64, -1 where fewer items are allowed, and scores (B, k) float32, -inf there.
+
+        Raises:
+            ValueError: for a row outside the catalogue, numbers that make no sense, or scores that are NaN.
         """
         processor = self._require_processor()
-        num_beams = max(2 * k, 20) if num_beams is None else num_beams
-        if k < 1 or num_beams < k:
-            raise ValueError(f"k={k}, num_beams={num_beams}: k must be at least 1 and num_beams at least k.")
-        trie = processor.trie if candidates is None else processor.trie.restrict(candidates)
-        rows = np.full((len(histories), k), -1, dtype=np.int64)
-        scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
-        batches = [
-            np.arange(start, min(start + batch_size, len(histories))) for start in range(0, len(histories), batch_size)
-        ]
+        num_items = len(processor.item_ids)
+        request = checked_request(num_items, histories, k, exclude_seen, candidates, batch_size)
+        require_sound_weights(self)
+        check_normalize(normalize)
+        check_user_cache(user_cache)
+        count, num_beams = request.count, checked_beams(request.count, num_beams)
+        trie = processor.trie if candidates is None else processor.trie.restrict(request.candidates)
         with evaluation_mode(self):
-            for batch in batches:
-                prompts = processor.prompts([histories[int(i)] for i in batch])
+            for start in range(0, len(request.histories), batch_size):
+                batch = np.arange(start, min(start + batch_size, len(request.histories)))
+                prompts = processor.prompts([request.histories[int(i)] for i in batch])
                 known = np.zeros(len(batch), dtype=bool)
                 if user_cache is not None:
                     known = np.array(user_cache.known(**prompts, num_levels=processor.num_levels)) > 0
                 # Known histories have little left to encode: apart from the others, they are not padded to them.
                 for part in filter(len, (np.flatnonzero(known), np.flatnonzero(~known))):
                     inputs = {name: tensor[part].to(self.device) for name, tensor in prompts.items()}
-                    seen = [histories[int(i)] for i in batch[part]] if exclude_seen else None
-                    found = self._recommend_batch(inputs, k, seen, trie, num_beams, normalize, user_cache)
-                    rows[batch[part]], scores[batch[part]] = (tensor.cpu().numpy() for tensor in found)
-        return rows, scores
+                    seen = [request.histories[int(i)] for i in batch[part]] if exclude_seen else None
+                    found = self._recommend_batch(inputs, count, seen, trie, num_beams, normalize, user_cache)
+                    rows, scores = (tensor.cpu().numpy() for tensor in found)
+                    request.rows[batch[part], :count], request.scores[batch[part], :count] = rows, scores
+        return request.rows, request.scores
 
     def _recommend_batch(self, inputs, k: int, seen, trie: ItemTrie, num_beams: int, normalize: str, user_cache):
         trie = trie.to(self.device)
         num_users = len(inputs["input_ids"])
         excluded = None if seen is None else self._item_keys(trie, seen)
         leaves, leaf_scores = beam_search(self, inputs, trie, num_beams, excluded, normalize, user_cache)
+        require_sound(self, leaf_scores)
 
         # A leaf holds one item, or several that share their codes.
         start, end = trie.items_below(leaves.clamp(min=0), trie.num_levels)
         end = torch.where(leaves >= 0, end, start)
         place, leaf = expand_ranges(start.flatten(), end.flatten())
         user = leaf // leaves.shape[1]
+        allowed = torch.full((num_users,), len(trie), device=user.device)
         if excluded is not None:
             keep = ~torch.isin(user * len(trie) + place, excluded)
             leaf, place, user = leaf[keep], place[keep], user[keep]
-        rank = rank_in_list(user, torch.bincount(user, minlength=num_users))
+            allowed -= torch.bincount(excluded // len(trie), minlength=num_users)
+        counts = torch.bincount(user, minlength=num_users)
+        if num_beams < trie.num_leaves and (counts < allowed.clamp(max=k)).any():
+            # Beams that the model ruled out afterwards (-inf) have taken the places of others.
+            return self._recommend_batch(inputs, k, seen, trie, 4 * num_beams, normalize, user_cache)
+        rank = rank_in_list(user, counts)
         top = rank < k
         rows = torch.full((num_users, k), -1, device=user.device)
         scores = torch.full((num_users, k), -torch.inf, device=user.device)
@@ -96,6 +110,7 @@ class GenerativeRecommenderMixin(ProcessorCarrier):
 
     def _item_keys(self, trie: ItemTrie, histories: Sequence[np.ndarray]) -> torch.Tensor:
         """Sorted keys `user * len(trie) + place in trie.items` of the items in each history."""
+        histories = [np.unique(history) for history in histories]
         users = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
         seen = np.concatenate([np.empty(0, dtype=np.int64), *histories])
         ids = torch.from_numpy(self._require_processor().token_ids[seen]).to(trie.items.device)
@@ -111,5 +126,9 @@ class GenerativeRecommenderMixin(ProcessorCarrier):
     def score_rows(self, histories: Sequence[np.ndarray], rows: np.ndarray) -> torch.Tensor:
         """By teacher forcing: the sum of the L log-probabilities over the full vocabulary."""
         processor = self._require_processor()
+        histories = checked_row_histories(histories, len(processor.item_ids))
+        rows = checked_rows(rows, len(processor.item_ids), "rows")
+        if not len(histories) or not len(rows):
+            return torch.empty(len(histories), len(rows), device=self.device)
         inputs = {name: tensor.to(self.device) for name, tensor in processor.prompts(histories).items()}
-        return score_leaves(self, inputs, torch.from_numpy(processor.token_ids[rows]))
+        return require_sound(self, score_leaves(self, inputs, torch.from_numpy(processor.token_ids[rows])))

@@ -4,6 +4,7 @@ import torch
 from transformers import LogitsProcessor
 
 from ..catalogue.item_trie import ItemTrie
+from ..catalogue.sound_scores import require_sound_codes
 
 
 class TrieLogitsProcessor(LogitsProcessor):
@@ -18,16 +19,22 @@ class TrieLogitsProcessor(LogitsProcessor):
         answer_token_id (`int`): the token that ends the history.
 
     Raises:
-        ValueError: for a row without an answer token.
+        ValueError: for a row without an answer token, or scores that are NaN or infinite.
     """
 
     def __init__(self, trie: ItemTrie, answer_token_id: int):
         self.trie = trie
         self.answer_token_id = answer_token_id
 
+    @property
+    def num_answers(self) -> int:
+        """How many different answers it lets through."""
+        return self.trie.num_leaves
+
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self.trie = self.trie.to(input_ids.device)
-        tail = input_ids[:, -(self.trie.num_levels + 1) :]  # a row with its answer token further left is finished
+        # One assignment: threads that move it at once both go on with a trie on their device.
+        trie = self.trie = self.trie.to(input_ids.device)
+        tail = input_ids[:, -(trie.num_levels + 1) :]  # a row with its answer token further left is finished
         width = tail.shape[1]
         place = torch.arange(1, width + 1, device=tail.device)
         last = ((tail == self.answer_token_id) * place).amax(-1)  # (rows,) counted from 1, 0 where there is none
@@ -38,27 +45,30 @@ class TrieLogitsProcessor(LogitsProcessor):
                 f"does."
             )
         if lowest == highest:  # in `generate` all rows have written as many codes
-            return self._masked(input_ids, scores, width - highest)
+            return self._masked(trie, input_ids, scores, width - highest)
         written = width - last
         masked = torch.empty_like(scores)
         for level in written.unique().tolist():
             at = (written == level).nonzero().squeeze(-1)
-            masked[at] = self._masked(input_ids[at], scores[at], level)
+            masked[at] = self._masked(trie, input_ids[at], scores[at], level)
         return masked
 
-    def _masked(self, input_ids: torch.Tensor, scores: torch.Tensor, level: int) -> torch.Tensor:
+    def _masked(self, trie: ItemTrie, input_ids: torch.Tensor, scores: torch.Tensor, level: int) -> torch.Tensor:
         """The scores (rows, V) of rows that have all written `level` codes."""
-        if level >= self.trie.num_levels:
+        if level >= trie.num_levels:
             return scores
-        nodes = self.trie.walk(input_ids[:, input_ids.shape[1] - level :])
-        tokens, _, mask = self.trie.allowed(nodes if level > 0 else nodes[:1], level)  # all rows share the root
-        masked, illegal, table = torch.full_like(scores, -torch.inf), mask.bool(), self.trie._tables[level]
+        nodes = trie.walk(input_ids[:, input_ids.shape[1] - level :])
+        tokens, _, mask = trie.allowed(nodes if level > 0 else nodes[:1], level)  # all rows share the root
+        masked, illegal, table = torch.full_like(scores, -torch.inf), mask.bool(), trie._tables[level]
         if table is not None:
-            masked[:, table.span] = scores[:, table.span].masked_fill(illegal, -torch.inf)
+            legal = scores[:, table.span].masked_fill(illegal, -torch.inf)
+            masked[:, table.span] = legal
         else:
             # What is not legal repeats the first legal token, so that every score is written with the same value.
             tokens = torch.where(illegal, tokens[:, :1], tokens).long().expand(len(scores), -1)
-            masked.scatter_(1, tokens, scores.gather(1, tokens))
+            legal = scores.gather(1, tokens)
+            masked.scatter_(1, tokens, legal)
+        require_sound_codes(legal)
         # A row that left the catalogue (a beam that was never alive) keeps its scores: all -inf is not a distribution.
         dead = nodes < 0
         if dead.any():

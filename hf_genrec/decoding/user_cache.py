@@ -1,10 +1,22 @@
 """Encoded histories kept between requests: one more click extends them instead of encoding everything again."""
 
+import threading
 from collections import OrderedDict
 
 import torch
 
+from ..catalogue.request_checks import checked_number, shown
+from ..catalogue.weights_mark import weights_mark, weights_sample
 from .beam_decoder import BeamDecoder
+
+
+def check_user_cache(user_cache) -> None:
+    """
+    Raises:
+        ValueError: for what is neither a [`UserCache`], of this code or of a saved model's, nor `None`.
+    """
+    if user_cache is not None and not (hasattr(user_cache, "known") and hasattr(user_cache, "start")):
+        raise ValueError(f"user_cache={shown(user_cache)}: give one that model.user_cache() has made, or None.")
 
 
 class UserCache:
@@ -15,23 +27,31 @@ class UserCache:
     new codes only. Its entry then makes room for that of the longer history. A history that has outgrown `max_history`
     begins with another item than before and is encoded anew: what its items have read is no longer in it.
 
+    Several threads may share one. When the model's weights have changed, everything is forgotten.
+
     Args:
         max_bytes: what all entries together may take.
 
     Attributes:
         num_bytes (`int`): what they take now.
         hits, misses (`int`): prompts that began with a known history, and those that did not.
+
+    Raises:
+        ValueError: for a `max_bytes` that is no number, 0 or more.
     """
 
     def __init__(self, max_bytes: int = 2**30):
-        self.max_bytes = max_bytes
+        self.max_bytes = checked_number("max_bytes", max_bytes)
+        self._lock = threading.RLock()
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything: do this when the model's weights have changed."""
-        self._entries: OrderedDict[bytes, torch.Tensor] = OrderedDict()
-        self._model = None
-        self.num_bytes = self.hits = self.misses = 0
+        """Forget everything, the model too."""
+        with self._lock:
+            self._entries: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+            self._model: torch.nn.Module | None = None
+            self._mark: tuple[list, torch.Tensor] | None = None
+            self.num_bytes = self.hits = self.misses = 0
 
     def __len__(self) -> int:
         """Histories held."""
@@ -43,7 +63,8 @@ class UserCache:
         for ids, mask in zip(input_ids.cpu(), attention_mask.cpu(), strict=True):
             history = ids[mask.bool()][:-1].numpy()
             lengths = range(len(history), 0, -num_levels)
-            found.append(next((n for n in lengths if history[:n].tobytes() in self._entries), 0))
+            with self._lock:
+                found.append(next((n for n in lengths if history[:n].tobytes() in self._entries), 0))
         return found
 
     def start(self, decoder: BeamDecoder, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -56,15 +77,21 @@ class UserCache:
         Raises:
             ValueError: if the entries are another model's.
         """
-        if self._model is not None and self._model is not decoder.model:
-            raise ValueError("The user cache holds histories of another model: give each model its own.")
-        self._model = decoder.model
-        num_levels = decoder.num_steps + 1
-        known = self.known(input_ids, attention_mask, num_levels)
         histories = [ids[mask.bool()][:-1] for ids, mask in zip(input_ids, attention_mask, strict=True)]
         keys = [history.cpu().numpy().tobytes() for history in histories]
-        self.hits += sum(n > 0 for n in known)
-        self.misses += sum(n == 0 for n in known)
+        mark = weights_mark(decoder.model), weights_sample(decoder.model)
+        with self._lock:
+            self._belongs_to(decoder.model, mark)
+            entries_then = self._entries
+            known = self.known(input_ids, attention_mask, decoder.num_steps + 1)
+            self.hits += sum(n > 0 for n in known)
+            self.misses += sum(n == 0 for n in known)
+            found = []  # entries are never written to: another thread may drop one, and we go on with it
+            for key, history, n in zip(keys, histories, known, strict=True):
+                known_key = key[: n * history.element_size()]
+                found.append(self._entries[known_key] if n else None)
+                if n:
+                    self._entries.move_to_end(known_key)
 
         # [padding, known codes | padding, new codes, answer token]
         past, new = max(known), max(len(h) - n for h, n in zip(histories, known, strict=True)) + 1
@@ -76,18 +103,26 @@ class UserCache:
             begin = past + new - 1 - (len(history) - n)
             ids[row, past - n : past], ids[row, begin:-1] = history[:n], history[n:]
             mask[row, past - n : past], mask[row, begin:-1] = 1, 1
-            if n:
-                known_key = keys[row][: n * history.element_size()]
-                entry = self._entries[known_key]
-                self._entries.move_to_end(known_key)
+            entry = found[row]
+            if entry is not None:
                 if prefix is None:
                     layers, _, heads, _, head_dim = entry.shape
                     prefix = entry.new_zeros(layers, 2, len(ids), heads, past, head_dim)
                 prefix[:, :, row, :, past - n :] = entry
 
         states = decoder.start(ids, mask, prefix)
-        self._keep(decoder, mask, keys, known)
+        with self._lock:
+            if self._entries is entries_then:  # else another thread has found other weights, or cleared
+                self._keep(decoder, mask, keys, known)
         return states
+
+    def _belongs_to(self, model: torch.nn.Module, mark: tuple[list, torch.Tensor]) -> None:
+        """Forget the entries if they are of other weights; of another model they are refused."""
+        if self._model is not None and self._model is not model:
+            raise ValueError("The user cache holds histories of another model: give each model its own.")
+        if self._mark is not None and not (self._mark[0] == mark[0] and torch.equal(self._mark[1], mark[1])):
+            self._entries, self.num_bytes = OrderedDict(), 0
+        self._model, self._mark = model, mark
 
     def _keep(self, decoder: BeamDecoder, mask: torch.Tensor, keys: list[bytes], known: list[int]) -> None:
         length = mask.shape[1] - 1  # the slots of the history come first; the answer token's follow
@@ -97,13 +132,15 @@ class UserCache:
             slots = mask[row, :length].nonzero()[:, 0]
             kept = [buffer[row][:, slots] for layer in decoder.layers for buffer in layer.buffers]
             entry = torch.stack(kept).unflatten(0, (-1, 2))  # (layers, 2, heads, tokens, head_dim)
+            if entry.nbytes > self.max_bytes:
+                continue
             shorter = key[: n * len(key) // len(slots)]  # bytes of the known part
             if n and shorter in self._entries:
                 self._drop(shorter)
+            while self.num_bytes + entry.nbytes > self.max_bytes:
+                self._drop(next(iter(self._entries)))
             self._entries[key] = entry
             self.num_bytes += entry.nbytes
-        while self.num_bytes > self.max_bytes:
-            self._drop(next(iter(self._entries)))
 
     def _drop(self, key: bytes) -> None:
         self.num_bytes -= self._entries.pop(key).nbytes

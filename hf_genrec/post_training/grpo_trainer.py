@@ -13,7 +13,7 @@ from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import RepeatSampler
 
-from hf_genrec.catalogue.catalogue import evaluation_mode
+from hf_genrec.catalogue.evaluation_mode import evaluation_mode
 from hf_genrec.catalogue.transformers_bridge import overrides
 from hf_genrec.post_training.grpo_arguments import GRPOArguments
 from hf_genrec.post_training.trie_policy import code_log_probs, group_logits, sample_items

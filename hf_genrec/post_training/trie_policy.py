@@ -7,6 +7,7 @@ functions encode the history of a group's samples once.
 import torch
 
 from hf_genrec.catalogue.item_trie import ItemTrie
+from hf_genrec.catalogue.sound_scores import require_sound, require_sound_weights
 from hf_genrec.decoding.beam_decoder import BeamDecoder
 from hf_genrec.post_training.prompt_groups import PromptGroups
 
@@ -26,7 +27,11 @@ def sample_items(
 
     Returns:
         codes (P, G, L), token ids, and their log-probabilities (P, G, L) float32.
+
+    Raises:
+        ValueError: if the model's scores are NaN or infinite, or rule out everything that is legal.
     """
+    require_sound_weights(model)
     num_prompts, device = len(inputs["input_ids"]), inputs["input_ids"].device
     decoder = getattr(model, "beam_decoder_class", BeamDecoder)(model, num_samples, trie.num_levels - 1)
     states = decoder.start(**inputs)
@@ -36,6 +41,7 @@ def sample_items(
     for level in range(trie.num_levels):
         logits = model.get_output_embeddings()(states)
         candidates, children, of_candidates = _legal_log_probs(logits, nodes, trie, level, temperature)
+        require_sound(model, of_candidates)
         draws = num_samples // nodes.shape[1]
         place = torch.multinomial(of_candidates.exp().flatten(0, 1), draws, replacement=True)
         place = place.view(num_prompts, -1, draws)

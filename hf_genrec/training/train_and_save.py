@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed
 from transformers import IntervalStrategy
 
 from hf_genrec.catalogue.flat_code import FlatCode, require_flat
+from hf_genrec.catalogue.sound_scores import require_sound_weights
 from hf_genrec.files import spelled_out, whole_folder, write_json
 from hf_genrec.hub import save_model, write_model_card
 from hf_genrec.training.lineage import write_lineage
@@ -66,7 +66,7 @@ def train_and_save(
             "log": trainer.state.log_history,
         }
         trained = trainer.accelerator.unwrap_model(trainer.model)
-        require_finite_weights(trained)
+        require_sound_weights(trained)
         with whole_folder(run.model) as folder:
             save_model(trained, folder, item_tokenizer)
             write_json(spelled_out(arguments.to_dict()), folder / "training_args.json")
@@ -79,13 +79,3 @@ def train_and_save(
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
-
-
-def require_finite_weights(model: torch.nn.Module) -> None:
-    """
-    Raises:
-        RuntimeError: for a weight that is no number; names it.
-    """
-    for name, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
-            raise RuntimeError(f"the training diverged: {name} holds NaN or infinity: lower learning_rate")

@@ -113,3 +113,89 @@ def test_stock_decoders_have_it_too(processor):
         assert torch.equal(found[0], expected[0])
         torch.testing.assert_close(found[1], expected[1], atol=1e-5, rtol=0)
     assert cache.hits == 4
+
+
+def multiplied(model) -> None:
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.mul_(2)
+
+
+def stepped(model) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model(**model.processor(histories=[HISTORY], return_tensors="pt")).logits.sum().backward()
+    optimizer.step()
+
+
+def merged(model) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    assert adapted.merge_and_unload() is model
+
+
+def merged_in_place(model) -> None:
+    """As adapters are merged: `data` is written to, and no version is counted."""
+    model.model.layers[1].self_attn.q_proj.weight.data += 0.5
+
+
+def one_embedding_written_to(model) -> None:
+    with torch.no_grad():
+        model.model.embed_tokens.weight[model.processor.token_ids[3, 0], 0] += 5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        multiplied,
+        stepped,
+        merged,
+        merged_in_place,
+        one_embedding_written_to,
+        lambda model: model.load_state_dict(make_model(PROCESSOR, seed=7).state_dict()),
+        lambda model: model.double(),
+        lambda model: setattr(model.model.layers[0].mlp, "up_proj", torch.nn.Linear(32, 48, bias=False)),
+    ],
+)
+def test_other_weights_are_seen_and_everything_is_encoded_anew(change):
+    model, cache = make_model(PROCESSOR), UserCache()
+    model.recommend([HISTORY, ["item-8"]], k=5, user_cache=cache)
+    before = model.recommend(HISTORY, k=5, user_cache=cache)
+    assert (len(cache), cache.hits) == (2, 1)
+    change(model)
+    model.eval()
+    expected = model.recommend(HISTORY, k=5)
+    assert expected != before
+    assert_same(model.recommend(HISTORY, k=5, user_cache=cache), expected)
+    assert (len(cache), cache.hits) == (1, 1)
+    assert_same(model.recommend(HISTORY, k=5, user_cache=cache), expected)
+    assert cache.hits == 2
+
+
+def test_an_adapter_that_is_switched_off_is_seen():
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    model, cache = make_model(PROCESSOR), UserCache()
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"], init_lora_weights=False)).eval()
+    with_it = model.recommend(HISTORY, k=5, user_cache=cache)
+    adapted.base_model.disable_adapter_layers()
+    without = model.recommend(HISTORY, k=5)
+    assert without != with_it
+    assert_same(model.recommend(HISTORY, k=5, user_cache=cache), without)
+
+
+def test_a_history_larger_than_the_cache_takes_nobodys_place(model):
+    one = 3 * 2 * 2 * 2 * 8 * 4
+    cache = UserCache(max_bytes=2 * one)
+    model.recommend(["item-1", "item-2"], k=5, user_cache=cache)
+    expected = model.recommend(HISTORY, k=5)
+    for _ in range(2):
+        assert_same(model.recommend(HISTORY, k=5, user_cache=cache), expected)
+    assert (len(cache), cache.num_bytes) == (1, 2 * one)
+
+
+@pytest.mark.parametrize("max_bytes", [-1, float("nan"), "1 GB", None, True])
+def test_sizes_that_make_no_sense(max_bytes):
+    with pytest.raises(ValueError, match=r"^max_bytes=.*: give a number, 0 or more"):
+        UserCache(max_bytes)

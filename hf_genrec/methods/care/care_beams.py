@@ -28,6 +28,7 @@ class CareBeamDecoder(BeamDecoder):
             attention_mask=attention_mask,
             cache=self.cache,
             use_cache=True,
+            return_dict=True,
             logits_to_keep=1,
         )
         return outputs.last_hidden_state
@@ -61,6 +62,7 @@ class CareBeamDecoder(BeamDecoder):
             attention_mask={"full_attention": additive_mask(allowed, embeddings.dtype)},
             position_ids=positions,
             use_cache=True,
+            return_dict=True,
             read_slots=read_slots.expand(len(embeddings), -1),
             **{CACHE: self.cache},
         )

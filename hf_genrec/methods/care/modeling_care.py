@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from ...catalogue.flat_code import FlatModelCode
 from ...catalogue.published_weights import require_same_weights
-from ...catalogue.transformers_bridge import CACHE, CacheByBothNames, overrides, takes_cache
+from ...catalogue.transformers_bridge import CACHE, CacheByBothNames, overrides, returns_tuples, takes_cache
 from ...decoding.beam_decoder import additive_mask
 from ...decoding.recommend_by_trie import GenerativeRecommenderMixin
 from .care_beams import CareBeamDecoder
@@ -76,6 +76,7 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
             block_ids = split_blocks(input_ids, attention_mask, self.config.answer_token_id)
         return care_layout(input_ids, block_ids, self.config.num_queries, self.config.answer_token_id)
 
+    @returns_tuples
     @takes_cache
     def forward(
         self,
@@ -167,6 +168,7 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
             position_ids=layout.position[:, new],
             use_cache=use_cache,
             read_slots=last_layer_slots,
+            return_dict=True,
             **{CACHE: cache},
             **kwargs,
         )
@@ -232,6 +234,7 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
             max_new_tokens=self.config.num_levels, pad_token_id=self.config.pad_token_id, do_sample=False
         )
 
+    @returns_tuples
     @takes_cache
     def forward(
         self,
@@ -321,12 +324,7 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
     ):
         """The new tokens to feed, with the full rows beside them; positions and masks follow from these."""
         new_ids = input_ids if next_sequence_length is None else input_ids[:, -next_sequence_length:]
-        inputs = {
-            "input_ids": new_ids,
-            "context_ids": input_ids,
-            "cache": cache,
-            "use_cache": use_cache,
-        }
+        inputs = {"input_ids": new_ids, "context_ids": input_ids, "cache": cache, "use_cache": use_cache}
         # generate drops a mask that is all ones; where it kept one, it covers the full rows.
         inputs["attention_mask"] = attention_mask
         for name in ("logits_to_keep", "output_attentions", "output_hidden_states"):

@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput
 from ...catalogue.flat_code import FlatModelCode
 from ...catalogue.published_weights import require_same_weights
 from ...catalogue.transformers_bridge import initialization as init
+from ...catalogue.transformers_bridge import returns_tuples
 from ...decoding.recommend_by_scores import ItemRecommenderMixin
 from .configuration_rearec import ReaRecConfig
 from .rearec_depth_rules import ConfidenceRule, HaltingRule, adaptive_predictions, build_depth_rule
@@ -100,6 +101,7 @@ class ReaRecModel(ReaRecPreTrainedModel):
         """What enters the first layer: layer norm and dropout, the same for items and for reasoning steps."""
         return dropout(self.layer_norm(states), self.config.embedding_dropout, self.training)
 
+    @returns_tuples
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -256,6 +258,7 @@ class ReaRecForNextItem(NewTextItems, ItemRecommenderMixin, ReaRecPreTrainedMode
         self.depth = build_depth_rule(config)
         self.post_init()
 
+    @returns_tuples
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -299,9 +302,7 @@ class ReaRecForNextItem(NewTextItems, ItemRecommenderMixin, ReaRecPreTrainedMode
             is_target = torch.ones_like(positions, dtype=torch.bool)
         else:
             if labels is not None:
-                raise ValueError(
-                    "Give labels (a target per row) or sequence_labels (targets of packed rows), not both."
-                )
+                raise ValueError("Give labels (a target per row) or sequence_labels (of packed rows), not both.")
             if self.config.backbone == "bert4rec":
                 raise ValueError("bert4rec's items see later ones: give it a row per target (labels), not packed rows.")
             positions, is_target = labelled_positions(real, sequence_labels)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...catalogue.sound_scores import require_sound
 from .configuration_rearec import ReaRecConfig
 from .rearec_layers import LayerCache, real_items
 from .rearec_losses import prediction_state
@@ -194,6 +195,7 @@ def _go(body: Any, rule: Any, input_ids: torch.Tensor, real: torch.Tensor, item_
         if step < config.steps:
             evidence = Evidence(states, lengths, prediction / config.temperature, items, memory)
             value, memory = rule(evidence)
+            require_sound(body, value.masked_fill(value == torch.inf, 0.0))  # who is to go on has infinity
             stop = value < threshold
             close[going] |= torch.isclose(value, threshold, CLOSE, CLOSE)
         predictions[going[stop]], depths[going[stop]] = prediction[stop], step

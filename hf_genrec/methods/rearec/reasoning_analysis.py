@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hf_genrec.catalogue.catalogue import evaluation_mode
+from hf_genrec.catalogue.evaluation_mode import evaluation_mode
 from hf_genrec.decoding.recommend_by_scores import MAX_SCORES
 from hf_genrec.evaluation.cost import median_costs
 from hf_genrec.evaluation.metrics import paired_bootstrap_difference

@@ -9,7 +9,7 @@ from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, Ge
 from transformers.modeling_outputs import Seq2SeqLMOutput, Seq2SeqModelOutput
 
 from ...catalogue.flat_code import FlatModelCode
-from ...catalogue.transformers_bridge import CACHE, CacheByBothNames, overrides, takes_cache
+from ...catalogue.transformers_bridge import CACHE, CacheByBothNames, overrides, returns_tuples, takes_cache
 from .configuration_reg4rec import Reg4RecConfig
 from .recommending_reg4rec import SetRecommenderMixin
 from .reg4rec_layers import Reg4RecDecoder, Reg4RecEncoder, Reg4RecEncoding
@@ -51,6 +51,7 @@ class Reg4RecModel(Reg4RecPreTrainedModel):
         self.decoder = Reg4RecDecoder(config)
         self.post_init()
 
+    @returns_tuples
     @takes_cache
     def forward(
         self,
@@ -161,6 +162,7 @@ class Reg4RecForConditionalGeneration(SetRecommenderMixin, Reg4RecPreTrainedMode
         of_codebooks = [at_least_float32(head(states)).log_softmax(-1) for head in self.code_heads]
         return torch.cat(of_codebooks, -1)
 
+    @returns_tuples
     @takes_cache
     def forward(
         self,

@@ -152,20 +152,16 @@ class Reg4RecProcessor(CodeProcessor):
         model's `code_order`.
 
         Raises:
-            ValueError: for an unknown or no candidate.
+            ValueError: for an unknown or no candidate, or another order.
         """
         self._require_catalogue()
         if candidates is None:
             return SetLogitsProcessor(self.item_sets, order)
         return SetLogitsProcessor(self.item_sets.restrict(self.rows(candidates, where="candidates")), order)
 
-    def batch_decode_items(self, sequences: torch.Tensor) -> list[str | None]:
-        """
-        Item ids of generated sequences (n, 1 + M), the start token and codes in any order; `None` where the codes are
-        no item's (possible only without the constraint). Of items that share their codes, the most popular one.
-        """
-        self._require_catalogue()
-        codes = torch.as_tensor(sequences).cpu()[:, 1:]
+    def _decoded(self, sequences: torch.Tensor) -> list[str | None]:
+        """Of the codes after the start token, in any order: several sequences may be one item."""
+        codes = sequences[:, 1:]
         if codes.shape[1] != self.num_levels:
             return [None] * len(codes)
         leaves = self.item_sets.walk(codes).first_leaves()

@@ -5,16 +5,28 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ...catalogue.catalogue import ProcessorCarrier, evaluation_mode
+from ...catalogue.catalogue import ProcessorCarrier
+from ...catalogue.evaluation_mode import evaluation_mode
 from ...catalogue.flat_lists import expand_ranges, rank_in_list
 from ...catalogue.item_sets import ItemSets
+from ...catalogue.request_checks import (
+    checked_beams,
+    checked_choice,
+    checked_number,
+    checked_request,
+    checked_row_histories,
+    checked_rows,
+)
+from ...catalogue.sound_scores import require_sound, require_sound_weights
+from ...decoding.item_generation import ItemGeneration
+from .configuration_reg4rec import CODE_ORDERS
 from .processing_reg4rec import Reg4RecProcessor
 from .reg4rec_search import CrssSearch, Reflection, path_scores
 
 MAX_PATHS = 2**12  # paths decoded at once in exact scoring
 
 
-class SetRecommenderMixin(ProcessorCarrier):
+class SetRecommenderMixin(ItemGeneration, ProcessorCarrier):
     """
     Placed before REG4Rec's model class.
 
@@ -59,42 +71,40 @@ class SetRecommenderMixin(ProcessorCarrier):
         Returns:
             rows (B, k) int64, -1 where fewer items are allowed, and scores (B, k) float32, -inf there; with
             `return_rollbacks` also the codes taken back on the paths that a user's search ended with, (B,) int64.
+
+        Raises:
+            ValueError: for a row outside the catalogue, numbers that make no sense, an option that the model was not
+            taught for, or scores that are NaN.
         """
         processor = self._require_processor()
-        num_beams = max(2 * k, 20) if num_beams is None else num_beams
-        if k < 1 or num_beams < k:
-            raise ValueError(f"k={k}, num_beams={num_beams}: k must be at least 1 and num_beams at least k.")
-        order = self._order(order)
-        if lookahead is None:
+        num_items = len(processor.item_ids)
+        request = checked_request(num_items, histories, k, exclude_seen, candidates, batch_size)
+        require_sound_weights(self)
+        count, num_beams = request.count, checked_beams(request.count, num_beams)
+        checked_choice("return_rollbacks", return_rollbacks, (True, False))
+        order, reflection = self._order(order), self._reflection(reflection_threshold)
+        if checked_choice("lookahead", lookahead, (True, False, None)) is None:
             lookahead = self.config.code_order == "confidence"
         elif lookahead:
             self._require_any_order("lookahead=True")
-        sets = processor.item_sets if candidates is None else processor.item_sets.restrict(candidates)
+        sets = processor.item_sets if candidates is None else processor.item_sets.restrict(request.candidates)
         sets = sets.to(self.device)
-        rows = np.full((len(histories), k), -1, dtype=np.int64)
-        scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
-        rollbacks = np.zeros(len(histories), dtype=np.int64)
+        rollbacks = np.zeros(len(request.histories), dtype=np.int64)
         # Histories of about one length stand together: little of a batch is padding.
-        by_length = np.argsort([len(history) for history in histories], kind="stable")
+        by_length = np.argsort([len(history) for history in request.histories], kind="stable")
         with evaluation_mode(self):
-            for start in range(0, len(histories), batch_size):
+            for start in range(0, len(by_length), batch_size):
                 batch = by_length[start : start + batch_size]
-                inputs = processor.prompts([histories[int(i)] for i in batch])
-                seen = [histories[int(i)] for i in batch] if exclude_seen else None
-                found = self._recommend_batch(
-                    {name: tensor.to(self.device) for name, tensor in inputs.items()},
-                    k,
-                    seen,
-                    sets,
-                    num_beams,
-                    order,
-                    self._reflection(reflection_threshold),
-                    lookahead,
-                )
-                rows[batch], scores[batch], rollbacks[batch] = (tensor.cpu().numpy() for tensor in found)
-        return (rows, scores, rollbacks) if return_rollbacks else (rows, scores)
+                of_batch = [request.histories[int(i)] for i in batch]
+                inputs = {name: tensor.to(self.device) for name, tensor in processor.prompts(of_batch).items()}
+                seen = of_batch if exclude_seen else None
+                found = self._recommend_batch(inputs, count, seen, sets, num_beams, order, reflection, lookahead)
+                rows, scores, rollbacks[batch] = (tensor.cpu().numpy() for tensor in found)
+                request.rows[batch, :count], request.scores[batch, :count] = rows, scores
+        return (request.rows, request.scores, rollbacks) if return_rollbacks else (request.rows, request.scores)
 
     def _order(self, order: str | None) -> str:
+        checked_choice("order", order, (*CODE_ORDERS, None))
         if order == "confidence":
             self._require_any_order(f"order={order!r}")
         return self.config.code_order if order is None else order
@@ -107,6 +117,8 @@ class SetRecommenderMixin(ProcessorCarrier):
             )
 
     def _reflection(self, threshold: float | None) -> Reflection | None:
+        if threshold is not None:
+            checked_number("reflection_threshold", threshold)
         threshold = self.config.reflection_threshold if threshold is None else threshold
         if threshold is None or threshold == float("inf"):
             return None
@@ -141,15 +153,25 @@ class SetRecommenderMixin(ProcessorCarrier):
             exact = paths.scores
             if not search.one_path_per_item:
                 exact = path_scores(self, part, sets.leaf_tokens[paths.leaves.clamp(min=0)].long(), order)
+            require_sound(self, exact.masked_fill(~found, -torch.inf))
             rollbacks[users] += paths.rollbacks.masked_fill(~found, 0).sum(1)
 
-            more_leaves = leaves.new_full((num_users, found.shape[1]), -1)
-            more_scores = scores.new_full(more_leaves.shape, -torch.inf)
-            more_leaves[users], more_scores[users] = paths.leaves, exact.masked_fill(~found, -torch.inf)
-            leaves, scores = torch.cat([leaves, more_leaves], 1), torch.cat([scores, more_scores], 1)
+            parts = [(users, paths.leaves, exact.masked_fill(~found, -torch.inf))]
+            stuck = ~found.any(1)
+            if stuck.any():
+                # What is left has codes that the model rules out (-inf) where the search asks for them; on the model's
+                # path to an item it may not.
+                parts.append(self._left(users[stuck], part.of_users(stuck.nonzero()[:, 0]), sets, excluded, order))
+            for of_users, more_leaves, more_scores in parts:
+                all_leaves = leaves.new_full((num_users, more_leaves.shape[1]), -1)
+                all_scores = scores.new_full(all_leaves.shape, -torch.inf)
+                all_leaves[of_users], all_scores[of_users] = more_leaves, more_scores
+                leaves, scores = torch.cat([leaves, all_leaves], 1), torch.cat([scores, all_scores], 1)
             user, row, score = _listed(sets, leaves, scores, seen_items, num_rows)
             # Paths that led to fewer items than wanted: search on without those found.
-            users = (torch.bincount(user, minlength=num_users) < wanted).nonzero().squeeze(1)
+            short = torch.bincount(user, minlength=num_users) < wanted
+            short[users[stuck]] = False
+            users = short.nonzero().squeeze(1)
             owner, column = (leaves >= 0).nonzero(as_tuple=True)
             excluded = torch.cat([excluded, owner * sets.num_leaves + leaves[owner, column]]).unique()
 
@@ -160,6 +182,15 @@ class SetRecommenderMixin(ProcessorCarrier):
         best_rows[user[top], rank[top]], best_scores[user[top], rank[top]] = row[top], score[top]
         return best_rows, best_scores, rollbacks
 
+    def _left(self, users: torch.Tensor, encoding, sets: ItemSets, excluded: torch.Tensor, order: str):
+        """The users themselves with all leaves not `excluded`, (n, leaves), -1 for others, and their exact scores."""
+        leaves = torch.arange(sets.num_leaves, device=users.device).expand(len(users), -1)
+        tokens = sets.leaf_tokens.long().expand(len(users), -1, -1)
+        parts = tokens.split(max(1, MAX_PATHS // len(users)), dim=1)
+        scores = require_sound(self, torch.cat([path_scores(self, encoding, part, order) for part in parts], dim=1))
+        gone = torch.isin(users[:, None] * sets.num_leaves + leaves, excluded)
+        return users, leaves.masked_fill(gone, -1), scores.masked_fill(gone, -torch.inf)
+
     def _seen(self, sets: ItemSets, histories: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Sorted keys `user * num_rows + row` of the items of each history, as far as they are in `sets`, and `user *
@@ -169,7 +200,7 @@ class SetRecommenderMixin(ProcessorCarrier):
         num_rows = len(processor.item_ids)
         users = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
         items = np.concatenate([np.empty(0, dtype=np.int64), *histories])
-        keys = np.unique(users * num_rows + items)
+        keys = np.unique(users * num_rows + items)  # each item once
         rows = keys % num_rows
         leaves = sets.leaves_of(*(torch.from_numpy(a).to(self.device) for a in (rows, processor.token_ids[rows])))
         seen = torch.from_numpy(keys).to(self.device)[leaves >= 0]
@@ -185,18 +216,22 @@ class SetRecommenderMixin(ProcessorCarrier):
             order: see [`recommend_rows`].
         """
         processor, order = self._require_processor(), self._order(order)
+        histories = checked_row_histories(histories, len(processor.item_ids))
+        rows = checked_rows(rows, len(processor.item_ids), "rows")
+        if not len(histories) or not len(rows):
+            return torch.empty(len(histories), len(rows), device=self.device)
         token_ids = torch.from_numpy(processor.token_ids[rows]).to(self.device)
         inputs = {name: tensor.to(self.device) for name, tensor in processor.prompts(histories).items()}
         encoding = self.get_encoder()(**inputs)
         parts = token_ids.split(max(1, MAX_PATHS // len(histories)))
-        return torch.cat(
-            [path_scores(self, encoding, part.expand(len(histories), -1, -1), order) for part in parts], dim=1
-        )
+        scores = [path_scores(self, encoding, part.expand(len(histories), -1, -1), order) for part in parts]
+        return require_sound(self, torch.cat(scores, dim=1))
 
 
 def _listed(sets: ItemSets, leaves: torch.Tensor, scores: torch.Tensor, seen_items: torch.Tensor, num_rows: int):
     """
-    The items of leaves (B, w), without those seen: user by user, best first, ties to the lower leaf.
+    The items of leaves (B, w), without those seen or with a score of -inf: user by user, best first, ties to the lower
+    leaf.
 
     Returns:
         user, catalogue row and score of each, three (n,).
@@ -205,5 +240,5 @@ def _listed(sets: ItemSets, leaves: torch.Tensor, scores: torch.Tensor, seen_ite
     scores, by_score = scores.gather(1, by_leaf).sort(dim=1, descending=True, stable=True)
     place, leaf = expand_ranges(*sets.item_ranges(leaves.gather(1, by_score).flatten()))
     user, row, score = leaf // leaves.shape[1], sets.items[place].long(), scores.flatten()[leaf]
-    unseen = ~torch.isin(user * num_rows + row, seen_items)
-    return user[unseen], row[unseen], score[unseen]
+    listed = ~torch.isin(user * num_rows + row, seen_items) & (score > -torch.inf)
+    return user[listed], row[listed], score[listed]

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
 
-from ...catalogue.catalogue import evaluation_mode
+from ...catalogue.evaluation_mode import evaluation_mode
 from ...catalogue.item_sets import ItemSets, SetStates
+from ...catalogue.sound_scores import require_sound
 from ...decoding.recommend_by_scores import best_columns
 from .configuration_reg4rec import CODE_ORDERS
 from .reg4rec_layers import Reg4RecEncoding
@@ -18,7 +19,8 @@ from .reg4rec_layers import Reg4RecEncoding
 def js_divergence(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
     """Equation (12): Jensen-Shannon divergence, natural logarithm, of log-probabilities (..., G). Returns (...,)."""
     log_m = torch.logaddexp(log_p, log_q) - torch.log(torch.tensor(2.0, dtype=log_p.dtype))
-    return 0.5 * ((log_p.exp() * (log_p - log_m)).sum(-1) + (log_q.exp() * (log_q - log_m)).sum(-1))
+    of_p, of_q = ((log.exp() * (log - log_m)).masked_fill(log == -torch.inf, 0.0).sum(-1) for log in (log_p, log_q))
+    return 0.5 * (of_p + of_q)
 
 
 class PathDecoder:
@@ -226,6 +228,8 @@ class CrssSearch:
     def _choose(self, step: int, hidden: torch.Tensor) -> None:
         """The best extensions of all paths, given the states (B, W, d) after their newest codes."""
         log_probs = self.model.code_log_probs(hidden).float()
+        # Of each codebook one code: its softmax makes NaN of all if one is NaN or infinite.
+        require_sound(self.model, log_probs[..., self.sets.leaf_tokens[0].long()])
         self.log_probs = log_probs[..., : self.sets.num_tokens]
         self.prefixes, self.prefix_scores = self.states, self.scores
         if self.lookahead:
@@ -270,7 +274,7 @@ class CrssSearch:
     # ---- CORP ----
 
     def _category_log_probs(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.model.category_head(hidden).float().log_softmax(-1)
+        return require_sound(self.model, self.model.category_head(hidden).float().log_softmax(-1))
 
     def _reflect(self, count: int, hidden: torch.Tensor, reflection: Reflection) -> None:
         """CORP after `count` codes; rows of `hidden` (B, W, d) change with their paths."""

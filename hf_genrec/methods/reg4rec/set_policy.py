@@ -9,6 +9,7 @@ Histories are encoded once for a group's samples.
 import torch
 
 from hf_genrec.catalogue.item_sets import ItemSets
+from hf_genrec.catalogue.sound_scores import require_sound, require_sound_weights
 from hf_genrec.methods.reg4rec.reg4rec_search import PathDecoder
 from hf_genrec.post_training.prompt_groups import PromptGroups
 
@@ -29,7 +30,11 @@ def sample_paths(
     Returns:
         codes (P, G, M), token ids in the order of their choice; their log-probabilities (P, G, M) float32; and the
         category distribution predicted at every step, from the codes before it, (P, G, M, categories) float32.
+
+    Raises:
+        ValueError: if the model's scores are NaN or infinite, or rule out everything that is legal.
     """
+    require_sound_weights(model)
     num_prompts, device = len(inputs["input_ids"]), inputs["input_ids"].device
     input_ids, attention_mask = _readable(model, inputs["input_ids"], inputs["attention_mask"])
     decoder = PathDecoder(model, model.get_encoder()(input_ids, attention_mask))
@@ -41,6 +46,7 @@ def sample_paths(
         width = hidden.shape[1]
         legal = sets.allowed(states, model.config.code_order).unflatten(0, (num_prompts, width))
         of_pairs = _legal_log_probs(model.code_log_probs(hidden), legal, temperature)  # (P, W, V)
+        require_sound(model, of_pairs)
         draws = num_samples // width
         token = torch.multinomial(of_pairs.exp().flatten(0, 1), draws, replacement=True)
         token = token.view(num_prompts, width, draws)

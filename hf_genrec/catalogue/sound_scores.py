@@ -1,0 +1,67 @@
+"""Scores that are no numbers: a damaged model must not pass for one that recommends something, or nothing."""
+
+from typing import Any, NoReturn
+from weakref import WeakKeyDictionary
+
+import torch
+
+from .weights_mark import weights_mark
+
+REMEDY = "train again from sound weights, or load another checkpoint (in float16: a wider dtype)"
+
+
+def refuse_model(model, weight: str = "") -> NoReturn:
+    """
+    Raises:
+        ValueError: always; says which model, and which weight, where it is known.
+    """
+    place = getattr(getattr(model, "config", None), "_name_or_path", "")
+    name = f"{type(model).__name__} from {place}" if place else type(model).__name__
+    what = f"weights ({weight})" if weight else "scores, so its weights,"
+    raise ValueError(f"{name}: its {what} hold NaN or infinity: {REMEDY}.")
+
+
+_sound: WeakKeyDictionary[torch.nn.Module, list[tuple[Any, ...]]] = WeakKeyDictionary()  # marks of sound weights
+
+
+def require_sound_weights(model: torch.nn.Module) -> None:
+    """
+    Looks at all weights, unless they are those of the last time: some kernels of attention make zeros of NaN, and the
+    scores show nothing. -inf may stand in a bias, of what is never to be written.
+
+    Raises:
+        ValueError: if there is NaN or infinity among them; says in which.
+    """
+    mark = weights_mark(model)
+    if _sound.get(model) == mark:
+        return
+    for name, weight in model.named_parameters():
+        if not weight.is_floating_point() or weight.is_meta:
+            continue
+        sound = weight < torch.inf if name.endswith("bias") else weight.isfinite()
+        if not sound.all():
+            refuse_model(model, name)
+    _sound[model] = mark
+
+
+def require_sound(model, scores: torch.Tensor) -> torch.Tensor:
+    """
+    The scores as they are. -inf is one: the model rules the item out.
+
+    Raises:
+        ValueError: if there is NaN or +inf among them.
+    """
+    if not (scores < torch.inf).all():  # NaN is not less, either
+        refuse_model(model)
+    return scores
+
+
+def require_sound_codes(scores: torch.Tensor) -> None:
+    """
+    [`require_sound`] of the scores (rows, K) of codes, where the model is not known.
+
+    Raises:
+        ValueError: if there is NaN or +inf among them.
+    """
+    if not (scores < torch.inf).all():
+        raise ValueError(f"The model's scores of codes, so its weights, hold NaN or infinity: {REMEDY}.")

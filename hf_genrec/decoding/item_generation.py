@@ -1,0 +1,37 @@
+"""`generate` of models that write items: more answers than there are legal ones are refused before it starts."""
+
+from typing import Any
+
+from ..catalogue.sound_scores import require_sound_weights
+
+
+class ItemGeneration:
+    """Placed before a model class with `generate`."""
+
+    generation_config: Any
+
+    def generate(self, inputs=None, generation_config=None, logits_processor=None, *args, **kwargs):
+        """
+        transformers' `generate`. Its beam search fills up with copies of answers, and with what is none, where a logits
+        processor of the catalogue lets fewer answers through than it is to return.
+
+        Raises:
+            ValueError: for more `num_return_sequences` than different answers (of sampled beams: for more `num_beams`),
+            or weights that hold NaN.
+        """
+
+        def setting(name: str) -> Any:
+            configs = (kwargs, vars(generation_config or self.generation_config), vars(self.generation_config))
+            return next((config[name] for config in configs if config.get(name) is not None), None)
+
+        limits = [one.num_answers for one in logits_processor or () if hasattr(one, "num_answers")]
+        num_beams = setting("num_beams") or 1
+        if limits and num_beams > 1:
+            name = "num_beams" if setting("do_sample") else "num_return_sequences"
+            if (setting(name) or 1) > min(limits):
+                raise ValueError(
+                    f"{name}={setting(name)}, and only {min(limits)} different answers are legal: ask for at most "
+                    f"{min(limits)}, or call recommend."
+                )
+        require_sound_weights(self)  # type: ignore[arg-type]
+        return super().generate(inputs, generation_config, logits_processor, *args, **kwargs)  # type: ignore[misc]
