@@ -40,6 +40,8 @@ def test_help_of_the_other_commands(monkeypatch, capsys):
     assert set(options(printed)) == {
         "--text_model",
         "--text_columns",
+        "--embeddings_path",
+        "--embeddings_id_column",
         "--output_dir",
     }
     assert "--rewards" in options(run_command(monkeypatch, capsys, "grpo", "--help"))
