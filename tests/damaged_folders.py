@@ -294,6 +294,7 @@ def limits(seconds: int, gigabytes: float):
 
 def outcome(folder: Path, expected: list) -> tuple[str, str]:
     """`refused`, `same`, or what is wrong with it."""
+    logging.disable(logging.WARNING)
     try:
         with limits(SECONDS, 1.0):
             found = answers(folder)
@@ -306,12 +307,13 @@ def outcome(folder: Path, expected: list) -> tuple[str, str]:
         return "hung", ""
     except Exception as error:
         return "traceback", f"{type(error).__name__}: {error}"
+    finally:
+        logging.disable(logging.NOTSET)
     return ("same", "") if are_same(found, expected) else ("accepted, other answers", "")
 
 
 def fuzz(mutations: int, seed: int, temporary: Path) -> tuple[collections.Counter, list[str]]:
     """Counts of the outcomes, and a line for each that must not be."""
-    logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     disable_progress_bar()
     originals, expected = {}, {}

@@ -1,5 +1,5 @@
-"""The files of a saved folder or of a repository on the Hub, read with care: whatever is wrong is one line that names
-the file and says what to do."""
+"""The files of a saved folder or of a repository on the Hub: whatever is wrong with one is told in one line that names
+it and says what to do."""
 
 import json
 import os

@@ -82,17 +82,13 @@ def _special_float(value: Any) -> Any:
 def require_agreement(config: Any, processor: Any) -> None:
     """
     Raises:
-        ValueError: if a model's configuration says something else than its processor.
+        ValueError: if a model's configuration says something else than its processor, of the settings that the
+        configuration's class names in `settings_of_processor`.
     """
-    settings = {
-        "max_history": processor.max_history,
-        "codebook_sizes": getattr(processor, "codebook_sizes", None),
-        "answer_token_id": getattr(processor, "answer_token_id", None),
-        "num_items": len(processor.item_ids),
-    }
-    for name, value in settings.items():
-        of_config = getattr(config, name, None)
-        if of_config is not None and value is not None and of_config != value:
+    for name in getattr(config, "settings_of_processor", ()):
+        value = len(processor.item_ids) if name == "num_items" else getattr(processor, name)
+        of_config = getattr(config, name)
+        if of_config is not None and of_config != value:
             raise ValueError(f"{name} is {of_config}, and the processor beside it says {value}")
     if hasattr(processor, "tokenizer"):
         ids = [processor.answer_token_id, processor.tokenizer.pad_token_id or 0, *map(max, processor.code_token_ids)]

@@ -85,6 +85,11 @@ class CareConfig(FlatCode, Qwen2Config):
     """
 
     model_type = "care"
+    settings_of_processor = (
+        "max_history",
+        "codebook_sizes",
+        "answer_token_id",
+    )  # equal in both, or the folder is refused
     keys_to_ignore_at_inference = [*CACHE_NAMES]  # noqa: RUF012
 
     num_queries: list[int] = field(default_factory=lambda: [1, 1, 1, 1])

@@ -135,6 +135,7 @@ class ReaRecConfig(FlatCode, PreTrainedConfig):
     """
 
     model_type = "rearec"
+    settings_of_processor = ("max_history", "num_items")  # equal in both, or the folder is refused
     keys_to_ignore_at_inference = ["losses", "reasoning_states"]  # noqa: RUF012
 
     num_items: int = 1

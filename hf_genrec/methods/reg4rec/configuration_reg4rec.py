@@ -97,6 +97,7 @@ class Reg4RecConfig(FlatCode, PreTrainedConfig):
     """
 
     model_type = "reg4rec"
+    settings_of_processor = ("max_history", "codebook_sizes")  # equal in both, or the folder is refused
     keys_to_ignore_at_inference = ["losses", *CACHE_NAMES]  # noqa: RUF012
 
     codebook_sizes: list[int] = field(default_factory=lambda: [300] * 8)
