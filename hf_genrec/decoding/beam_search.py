@@ -130,13 +130,17 @@ def _all_excluded(trie: ItemTrie, nodes: torch.Tensor, level: int, user, exclude
     return seen >= end - start
 
 
-def constrained_beam_search(trie: ItemTrie) -> Callable:
+def constrained_beam_search(trie: ItemTrie, answer_token_id: int | None = None) -> Callable:
     """
     What `model.generate(**inputs, custom_generate=..., num_beams=20, num_return_sequences=10)` calls to write items of
     a trie: [`beam_search`] in the place of stock beam search, for any decoder with aligned logits.
 
     Scores are divided by L ** length_penalty, as stock beam search's. Where fewer items than `num_return_sequences` are
     legal, rows of padding with a score of -inf fill the batch; `batch_decode_items` gives None for them.
+
+    Args:
+        trie: the legal items.
+        answer_token_id (*optional*): the token that each prompt must end with.
     """
 
     def generate(model, input_ids, logits_processor, generation_config, **model_kwargs):
@@ -149,6 +153,10 @@ def constrained_beam_search(trie: ItemTrie) -> Callable:
         # generate has repeated each prompt for its beams.
         copies = max(wanted, num_beams)
         prompts = input_ids[::copies]
+        if answer_token_id is not None and (prompts[:, -1] != answer_token_id).any():
+            raise ValueError(
+                f"A prompt does not end with the answer token ({answer_token_id}): make prompts with the processor."
+            )
         mask = model_kwargs.get("attention_mask")
         mask = torch.ones_like(prompts) if mask is None else mask[::copies]
         leaves, scores = beam_search(model, {"input_ids": prompts, "attention_mask": mask}, trie, copies)

@@ -119,7 +119,7 @@ class GenRecProcessor(CodeProcessor):
         Raises:
             ValueError: for an unknown or no candidate.
         """
-        return constrained_beam_search(self._restricted_trie(candidates))
+        return constrained_beam_search(self._restricted_trie(candidates), self.answer_token_id)
 
     def _decoded(self, sequences: torch.Tensor) -> list[str | None]:
         """Of the codes after the answer token."""

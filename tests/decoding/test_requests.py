@@ -307,6 +307,8 @@ def test_surplus_rows_of_the_fast_search_are_no_items(models):
     assert [sorted(line) for line in lists] == [["item-1", "item-2"]] * 3
     with pytest.raises(ValueError, match="does not sample: leave do_sample out"):
         model.generate(**inputs, num_beams=4, do_sample=True, custom_generate=search)
+    with pytest.raises(ValueError, match=r"^A prompt does not end with the answer token \(10\): make prompts"):
+        model.generate(inputs["input_ids"][:, :-1], num_beams=4, custom_generate=search)
 
 
 @pytest.mark.parametrize(
