@@ -38,8 +38,7 @@ def commands(place: Path) -> dict[str, list[str]]:
         with zipfile.ZipFile(archive) as file:
             file.extractall(model)
         item_ids = json.loads((model / "catalogue.json").read_text(encoding="utf-8"))["item_ids"]
-        history = ["--history", ",".join(item_ids[:2]), "-k", "5"]
-        found[f"recommend, {archive.stem}"] = [*program, "recommend", str(place / archive.stem), *history]
+        found[f"recommend, {archive.stem}"] = [*program, "recommend", str(place / archive.stem), "--user", "u"]
         counts = np.array([0])
         items = pa.table({"item_id": item_ids})
         PreparedData(["u"], item_ids, items, [np.array([0, 1])], counts, counts, {}).save(place / archive.stem / "data")

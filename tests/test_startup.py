@@ -102,7 +102,7 @@ def test_a_user_who_is_not_there_is_said_before_torch_is_imported(tmp_path):
     ((code, modules),), errors = outcomes([["recommend", tmp_path, "--user", "nobody"]])
     assert code == 2
     assert "user 'nobody' is not in" in errors[0]
-    assert not {"torch", "transformers"} & set(modules)
+    assert not {"torch", "transformers", "pandas"} & set(modules)
 
 
 @pytest.mark.parametrize("declared", [TRAINING_ARGUMENTS, *GRPO_KINDS["grpo"].classes], ids=lambda cls: cls.place)

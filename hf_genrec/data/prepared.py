@@ -159,14 +159,14 @@ class PreparedData:
         if indices.null_count:
             unknown = ids.filter(indices.is_null())[0].as_py()
             raise ValueError(f"{folder / SEQUENCES_FILE}: item {unknown!r} is not in {ITEMS_FILE}: run prepare again")
-        ends = np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False))[:-1]
+        ends = np.cumsum(_numbers(pc.list_value_length(lists)))[:-1]
         prepared = cls(
             user_ids=sequences["user_id"].to_pylist(),
             item_ids=items["item_id"].to_pylist(),
             items=items,
-            sequences=np.split(indices.to_numpy(zero_copy_only=False).astype(np.int64), ends),
-            num_validation=sequences["num_validation"].to_numpy(),
-            num_test=sequences["num_test"].to_numpy(),
+            sequences=np.split(_numbers(indices), ends),
+            num_validation=_numbers(sequences["num_validation"].combine_chunks()),
+            num_test=_numbers(sequences["num_test"].combine_chunks()),
             report=report,
         )
         if prepared.fingerprint != report["fingerprint"]:
@@ -223,9 +223,17 @@ def require_files(folder: Path) -> None:
             raise FileNotFoundError(f"{folder / name} does not exist: run `hf-genrec prepare` first")
 
 
+def _numbers(array: pa.Array) -> np.ndarray:
+    """(n,) int64. Array.to_numpy would import pandas, which a recommendation has no use for."""
+    if array.null_count:
+        raise ValueError(f"{SEQUENCES_FILE} holds nulls where numbers are expected: run prepare again")
+    return np.from_dlpack(array).astype(np.int64)
+
+
 def _read_parquet(path: Path, columns: set[str]) -> pa.Table:
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:  # pq.read_table would import pandas
+            table = file.read()
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} cannot be read as Parquet ({reason}): run prepare again") from None
