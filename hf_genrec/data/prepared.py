@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,7 +90,7 @@ class PreparedData:
         train = np.concatenate([np.empty(0, dtype=np.int64), *self.train_sequences()])
         return np.bincount(train, minlength=len(self.item_ids))
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """What the data are known by: a hash of users, items with their text, sequences and split."""
         return fingerprint(self._content())
@@ -197,7 +196,7 @@ def _string_bytes(strings: pa.Array | pa.ChunkedArray) -> Iterator[bytes | memor
     array = strings.cast(pa.large_string())
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], pa.large_string())
-    yield pc.fill_null(pc.binary_length(array), -1).to_numpy(zero_copy_only=False).astype("<i8").data
+    yield _numbers(pc.fill_null(pc.binary_length(array), -1)).astype("<i8").data
     for start in range(0, len(array), 2**16):
         yield "".join(text for text in array.slice(start, 2**16).to_pylist() if text is not None).encode()
 

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,7 @@ class SemanticIds:
     def __len__(self) -> int:
         return len(self.item_ids)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """What the codes are known by: a hash of them, of the item ids and of the codebook sizes."""
         names = json.dumps([self.item_ids, self.codebook_sizes]).encode()

@@ -21,6 +21,7 @@ from hf_genrec.methods.rearec.configuration_rearec import DEPTH_RULES
 from hf_genrec.methods.rearec.reasoning_analysis import chosen_depths
 from hf_genrec.methods.rearec.reasoning_report import TABLE_METRICS
 from hf_genrec.trainers import train
+from hf_genrec.training.lineage import read_lineage, write_lineage
 
 
 def fails(monkeypatch, capsys, *arguments) -> str:
@@ -63,6 +64,8 @@ def test_a_split_without_targets_is_one_line(run, tmp_path, monkeypatch, capsys)
     prepared = PreparedData.load(run / "data")
     prepared.num_test = np.zeros_like(prepared.num_test)
     prepared.save(tmp_path / "run/data")
+    lineage = read_lineage(run / "model")
+    write_lineage(tmp_path / "run/model", lineage | {"made_from": {"data": prepared.fingerprint}})
     for command in ("evaluate", "analyze", "calibrate-depth"):
         error = fails(monkeypatch, capsys, command, tmp_path / "run")
         assert error.startswith("error: the test split has no targets, so nothing can be evaluated: only users with 3")
