@@ -96,9 +96,10 @@ class PreparedData:
         return fingerprint(self._content())
 
     def _content(self) -> Iterator[bytes | memoryview]:
-        names = self.items.column_names
-        for strings in (pa.array(self.user_ids, pa.string()), pa.array(names), *self.items.columns):
-            yield from _string_bytes(strings)
+        yield json.dumps([self.user_ids, self.items.column_names]).encode()
+        for column in self.items.columns:
+            for start in range(0, len(column), 2**16):
+                yield json.dumps(column.slice(start, 2**16).to_pylist()).encode()
         for sequence in (np.array([len(sequence) for sequence in self.sequences]), *self.sequences):
             yield np.ascontiguousarray(sequence, dtype="<i8").data
         for counts in (self.num_validation, self.num_test):
@@ -189,16 +190,6 @@ def read_report(folder: Path) -> dict[str, Any]:
     if not isinstance(report, dict) or not isinstance(report.get("fingerprint"), str):
         raise ValueError(f"{folder / REPORT_FILE} does not say what the data are known by: run prepare again")
     return report
-
-
-def _string_bytes(strings: pa.Array | pa.ChunkedArray) -> Iterator[bytes | memoryview]:
-    """Lengths of strings, -1 for null, and their text."""
-    array = strings.cast(pa.large_string())
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], pa.large_string())
-    yield _numbers(pc.fill_null(pc.binary_length(array), -1)).astype("<i8").data
-    for start in range(0, len(array), 2**16):
-        yield "".join(text for text in array.slice(start, 2**16).to_pylist() if text is not None).encode()
 
 
 def _no_targets(name: str, settings: dict[str, Any]) -> str:
