@@ -10,15 +10,19 @@ from .weights_mark import weights_mark
 REMEDY = "train again from sound weights, or load another checkpoint (in float16: a wider dtype)"
 
 
+class UnsoundModel(ValueError):
+    """A model whose weights or scores hold NaN or infinity."""
+
+
 def refuse_model(model, weight: str = "") -> NoReturn:
     """
     Raises:
-        ValueError: always; says which model, and which weight, where it is known.
+        UnsoundModel: always; says which model, and which weight, where it is known.
     """
     place = getattr(getattr(model, "config", None), "_name_or_path", "")
     name = f"{type(model).__name__} from {place}" if place else type(model).__name__
     what = f"weights ({weight})" if weight else "scores, so its weights,"
-    raise ValueError(f"{name}: its {what} hold NaN or infinity: {REMEDY}.")
+    raise UnsoundModel(f"{name}: its {what} hold NaN or infinity: {REMEDY}.")
 
 
 _sound: WeakKeyDictionary[torch.nn.Module, list[tuple[Any, ...]]] = WeakKeyDictionary()  # marks of sound weights

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, Trainer
 
+from hf_genrec.catalogue.sound_scores import UnsoundModel
 from hf_genrec.catalogue.transformers_bridge import overrides
 from hf_genrec.data.prepared import EvaluationSplit
 from hf_genrec.evaluation.metrics import ndcg_at_k, recall_at_k
@@ -153,9 +154,15 @@ class GenRecTrainer(Trainer):
         mine = slice(self.args.process_index, None, self.args.world_size)
         start = time.perf_counter()
         model = self.accelerator.unwrap_model(self.model)
-        rows, _ = model.recommend_rows(
-            split.histories[mine], self.eval_k, batch_size=self.args.per_device_eval_batch_size
-        )
+        try:
+            rows, _ = model.recommend_rows(
+                split.histories[mine], self.eval_k, batch_size=self.args.per_device_eval_batch_size
+            )
+        except UnsoundModel as error:
+            raise RuntimeError(
+                f"the training diverged: after step {self.state.global_step} the model's weights or scores hold NaN or "
+                f"infinity: lower learning_rate ({self.args.learning_rate})"
+            ) from error
         targets = split.targets[mine]
         mine_sums = [
             ndcg_at_k(rows, targets, self.eval_k).sum(),

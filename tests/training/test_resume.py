@@ -195,6 +195,9 @@ def test_a_folder_that_is_named_like_a_checkpoint(run, train):
 def test_a_training_that_diverges_ends_with_an_error(fresh, run, train):
     assert "the training diverged: the loss is nan at step" in train(fresh, "--learning_rate", "1e30")
     assert not (fresh / "model").exists()
+    assert "the model's weights or scores hold NaN or infinity: lower learning_rate" in train(
+        fresh, "--learning_rate", "1e30", "--per_device_train_batch_size", "100"
+    )
     # Of an earlier model nothing is lost.
     before = (run / "model/model.safetensors").read_bytes()
     shutil.rmtree(run / "checkpoints")
