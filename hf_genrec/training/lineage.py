@@ -68,7 +68,10 @@ def require_prepared(config: RunConfig) -> str:
         if not path.exists() or source_fingerprint(path) == source["fingerprint"]:
             continue
         if str(path) != source["path"]:
-            raise ValueError(f"{folder} was not prepared from {name}: {given}: run `hf-genrec prepare` again")
+            raise ValueError(
+                f"{folder} was not prepared from {name}: {given}: run `hf-genrec prepare` again, or name "
+                f"{source['path']} here, too"
+            )
         logger.warning("%s has changed since %s was prepared: what is new is not in there", path, folder)
     return report["fingerprint"]
 
