@@ -193,49 +193,76 @@ def reasoning(rearec_config, tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow  # 20 kills of each of six commands, each of which then runs to its end
-@pytest.mark.parametrize("command", ["prepare", "tokenize", "train", "evaluate", "grpo", "calibrate-depth"])
-def test_at_random_moments(made, reasoning, tmp_path, command):
-    """Killed anywhere and started again, a command ends as one that was let be."""
-    start_from = reasoning if command == "calibrate-depth" else made
-    run, rng = RunFolder(tmp_path / "run"), np.random.default_rng(0)
-    options = ["--config", made / "mine.yaml", "--output_dir", run.path]
-    resumed = ["--resume_from_checkpoint", "last"]
-    result = RunFolder(run.path / "post") if command == "grpo" else run
-    arguments = {
-        "prepare": [*options, "--user_core", "2"],
-        "tokenize": [*options, "--tokenizer_seed", "4"],
-        "train": [*options, *resumed, "--seed", "5"],
-        "evaluate": [run.path],
-        "grpo": ["--pretrained", run.path, "--output_dir", result.path, *GRPO, *resumed],
-        "calibrate-depth": [run.path, "--rule", "kl"],
-    }[command]
+class Command:
+    """A command on a copy of a run: where it begins, how it is called, and the facts it must end with."""
 
-    def begin():
-        shutil.rmtree(run.path, ignore_errors=True)
-        shutil.copytree(start_from / "run", run.path)
-        if command == "train":
-            shutil.rmtree(run.checkpoints)
+    def __init__(self, name, made, reasoning, folder):
+        self.name, self.run = name, RunFolder(folder / "run")
+        self.source = (reasoning if name == "calibrate-depth" else made) / "run"
+        self.result = RunFolder(self.run.path / "post") if name == "grpo" else self.run
+        options = ["--config", made / "mine.yaml", "--output_dir", self.run.path]
+        resumed = ["--resume_from_checkpoint", "last"]
+        self.words = {
+            "prepare": [*options, "--user_core", "2"],
+            "tokenize": [*options, "--tokenizer_seed", "4"],
+            "train": [*options, *resumed, "--seed", "5"],
+            "evaluate": [self.run.path],
+            "grpo": ["--pretrained", self.run.path, "--output_dir", self.result.path, *GRPO, *resumed],
+            "calibrate-depth": [self.run.path, "--rule", "kl"],
+        }[name]
 
-    def ended():
-        weights = load_model(result.require_model()).state_dict()
-        facts = {name: weight.tolist() for name, weight in weights.items()}
-        facts["data"] = PreparedData.load(run.data).fingerprint
-        if command == "tokenize":
-            facts["codes"] = SemanticIds.load(run.semantic_ids).fingerprint
-        if command == "calibrate-depth":
-            facts["rule"] = load_model(run.model).config.depth_rule
+    def call(self, **kill):
+        return in_a_child([self.name, *self.words], **kill)
+
+    def begin(self):
+        shutil.rmtree(self.run.path, ignore_errors=True)
+        shutil.copytree(self.source, self.run.path)
+        if self.name == "train":
+            shutil.rmtree(self.run.checkpoints)
+
+    def facts(self):
+        model = load_model(self.result.require_model())
+        facts = {name: weight.tolist() for name, weight in model.state_dict().items()}
+        facts |= {
+            "data": PreparedData.load(self.run.data).fingerprint,
+            "rule": getattr(model.config, "depth_rule", None),
+        }
+        if self.name == "tokenize":
+            facts["codes"] = SemanticIds.load(self.run.semantic_ids).fingerprint
         return facts
 
-    begin()
+
+@pytest.mark.slow  # each command runs twice as often as it renames
+@pytest.mark.parametrize("name", ["grpo", "calibrate-depth"])
+def test_behind_each_rename(made, reasoning, tmp_path, name):
+    command, points = Command(name, made, reasoning, tmp_path), 0
+    command.begin()
+    assert not command.call()
+    expected = command.facts()
+    while True:
+        command.begin()
+        if not command.call(kill_behind=points + 1):
+            break
+        assert not command.call()
+        assert command.facts() == expected
+        points += 1
+    assert points >= 3
+
+
+@pytest.mark.slow  # 20 kills of each of six commands, each of which then runs to its end
+@pytest.mark.parametrize("name", ["prepare", "tokenize", "train", "evaluate", "grpo", "calibrate-depth"])
+def test_at_random_moments(made, reasoning, tmp_path, name):
+    """Killed anywhere and started again, a command ends as one that was let be."""
+    command, rng = Command(name, made, reasoning, tmp_path), np.random.default_rng(0)
+    command.begin()
     start = time.monotonic()
-    assert not in_a_child([command, *arguments])
-    seconds, expected, kills = time.monotonic() - start, ended(), 0
+    assert not command.call()
+    seconds, expected, kills = time.monotonic() - start, command.facts(), 0
     for _ in range(100):
-        begin()
-        kills += in_a_child([command, *arguments], kill_after=rng.uniform(0, seconds))
-        assert not in_a_child([command, *arguments])
-        assert ended() == expected
+        command.begin()
+        kills += command.call(kill_after=rng.uniform(0, seconds))
+        assert not command.call()
+        assert command.facts() == expected
         if kills == 20:
             return
     raise AssertionError(f"{kills} of 100 commands were killed before they ended")
