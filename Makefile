@@ -39,7 +39,7 @@ reg4rec: $(VENV)/.train
 	&& echo "== done in $$(( $$(date +%s) - start )) s after installation; the runs are in $(REG4REC) and $(GRPO)"
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # what touches other libraries, with their newest releases and with the oldest ones that setup.cfg allows; torch is the
 # one of constraints.txt in both. Old releases use names that their newer neighbours deprecate: not an error there.

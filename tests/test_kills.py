@@ -18,7 +18,6 @@ from hf_genrec.training.config import parse_config
 from hf_genrec.training.lineage import require_prepared, require_tokenized
 from hf_genrec.training.run_folder import RunFolder
 
-pytestmark = pytest.mark.libraries
 RENAMES = ("rename", "replace")
 
 

@@ -14,8 +14,6 @@ from hf_genrec.hub import write_model_card
 from hf_genrec.semantic_ids.ids import SemanticIds
 from hf_genrec.training.lineage import read_lineage
 
-pytestmark = pytest.mark.libraries
-
 
 @pytest.fixture(scope="module")
 def made(own_data, tmp_path_factory):
