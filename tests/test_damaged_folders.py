@@ -334,3 +334,17 @@ def test_what_set_catalogue_refuses():
     ):
         with pytest.raises(ValueError, match=said):
             processor.set_catalogue(*arguments)
+
+
+def test_a_tokenizer_with_another_pad(care):
+    """Its id would be that of a code."""
+    path = care / "tokenizer.json"
+    content = json.loads(path.read_text())
+    pad = json.loads((care / "tokenizer_config.json").read_text())["pad_token"]
+    content["model"]["vocab"][pad] = 1
+    for token in content["added_tokens"]:
+        if token["content"] == pad:
+            token["id"] = 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="pad_token_id|more than one token"):
+        hf_genrec.load(care)

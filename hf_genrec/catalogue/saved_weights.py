@@ -91,7 +91,10 @@ def require_agreement(config: Any, processor: Any) -> None:
         if of_config is not None and of_config != value:
             raise ValueError(f"{name} is {of_config}, and the processor beside it says {value}")
     if hasattr(processor, "tokenizer"):
-        ids = [processor.answer_token_id, processor.tokenizer.pad_token_id or 0, *map(max, processor.code_token_ids)]
+        pad = processor.tokenizer.pad_token_id
+        if pad is not None and config.pad_token_id not in (None, pad):
+            raise ValueError(f"pad_token_id is {config.pad_token_id}, and the tokenizer beside it says {pad}")
+        ids = [processor.answer_token_id, pad or 0, *map(max, processor.code_token_ids)]
         if not max(ids) < config.vocab_size:
             raise ValueError(f"vocab_size is {config.vocab_size}, and the tokenizer beside it has token {max(ids)}")
 
