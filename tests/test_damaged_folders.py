@@ -346,5 +346,5 @@ def test_a_tokenizer_with_another_pad(care):
         if token["content"] == pad:
             token["id"] = 1
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="pad_token_id|more than one token"):
+    with pytest.raises(ValueError, match=r"pad_token_id|more than one token"):
         hf_genrec.load(care)
