@@ -94,6 +94,8 @@ def _named(path: Path) -> Iterator[None]:
     """What cannot be written is named: of a full disk, errors say no more than that it is full."""
     try:
         yield
+    except shutil.Error as error:  # of a folder that is copied: a line for each of its files
+        raise OSError(f"{path} cannot be written: {error.args[0][0][-1]}") from error
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise
@@ -103,17 +105,33 @@ def _named(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def _lock(folder: Path, taken: str = "is being replaced by another process") -> Iterator[None]:
     """Meanwhile no other process has this lock. It ends with the process, however that ends."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise OSError(f"{folder} is being replaced by another process: wait until it has ended") from None
+            raise OSError(f"{folder} {taken}: wait until it has ended") from None
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def working_in(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """
+    Meanwhile no other command writes into a run folder, which is made where there is none.
+
+    Raises:
+        OSError: if another command does, or `folder` is a file.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        raise OSError(f"{folder} is a file: name a folder as output_dir")
+    folder.mkdir(parents=True, exist_ok=True)
+    with _lock(folder, "is where another command is at work"):
+        yield
 
 
 def copy_folder(source: Path, target: Path) -> None:

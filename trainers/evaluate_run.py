@@ -83,8 +83,9 @@ def main(
     records[method.title]["model"] = model_fingerprint(run.model)
     for name, values in zip(details.values(), found, strict=True):
         records[method.title][name] = float(np.concatenate(values).mean())
+    logger.info("%s\n\ntie order: %s", render_table(results), tie_order(prepared))  # whatever becomes of the files
     suffix = "" if not exclude_seen else "-unseen"
     write_json(records, run.results / f"{split}{suffix}.json")
     write_model_card(run.model, run.results)
-    logger.info("%s\n\ntie order: %s; all figures in %s", render_table(results), tie_order(prepared), run.results)
+    logger.info("all figures in %s", run.results)
     return results

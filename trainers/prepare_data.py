@@ -11,6 +11,7 @@ import sys
 from hf_genrec.data.preparation import prepare
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.dataset_scripts import load_source
+from hf_genrec.files import working_in
 from hf_genrec.training.config import RunConfig, parse_command_line
 from hf_genrec.training.lineage import read_from
 
@@ -22,7 +23,8 @@ def main(config: RunConfig) -> PreparedData:
     tables = load_source(config.data)
     prepared = prepare(tables["interactions"], tables["items"], config.data)
     prepared.report["sources"] = read_from(config.data)
-    prepared.save(config.run.data)
+    with working_in(config.run.path):
+        prepared.save(config.run.data)
     logger.info(
         "%s: %d users, %d items, %d interactions; %d validation and %d test users",
         config.run.data,

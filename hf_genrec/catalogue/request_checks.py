@@ -188,6 +188,7 @@ class RowRequest:
         histories: B histories, (n,) int64 each.
         candidates: rising rows, each once; `None` for the whole catalogue.
         count: the items to look for, at most as many as there are.
+        batch_size: histories at a time.
         rows: (B, k) int64, -1.
         scores: (B, k) float32, -inf.
     """
@@ -195,6 +196,7 @@ class RowRequest:
     histories: list[np.ndarray]
     candidates: np.ndarray | None
     count: int
+    batch_size: int
     rows: np.ndarray
     scores: np.ndarray
 
@@ -209,7 +211,7 @@ def checked_request(
         ValueError: for a row outside the catalogue, no candidate, a k or a batch size below 1, or another type.
     """
     k = checked_count("k", k)
-    checked_count("batch_size", batch_size)
+    batch_size = checked_count("batch_size", batch_size)
     checked_choice("exclude_seen", exclude_seen, (True, False))
     histories = checked_row_histories(histories, num_items)
     if candidates is not None:
@@ -218,7 +220,7 @@ def checked_request(
             raise ValueError("candidates is empty: give at least 1 item to choose from.")
     count = min(k, num_items if candidates is None else len(candidates))
     rows = np.full((len(histories), k), -1, dtype=np.int64)
-    return RowRequest(histories, candidates, count, rows, np.full(rows.shape, -np.inf, dtype=np.float32))
+    return RowRequest(histories, candidates, count, batch_size, rows, np.full(rows.shape, -np.inf, dtype=np.float32))
 
 
 def checked_options(function: Callable, options: Mapping[str, Any], taken: Sequence[str]) -> None:

@@ -247,7 +247,8 @@ def _is_timed(log: "ibis.Table", arguments: DataArguments) -> bool:
         raise ValueError(f"split global_time needs times, but {rows - timed} of {rows} interactions have no timestamp")
     if 0 < timed < rows:
         raise ValueError(
-            f"{rows - timed} of {rows} interactions have no timestamp: give every row one, or set time_column: null"
+            f"{arguments.source_path}: {rows - timed} of {rows} interactions have no timestamp: give every row one, or "
+            f"set time_column: null"
         )
     return timed > 0
 

@@ -82,8 +82,8 @@ class ItemRecommenderMixin(ProcessorCarrier):
                 scored = vectors[torch.from_numpy(columns).to(self.device)]
             # Histories of about one length stand together: little of a batch is padding.
             by_length = np.argsort([len(history) for history in request.histories], kind="stable")
-            for start in range(0, len(by_length), batch_size):
-                batch = by_length[start : start + batch_size]
+            for start in range(0, len(by_length), request.batch_size):
+                batch = by_length[start : start + request.batch_size]
                 of_batch = [request.histories[int(line)] for line in batch]
                 users = self._encode(of_batch, vectors)
                 seen, allowed = None, torch.full((len(batch),), len(columns), device=self.device)

@@ -64,8 +64,8 @@ class GenerativeRecommenderMixin(ItemGeneration, ProcessorCarrier):
         count, num_beams = request.count, checked_beams(request.count, num_beams)
         trie = processor.trie if candidates is None else processor.trie.restrict(request.candidates)
         with evaluation_mode(self):
-            for start in range(0, len(request.histories), batch_size):
-                batch = np.arange(start, min(start + batch_size, len(request.histories)))
+            for start in range(0, len(request.histories), request.batch_size):
+                batch = np.arange(start, min(start + request.batch_size, len(request.histories)))
                 prompts = processor.prompts([request.histories[int(i)] for i in batch])
                 known = np.zeros(len(batch), dtype=bool)
                 if user_cache is not None:

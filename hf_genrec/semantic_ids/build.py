@@ -9,7 +9,7 @@ import pyarrow as pa
 from transformers import AutoModel
 
 import hf_genrec.item_tokenizers  # noqa: F401  (makes them known to the Auto classes)
-from hf_genrec.files import weights_fingerprint, whole_folder, write_json
+from hf_genrec.files import weights_fingerprint, whole_folder, working_in, write_json
 from hf_genrec.item_tokenizers.item_tokenizer import ItemTokenizer
 
 from .arguments import TokenizerArguments
@@ -113,7 +113,7 @@ def save_semantic_ids(
     Args:
         made_from: what the report says of where the codes come from, see `hf_genrec.training.lineage`.
     """
-    with whole_folder(folder) as new:
+    with working_in(folder.parent), whole_folder(folder) as new:
         if tokenizer is not None:
             tokenizer.save_pretrained(new / "item_tokenizer")
         made_from = made_from | {"item_tokenizer": weights_fingerprint(new / "item_tokenizer")}

@@ -4,7 +4,6 @@ import json
 import logging
 import re
 import shutil
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,12 @@ from typing import Any
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hf_genrec.files import spelled_out, weights_fingerprint, write_json
+from hf_genrec.files import fingerprint, spelled_out, write_json
 from hf_genrec.training.lineage import read_lineage, require_same_lineage
 
 logger = logging.getLogger(__name__)
+
+COMPLETE_FILE = "complete.json"
 
 
 def checkpoint_to_resume(folder: Path, resume: str | None, lineage: Mapping[str, Any]) -> str | None:
@@ -41,10 +42,10 @@ def checkpoint_to_resume(folder: Path, resume: str | None, lineage: Mapping[str,
     numbered = {path: int(number[1]) for path, number in steps.items() if number is not None}
     if resume is None:
         if numbered:
-            raise ValueError(
-                f"{folder} holds checkpoints of an earlier training: go on with --resume_from_checkpoint last, or "
-                f"delete it"
-            )
+            found = read_lineage(max(numbered, key=lambda path: numbered[path]))
+            same = found is not None and found["made_from"] == lineage["made_from"]
+            remedy = "go on with --resume_from_checkpoint last, or delete it" if same else "on other data: delete it"
+            raise ValueError(f"{folder} holds checkpoints of an earlier training{': ' if same else ' '}{remedy}")
         return None
     if resume != "last":
         fault = fault_of(Path(resume))
@@ -60,22 +61,30 @@ def checkpoint_to_resume(folder: Path, resume: str | None, lineage: Mapping[str,
     return None
 
 
+def mark_complete(checkpoint: Path) -> None:
+    """Write down what the files of a checkpoint are known by, when all of them are there."""
+    files = sorted(
+        path for path in checkpoint.rglob("*") if path.is_file() and path.name != COMPLETE_FILE and path.name[0] != "."
+    )
+    known = {path.relative_to(checkpoint).as_posix(): fingerprint([path]) for path in files}
+    write_json(known, checkpoint / COMPLETE_FILE)
+
+
 def fault_of(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint; `None` if it was saved to the end and nothing in it has changed since."""
+    if not checkpoint.is_dir():
+        return "there is no such folder"
+    if not (checkpoint / TRAINER_STATE_NAME).is_file():
+        return f"{TRAINER_STATE_NAME} is missing"
+    if read_lineage(checkpoint) is None:
+        return None  # of an earlier version: refused, and not removed
     try:
-        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return f"{TRAINER_STATE_NAME} is missing or damaged"
-    lineage = read_lineage(checkpoint)
-    try:
-        if lineage is not None and weights_fingerprint(checkpoint) != lineage.get("weights"):
-            return "its weights are not those that were saved"
-        for path in sorted([*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]):
-            with zipfile.ZipFile(path) as archive:
-                if archive.testzip() is not None:
-                    return f"{path.name} is damaged"
-    except (OSError, zipfile.BadZipFile) as error:
-        return f"a file is damaged: {error}"
+        known = json.loads((checkpoint / COMPLETE_FILE).read_text(encoding="utf-8"))
+        for name, was in known.items():
+            if fingerprint([checkpoint / name]) != was:
+                return f"{name} is not as it was saved"
+    except (OSError, ValueError, AttributeError) as error:
+        return " ".join(str(error).split())
     return None
 
 
@@ -95,4 +104,5 @@ def _checked(checkpoint: Path, lineage: Mapping[str, Any]) -> str:
             )
         state["best_model_checkpoint"] = str(best)
         write_json(spelled_out(state), path)
+        mark_complete(checkpoint)
     return str(checkpoint)

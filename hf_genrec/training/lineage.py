@@ -168,8 +168,8 @@ def training_settings(arguments: Any) -> dict[str, Any]:
 
 
 def write_lineage(folder: Path, lineage: Mapping[str, Any]) -> None:
-    """Write into a checkpoint or model what it was made from, and what its weights are known by."""
-    write_json({**lineage, "weights": weights_fingerprint(folder)}, folder / LINEAGE_FILE)
+    """Write into a checkpoint or model what it was made from."""
+    write_json(lineage, folder / LINEAGE_FILE)
 
 
 def read_lineage(folder: Path) -> dict[str, Any] | None:

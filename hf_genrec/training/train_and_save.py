@@ -4,6 +4,7 @@ import logging
 import resource
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers import IntervalStrategy
 
 from hf_genrec.catalogue.flat_code import FlatCode, require_flat
 from hf_genrec.catalogue.sound_scores import require_sound_weights
-from hf_genrec.files import spelled_out, whole_folder, write_json
+from hf_genrec.files import spelled_out, whole_folder, working_in, write_json
 from hf_genrec.hub import save_model, write_model_card
 from hf_genrec.training.lineage import write_lineage
 from hf_genrec.training.run_folder import RunFolder
@@ -48,6 +49,15 @@ def train_and_save(
     trainer.lineage = lineage
     if resume is not None:
         arguments.eval_on_start = False  # it was evaluated when it started
+    with working_in(run.path) if trainer.is_world_process_zero() else nullcontext():
+        _train_and_save(trainer, run, resume, lineage, item_tokenizer)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+def _train_and_save(trainer, run: RunFolder, resume: str | None, lineage, item_tokenizer: Path | None) -> None:
+    arguments, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
     if trainer.is_world_process_zero():
@@ -57,7 +67,7 @@ def train_and_save(
             "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "resumed_from": resume,
             "num_weights": model.num_parameters(),
-            "num_targets": examples.num_targets,
+            "num_targets": trainer.train_dataset.num_targets,
             "num_processes": arguments.world_size,
             "steps": trainer.state.global_step,
             "epochs": trainer.state.epoch,
@@ -76,6 +86,3 @@ def train_and_save(
         best = trainer.state.best_metric
         chosen = "never evaluated" if best is None else f"best validation NDCG@10 {best:.4f}"
         logger.info("%s, saved to %s", chosen, run.model)
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()

@@ -10,11 +10,13 @@ import torch
 from safetensors import SafetensorError
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_genrec.catalogue.sound_scores import UnsoundModel
 from hf_genrec.catalogue.transformers_bridge import overrides
 from hf_genrec.data.prepared import EvaluationSplit
 from hf_genrec.evaluation.metrics import ndcg_at_k, recall_at_k
+from hf_genrec.training.checkpoints import mark_complete
 from hf_genrec.training.lineage import write_lineage
 
 
@@ -143,6 +145,9 @@ class GenRecTrainer(Trainer):
             raise OSError(
                 f"no checkpoint of step {self.state.global_step} can be saved in {self.args.output_dir}: {error}"
             ) from error
+        self.accelerator.wait_for_everyone()  # each process saves the state of its own generator
+        if self.lineage is not None and self.args.should_save:
+            mark_complete(Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
         super().save_model(output_dir, _internal_call)

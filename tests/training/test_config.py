@@ -2,7 +2,7 @@ import pytest
 
 from hf_genrec.methods.care.arguments import CareArguments
 from hf_genrec.methods.rearec.arguments import ReaRecArguments
-from hf_genrec.training.checkpoints import checkpoint_to_resume
+from hf_genrec.training.checkpoints import checkpoint_to_resume, mark_complete
 from hf_genrec.training.config import find_config, parse_config, shipped_configs
 from hf_genrec.training.lineage import write_lineage
 
@@ -87,6 +87,7 @@ def test_which_checkpoint_is_resumed(tmp_path, caplog):
         write_lineage(tmp_path / f"checkpoint-{step}", LINEAGE)
     for step in (9, 10):
         (tmp_path / f"checkpoint-{step}/trainer_state.json").write_text("{}")
+        mark_complete(tmp_path / f"checkpoint-{step}")
     (tmp_path / "checkpoint-11/trainer_state.json").write_text('{"epo')
     with pytest.raises(ValueError, match="earlier training"):
         checkpoint_to_resume(tmp_path, None, LINEAGE)

@@ -10,6 +10,7 @@ from conftest import exit_code
 from safetensors.torch import load_file
 
 from hf_genrec.training.arguments import GenRecTrainingArguments, check_training, join_processes
+from hf_genrec.training.checkpoints import mark_complete
 from hf_genrec.training.trainer import GenRecTrainer
 
 pytestmark = pytest.mark.libraries
@@ -75,6 +76,7 @@ def call_best(run, step):
     state |= {"best_metric": 0.99, "best_global_step": step}
     state["best_model_checkpoint"] = f"some/where/checkpoints/checkpoint-{step}"
     path.write_text(json.dumps(state))
+    mark_complete(path.parent)
 
 
 def test_the_best_checkpoint_is_found_where_the_run_stands_now(run, train, tmp_path, monkeypatch):
@@ -164,6 +166,9 @@ DAMAGES = {
     "no weights": ("model.safetensors", lambda path: path.unlink()),
     "optimizer cut": ("optimizer.pt", lambda path: path.write_bytes(path.read_bytes()[:-100])),
     "optimizer overwritten": ("optimizer.pt", lambda path: path.write_bytes(path.read_bytes()[:400] + bytes(900))),
+    "no optimizer": ("optimizer.pt", lambda path: path.unlink()),
+    "another schedule": ("scheduler.pt", lambda path: path.write_bytes((path.parent / "rng_state.pth").read_bytes())),
+    "a state of nothing": ("trainer_state.json", lambda path: path.write_text("[]")),
     "state cut": ("trainer_state.json", lambda path: path.write_text(path.read_text()[:-20])),
 }
 

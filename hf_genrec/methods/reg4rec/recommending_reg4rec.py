@@ -93,8 +93,8 @@ class SetRecommenderMixin(ItemGeneration, ProcessorCarrier):
         # Histories of about one length stand together: little of a batch is padding.
         by_length = np.argsort([len(history) for history in request.histories], kind="stable")
         with evaluation_mode(self):
-            for start in range(0, len(by_length), batch_size):
-                batch = by_length[start : start + batch_size]
+            for start in range(0, len(by_length), request.batch_size):
+                batch = by_length[start : start + request.batch_size]
                 of_batch = [request.histories[int(i)] for i in batch]
                 inputs = {name: tensor.to(self.device) for name, tensor in processor.prompts(of_batch).items()}
                 seen = of_batch if exclude_seen else None
