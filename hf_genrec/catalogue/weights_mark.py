@@ -9,11 +9,15 @@ SAMPLE = 512  # numbers of a tensor that are looked at
 
 def weights_mark(model: torch.nn.Module) -> list[tuple[Any, ...]]:
     """What changes when a weight is written to, exchanged or moved, or an adapter switched: a few facts of each."""
-    return [
-        # An adapter that is switched on or off tells by its gradients.
+    weights = [
         (tensor.data_ptr(), tensor.dtype, tensor.requires_grad, 0 if tensor.is_inference() else tensor._version)
         for tensors in (model.parameters(), model.buffers())
         for tensor in tensors
+    ]
+    return weights + [
+        (module.disable_adapters, *module.active_adapters, *getattr(module, "scaling", {}).items())
+        for module in model.modules()
+        if "_disable_adapters" in vars(module)
     ]
 
 

@@ -185,6 +185,34 @@ def test_an_adapter_that_is_switched_off_is_seen():
     assert_same(model.recommend(HISTORY, k=5, user_cache=cache), without)
 
 
+@pytest.mark.parametrize("change", ["disabled", "another", "scaled"])
+def test_an_adapter_that_is_not_trained_is_seen(model, change):
+    """Nothing of it asks for gradients, switched on or off."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    adapted = get_peft_model(model, config).requires_grad_(False)
+    adapted.add_adapter("two", config)
+    adapted.set_adapter("default")
+    adapted.requires_grad_(False)
+    model, history = adapted.base_model.model, ["item-1", "item-2"]
+    cache = model.user_cache()
+    before = model.recommend(history, user_cache=cache)
+    if change == "disabled":
+        adapted.base_model.disable_adapter_layers()
+    elif change == "another":
+        adapted.set_adapter("two", inference_mode=True)
+    else:
+        for module in model.modules():
+            if hasattr(module, "scale_layer"):
+                module.scale_layer(9.0)
+    found, scores = model.recommend(history, user_cache=cache)
+    expected, exact = model.recommend(history)
+    assert found == expected
+    assert scores == pytest.approx(exact, abs=1e-5)
+    assert scores != before[1]
+
+
 def test_a_history_larger_than_the_cache_takes_nobodys_place(model):
     one = 3 * 2 * 2 * 2 * 8 * 4
     cache = UserCache(max_bytes=2 * one)
