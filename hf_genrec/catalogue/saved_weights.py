@@ -92,7 +92,7 @@ def require_agreement(config: Any, processor: Any) -> None:
             raise ValueError(f"{name} is {of_config}, and the processor beside it says {value}")
     if hasattr(processor, "tokenizer"):
         pad = processor.tokenizer.pad_token_id
-        if pad is not None and config.pad_token_id not in (None, pad):
+        if pad is not None and getattr(config, "pad_token_id", None) not in (None, pad):
             raise ValueError(f"pad_token_id is {config.pad_token_id}, and the tokenizer beside it says {pad}")
         ids = [processor.answer_token_id, pad or 0, *map(max, processor.code_token_ids)]
         if not max(ids) < config.vocab_size:
