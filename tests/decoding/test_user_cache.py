@@ -201,7 +201,8 @@ def test_an_adapter_that_is_not_trained_is_seen(model, change):
     if change == "disabled":
         adapted.base_model.disable_adapter_layers()
     elif change == "another":
-        adapted.set_adapter("two", inference_mode=True)
+        adapted.set_adapter("two")
+        adapted.requires_grad_(False)
     else:
         for module in model.modules():
             if hasattr(module, "scale_layer"):
