@@ -68,14 +68,14 @@ def save_model(model: "PreTrainedModel", folder: Path, item_tokenizer: Path | No
 
 def model_fingerprint(folder: Path) -> str:
     """What an exported model is known by: its weights and its configuration, whatever version saved it."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_config(folder)
     of_model = {name: config[name] for name in sorted(config) if name not in ("transformers_version", "auto_map")}
     return fingerprint([json.dumps(of_model).encode(), *sorted(folder.glob("*.safetensors"))])
 
 
 def write_model_card(model_folder: Path, results_folder: Path) -> None:
     """`README.md` of an exported model, from its configuration and the figures measured so far."""
-    config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
+    config = read_config(model_folder)
     item_ids = json.loads((model_folder / "catalogue.json").read_text(encoding="utf-8"))["item_ids"]
     card = load_method(method_of(model_folder)).card(config, len(item_ids))
     named = {"layers": "num_hidden_layers", "hidden size": "hidden_size", "newest history items read": "max_history"}

@@ -21,6 +21,7 @@ from hf_genrec.semantic_ids.build import (
     save_semantic_ids,
 )
 from hf_genrec.semantic_ids.health import health_report
+from hf_genrec.semantic_ids.ids import read_table
 from hf_genrec.semantic_ids.published_codes import load_published_codes
 from hf_genrec.semantic_ids.residual_kmeans import fit_residual_kmeans
 from hf_genrec.trainers import train_item_tokenizer
@@ -49,7 +50,7 @@ def main(config: RunConfig) -> None:
             raise ValueError(
                 f"codes_run and output_dir are both {config.run.path}: give the newer data a run of their own"
             )
-        require_own_tokenizer(earlier)
+        require_own_tokenizer(earlier, read_table(earlier))
         semantic_ids, health, tokenizer = continue_semantic_ids(earlier, PreparedData.load(config.run.data).items)
         save_semantic_ids(folder, semantic_ids, health, made_from, tokenizer)
     elif config.data.codes_path is not None:

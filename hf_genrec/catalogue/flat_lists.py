@@ -1,5 +1,8 @@
 """Lists of different lengths, one after the other in a flat tensor."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 
 
@@ -30,3 +33,15 @@ def rank_in_list(owner: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         (total,) int64
     """
     return torch.arange(len(owner), device=owner.device) - (counts.cumsum(0) - counts)[owner]
+
+
+def different_items(histories: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Of each history its different items, rising.
+
+    Returns:
+        the place of the history that each is of, rising, and the catalogue rows, (n,) int64 each.
+    """
+    different = [np.unique(history) for history in histories]
+    owners = np.repeat(np.arange(len(different)), [len(items) for items in different])
+    return owners, np.concatenate([np.empty(0, dtype=np.int64), *different])

@@ -7,6 +7,7 @@ import torch
 
 from ..catalogue.catalogue import ProcessorCarrier
 from ..catalogue.evaluation_mode import evaluation_mode
+from ..catalogue.flat_lists import different_items
 from ..catalogue.processing_rows import ItemProcessor
 from ..catalogue.request_checks import checked_request, checked_row_histories, checked_rows
 from ..catalogue.sound_scores import refuse_model, require_sound_weights
@@ -106,9 +107,7 @@ class ItemRecommenderMixin(ProcessorCarrier):
 
     def _seen(self, histories: Sequence[np.ndarray], columns: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Users and places in `columns` (C,) of a history's different items, as far as they are among them."""
-        histories = [np.unique(history) for history in histories]
-        users = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
-        items = np.concatenate([np.empty(0, dtype=np.int64), *histories])
+        users, items = different_items(histories)
         places = np.searchsorted(columns, items).clip(max=len(columns) - 1)
         among = columns[places] == items
         return torch.from_numpy(users[among]).to(self.device), torch.from_numpy(places[among]).to(self.device)

@@ -7,7 +7,7 @@ import torch
 
 from ..catalogue.catalogue import ProcessorCarrier
 from ..catalogue.evaluation_mode import evaluation_mode
-from ..catalogue.flat_lists import expand_ranges, rank_in_list
+from ..catalogue.flat_lists import different_items, expand_ranges, rank_in_list
 from ..catalogue.item_trie import ItemTrie
 from ..catalogue.request_checks import checked_beams, checked_request, checked_row_histories, checked_rows
 from ..catalogue.sound_scores import require_sound, require_sound_weights
@@ -110,9 +110,7 @@ class GenerativeRecommenderMixin(ItemGeneration, ProcessorCarrier):
 
     def _item_keys(self, trie: ItemTrie, histories: Sequence[np.ndarray]) -> torch.Tensor:
         """Sorted keys `user * len(trie) + place in trie.items` of the items in each history."""
-        histories = [np.unique(history) for history in histories]
-        users = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
-        seen = np.concatenate([np.empty(0, dtype=np.int64), *histories])
+        users, seen = different_items(histories)
         ids = torch.from_numpy(self._require_processor().token_ids[seen]).to(trie.items.device)
         places = trie.places(seen, ids)
         keys = torch.from_numpy(users).to(places.device) * len(trie) + places

@@ -7,8 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hf_genrec.catalogue.saved_files import DamagedFile, read_json, saved_file
-
+from ..catalogue.saved_files import DamagedFile, read_json, saved_file
 from .item_tokenizer import ItemTokenizer
 
 for _path in sorted(Path(__file__).parent.glob("modeling_*.py")):

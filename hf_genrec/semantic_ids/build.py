@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from transformers import AutoModel
 
-import hf_genrec.item_tokenizers  # noqa: F401  (makes them known to the Auto classes)
 from hf_genrec.files import weights_fingerprint, whole_folder, working_in, write_json
+from hf_genrec.item_tokenizers import load_item_tokenizer
 from hf_genrec.item_tokenizers.item_tokenizer import ItemTokenizer
 
 from .arguments import TokenizerArguments
@@ -205,9 +204,7 @@ def continue_semantic_ids(
         ValueError: as `encode_new_items`.
     """
     earlier, tokenizer_folder = SemanticIds.load(folder), folder / "item_tokenizer"
-    tokenizer = None
-    if tokenizer_folder.is_dir():
-        tokenizer = AutoModel.from_pretrained(tokenizer_folder, trust_remote_code=False)
+    tokenizer = load_item_tokenizer(tokenizer_folder) if tokenizer_folder.is_dir() else None
     item_ids, known = [str(item_id) for item_id in items.column("item_id").to_pylist()], set(earlier.item_ids)
     new = [row for row, item_id in enumerate(item_ids) if item_id not in known]
     grown = earlier

@@ -8,7 +8,7 @@ have a `lineage.json` of their own. Settings are compared as far as a configurat
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -113,17 +113,20 @@ def require_tokenized(config: RunConfig, data: str) -> dict[str, str | None]:
     else:
         settings = made_from.get("settings", {})
         _require_settings(asdict(config.tokenizer), settings, config, (), f"{folder} was made", "tokenize")
-    return {"semantic_ids": table["fingerprint"], "item_tokenizer": require_own_tokenizer(folder)}
+    return {"semantic_ids": table["fingerprint"], "item_tokenizer": require_own_tokenizer(folder, table)}
 
 
-def require_own_tokenizer(folder: Path) -> str | None:
+def require_own_tokenizer(folder: Path, table: Mapping[str, Any]) -> str | None:
     """
     The fingerprint of the item tokenizer that made the semantic IDs in a folder; `None` where none did.
 
+    Args:
+        table: what [`read_table`] says of the folder.
+
     Raises:
-        FileNotFoundError, ValueError: as [`read_table`]; or another one lies beside them.
+        ValueError: if another one lies beside them.
     """
-    made_from = read_table(folder)["report"].get("made_from", {})
+    made_from = table["report"].get("made_from", {})
     tokenizer = weights_fingerprint(folder / "item_tokenizer")
     if tokenizer != made_from.get("item_tokenizer"):
         raise ValueError(
@@ -163,8 +166,7 @@ def lineage_of(config: RunConfig) -> dict[str, Any]:
 
 def training_settings(arguments: Any) -> dict[str, Any]:
     """What of a training's arguments decides how it goes."""
-    known = {field.name for field in fields(arguments) if field.init} - ELSEWHERE
-    return spelled_out({name: value for name, value in arguments.to_dict().items() if name in known})
+    return spelled_out({name: value for name, value in arguments.to_dict().items() if name not in ELSEWHERE})
 
 
 def write_lineage(folder: Path, lineage: Mapping[str, Any]) -> None:

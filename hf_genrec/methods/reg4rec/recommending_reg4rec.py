@@ -7,7 +7,7 @@ import torch
 
 from ...catalogue.catalogue import ProcessorCarrier
 from ...catalogue.evaluation_mode import evaluation_mode
-from ...catalogue.flat_lists import expand_ranges, rank_in_list
+from ...catalogue.flat_lists import different_items, expand_ranges, rank_in_list
 from ...catalogue.item_sets import ItemSets
 from ...catalogue.request_checks import (
     checked_beams,
@@ -198,10 +198,8 @@ class SetRecommenderMixin(ItemGeneration, ProcessorCarrier):
         """
         processor = self._require_processor()
         num_rows = len(processor.item_ids)
-        users = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
-        items = np.concatenate([np.empty(0, dtype=np.int64), *histories])
-        keys = np.unique(users * num_rows + items)  # each item once
-        rows = keys % num_rows
+        users, rows = different_items(histories)
+        keys = users * num_rows + rows
         leaves = sets.leaves_of(*(torch.from_numpy(a).to(self.device) for a in (rows, processor.token_ids[rows])))
         seen = torch.from_numpy(keys).to(self.device)[leaves >= 0]
         of_leaves, counts = ((seen // num_rows) * sets.num_leaves + leaves[leaves >= 0]).unique(return_counts=True)
