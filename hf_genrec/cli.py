@@ -5,7 +5,6 @@ torch, transformers and what needs them take seconds to import: what can be refu
 
 import inspect
 import re
-import shutil
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -252,79 +251,20 @@ def push(
     typer.echo(upload(folder, repo_id, private))
 
 
-@app.command()
-def refresh(
-    folder: Annotated[str, typer.Argument(help="Saved model, or the run folder that holds one.")],
-    push_to: Annotated[str | None, typer.Option(help="Repository on the Hub to upload it to, too.")] = None,
-) -> None:
-    """Today's code beside the weights of an older version; checks that it recommends the same."""
-    from hf_genrec.files import restore_folder
-    from hf_genrec.training.run_folder import RunFolder
-
-    run = RunFolder(Path(folder))
-    model = run.model if (run.model / "config.json").is_file() else run.path
-    restore_folder(model)
-    if not (model / "config.json").is_file():
-        raise FileNotFoundError(f"{model} holds no saved model (config.json): name a run folder or a saved model")
-    quiet()
-    from hf_genrec.hub import push as upload
-    from hf_genrec.hub import require_pushable
-    from hf_genrec.refresh import refresh as save_anew
-
-    if push_to is not None:
-        require_pushable(model, push_to)
-    compared = save_anew(model)
-    typer.echo(
-        f"{model} has the code of today: the same {len(compared[0])} items for each of {len(compared)} histories, "
-        f"opened in a process that cannot import hf_genrec"
-    )
-    if push_to is not None:
-        typer.echo(upload(model, push_to))
-
-
-@app.command()
-def configs(
-    name: Annotated[str | None, typer.Argument(help="Configuration to copy.")] = None,
-    to: Annotated[Path | None, typer.Argument(help="File to copy it to.")] = None,
-) -> None:
-    """List the shipped configurations, or copy one to edit."""
-    from hf_genrec.training.config import find_config, shipped_configs
-
-    if name is None:
-        for shipped, path in shipped_configs().items():
-            typer.echo(f"{shipped:28s} {path.read_text(encoding='utf-8').splitlines()[1].removeprefix('# ')}")
-        return
-    target = to or Path(f"{Path(name).name}.yaml")
-    if target.exists():
-        raise FileExistsError(f"{target} exists already: name another file")
-    shutil.copyfile(find_config(name), target)
-    typer.echo(f"copied to {target}")
-
-
-@app.command()
-def methods() -> None:
-    """List the methods, a line each."""
-    from hf_genrec.method import load_method
-    from hf_genrec.method import methods as names
-
-    for name in names():
-        method = load_method(name)
-        typer.echo(f"{name:10s} {method.title}: {method.summary}")
-
-
-def _add_commands_of_methods() -> None:
-    """A file `methods/<name>/commands/<command>.py` holds a command of that method, its function `command`."""
+def _add_commands() -> None:
+    """A file `commands/<command>.py`, here or in the folder of a method, holds a command: its function `command`."""
     from hf_genrec.method import FOLDER
 
     shared = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    for path in sorted(FOLDER.glob("*/commands/[a-z]*.py")):
+    for path in sorted((FOLDER.parent / "commands").glob("[a-z]*.py")) + sorted(FOLDER.glob("*/commands/[a-z]*.py")):
         if path.stem in shared:
             raise SystemExit(f"error: {path} would replace the command {path.stem}: rename it")
-        module = import_module(f"hf_genrec.methods.{path.parts[-3]}.commands.{path.stem}")
+        shared.add(path.stem)
+        module = import_module(".".join(("hf_genrec", *path.relative_to(FOLDER.parent).with_suffix("").parts)))
         app.command(name=path.stem.replace("_", "-"))(module.command)
 
 
-_add_commands_of_methods()
+_add_commands()
 
 if __name__ == "__main__":
     main()
