@@ -35,6 +35,9 @@ class Method:
             one more number per list, and the names of their means in the record.
         score_name: what the scores of `recommend` are.
         item_vectors: whether a trained model has a vector per item, from which codes can be made.
+        reads_text: from its arguments to whether its models read the items' text, whose settings are then the model's.
+        encode_items: from a model, its folder and a table of new items (item_id and text columns) to the vectors that
+            its `add_items` takes; for methods without codes whose catalogue can grow.
         post_training: gives the [`PostTraining`] of its models, if they can be post-trained.
         unused_keys: keys of the shared argument classes that it has no use for.
         is_default: whether it is meant where no method is named.
@@ -50,6 +53,8 @@ class Method:
     details: Callable[[Any], dict[str, str]] = lambda config: {}
     score_name: str = "score"
     item_vectors: bool = False
+    reads_text: Callable[[Any], bool] = lambda arguments: False
+    encode_items: Callable[[Any, Path, Any], Any] | None = None
     post_training: "Callable[[], PostTraining] | None" = None
     unused_keys: frozenset[str] = field(default_factory=frozenset)
     is_default: bool = False

@@ -70,6 +70,10 @@ class CatalogueProcessor(FlatCode, ProcessorMixin):
         title = self.titles[row] if self.titles is not None else None
         return item_id if title is None else title
 
+    def __contains__(self, item_id: object) -> bool:
+        """Whether the catalogue has an item of this id."""
+        return item_id in self._row_of
+
     def rows(self, item_ids: Sequence[str], unknown: str = "raise", where: str = "the history") -> np.ndarray:
         """
         Catalogue rows of item ids, (n,) int64.

@@ -29,6 +29,7 @@ NAMES = {
     "pretrained": "the model to start from",
 }
 PATHS = ("source_path", "item_path")
+TEXT = ("text_model", "text_columns", "embeddings_path")  # of TokenizerArguments, what makes a text's vector
 NOT_PREPARED = (
     *PATHS,
     "max_history",
@@ -158,9 +159,13 @@ def lineage_of(config: RunConfig) -> dict[str, Any]:
         FileNotFoundError, ValueError: as [`require_prepared`] and [`require_tokenized`].
     """
     made_from: dict[str, str | None] = {"data": require_prepared(config)}
-    if load_method(config.model.method).codes is not None:
+    method = load_method(config.model.method)
+    if method.codes is not None:
         made_from |= require_tokenized(config, str(made_from["data"]))
-    model = spelled_out(asdict(config.model) | {"max_history": config.data.max_history})
+    settings = asdict(config.model) | {"max_history": config.data.max_history}
+    if method.reads_text(config.model):
+        settings |= {name: getattr(config.tokenizer, name) for name in TEXT}
+    model = spelled_out(settings)
     return {"made_from": made_from, "model": model, "training": training_settings(config.training)}
 
 

@@ -27,6 +27,12 @@ def card(config: Mapping[str, Any], num_items: int) -> Card:
     )
 
 
+def encode_items(model, folder, items):
+    from hf_genrec.methods.rearec.training_rearec import new_vectors
+
+    return new_vectors(model, folder, items)
+
+
 METHOD = Method(
     title="ReaRec",
     summary="sequential recommenders (SASRec, BERT4Rec, UniSRec, MoRec) that feed their state back and think",
@@ -35,4 +41,6 @@ METHOD = Method(
     codes=None,
     card=card,
     item_vectors=True,
+    reads_text=lambda arguments: arguments.reads_text,
+    encode_items=encode_items,
 )

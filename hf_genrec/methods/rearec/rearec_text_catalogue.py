@@ -40,6 +40,13 @@ class NewTextItems(TextVectors):
 
     _require_processor: Any
 
+    def require_growing(self) -> TextItems:
+        """
+        Raises:
+            ValueError: for a backbone that learns a vector per item.
+        """
+        return self._text_items("it learns a vector per item, which a new item does not have; train again")
+
     def add_items(self, item_ids: Sequence[str], vectors, titles: Sequence[str] | None = None):
         """
         New items, with embeddings made as those of the catalogue were, enter its end and can be recommended without
@@ -57,7 +64,7 @@ class NewTextItems(TextVectors):
             ValueError: for a backbone that learns a vector per item, an id that is there already, lengths that differ,
             or vectors with NaN or infinity. Nothing is changed then.
         """
-        items = self._text_items("it learns a vector per item, which a new item does not have; train again")
+        items = self.require_growing()
         new = _checked(vectors, len(item_ids), items)
         self._require_processor().add_items(item_ids, titles)
         items.vectors = torch.cat([items.vectors, new])

@@ -21,6 +21,8 @@ from hf_genrec.semantic_ids.ready_made import ready_embeddings
 from hf_genrec.semantic_ids.text import item_texts
 from hf_genrec.training.arguments import GenRecTrainingArguments
 from hf_genrec.training.config import RunConfig
+from hf_genrec.training.lineage import read_lineage
+from hf_genrec.training.run_folder import RunFolder
 from hf_genrec.training.trainer import subsample
 
 
@@ -95,6 +97,31 @@ def text_vectors(
     centred = vectors.astype(np.float64) - mean
     _, directions = np.linalg.eigh(centred.T @ centred)  # columns, the largest variance last
     return ((wanted.astype(np.float64) - mean) @ directions[:, : -text_dim - 1 : -1]).astype(np.float32)
+
+
+def new_vectors(model: ReaRecForNextItem, folder: Path, items: pa.Table) -> np.ndarray:
+    """
+    What new items enter a trained model with (`model.add_items`): embeddings made as those of its catalogue were.
+
+    Args:
+        folder: the exported model, in its run folder: principal components need the known items' text, too.
+        items: the new items, column item_id and text columns.
+
+    Raises:
+        ValueError: for a backbone without text, a model that does not say how its texts were read, or one whose items
+            were ready-made embeddings; as [`text_vectors`].
+    """
+    model.require_growing()
+    settings = (read_lineage(folder) or {}).get("model", {})
+    if "text_model" not in settings:
+        raise ValueError(f"{folder} does not say how its items' text was read (lineage.json): train it again")
+    if settings["embeddings_path"] is not None:
+        raise ValueError("this model was trained on ready-made embeddings: a new item's text cannot be encoded")
+    arguments = TokenizerArguments(text_model=settings["text_model"], text_columns=settings["text_columns"])
+    if settings["text_dim"] is None:
+        return text_vectors(items, arguments)
+    known = PreparedData.load(RunFolder(folder.parent).data).items
+    return text_vectors(known, arguments, settings["text_dim"], new_items=items)
 
 
 def build_rearec(

@@ -1,0 +1,110 @@
+"""A trained model ready to be asked: what the server, and whoever else answers requests, holds of it."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_genrec.files import restore_folder
+from hf_genrec.hub import model_fingerprint
+from hf_genrec.method import load_method, load_model
+from hf_genrec.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Question:
+    """
+    Histories of one request, in catalogue rows, and what is asked about them.
+
+    Attributes:
+        histories: (n,) int64 each, oldest item first.
+        k: items for each history.
+        exclude_seen: leave out the items of the history.
+        candidates: the rows to choose from, if not all.
+        keep: whether the encoded histories are kept for the next request.
+    """
+
+    histories: list[np.ndarray]
+    k: int
+    exclude_seen: bool = False
+    candidates: tuple[int, ...] | None = None
+    keep: bool = False
+
+    def asks_like(self, other: "Question") -> bool:
+        """Whether both can be answered by one call: only their histories differ."""
+        return (self.k, self.exclude_seen, self.candidates, self.keep) == (
+            other.k,
+            other.exclude_seen,
+            other.candidates,
+            other.keep,
+        )
+
+
+Answer = tuple[list[list[str]], list[list[float]]]
+
+
+class ServedModel:
+    """
+    Args:
+        run_or_repo: a run folder, a saved model, or a repository on the Hub. Opened by the library's own classes.
+        name: what requests call it; by default the name of the folder or repository.
+        cache_bytes: what the encoded histories of a model that keeps some may take.
+
+    Attributes:
+        model: with its processor.
+        folder: where the model was opened from.
+        method: its method's record.
+        cache: the user cache, or `None` for a model that has none.
+        item_tokenizer: what gives new items their codes, once it was needed.
+
+    Raises:
+        ValueError, OSError: as [`hf_genrec.load`].
+    """
+
+    def __init__(self, run_or_repo: str | Path, name: str | None = None, cache_bytes: int = 0):
+        run = RunFolder(Path(run_or_repo))
+        restore_folder(run.model)
+        is_run = (run.model / "config.json").is_file()
+        self.folder: str | Path = run.model if is_run else run_or_repo
+        if not is_run and run.path.is_dir() and not (run.path / "config.json").is_file():
+            run.require_model()
+        self.model = load_model(self.folder)
+        self.name = name or Path(run_or_repo).resolve().name
+        self.method = load_method(self.model.config.model_type)
+        self.fingerprint = model_fingerprint(Path(self.folder)) if Path(self.folder).is_dir() else None
+        self.item_tokenizer: Any = None
+        has_cache = "user_cache" in inspect.signature(self.model.recommend_rows).parameters
+        self.cache = self.model.user_cache(cache_bytes) if has_cache and cache_bytes else None
+
+    @property
+    def processor(self) -> Any:
+        """Histories and catalogue."""
+        return self.model.processor
+
+    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+        """Item ids and scores of each question, equal to `model.recommend`; like questions are asked in one call."""
+        answers: list[Any] = [None] * len(questions)
+        waiting = list(range(len(questions)))
+        while waiting:
+            first = questions[waiting[0]]
+            alike = [place for place in waiting if questions[place].asks_like(first)]
+            waiting = [place for place in waiting if place not in alike]
+            histories = [history for place in alike for history in questions[place].histories]
+            options = {"user_cache": self.cache} if first.keep and self.cache is not None else {}
+            rows, scores = self.model.recommend_rows(
+                histories,
+                min(first.k, len(self.processor.item_ids)),
+                first.exclude_seen,
+                None if first.candidates is None else np.array(first.candidates),
+                **options,
+            )
+            item_ids, values = self.processor.as_lists(rows, scores)
+            begin = 0
+            for place in alike:
+                end = begin + len(questions[place].histories)
+                answers[place] = item_ids[begin:end], values[begin:end]
+                begin = end
+        return answers
