@@ -34,17 +34,18 @@ logger = logging.getLogger(__name__)
 ABOUT = "The next items for histories of item ids, by trained generative recommenders."
 
 
-def build_application(models: Sequence[ServedModel], settings: ServerSettings = ServerSettings()) -> Any:
+def build_application(models: Sequence[ServedModel], settings: ServerSettings | None = None) -> Any:
     """
     An ASGI application that recommends items of some models.
 
     Args:
         models: the first one answers where a request names none.
-        settings: limits, times, and the token.
+        settings: limits, times, and the token; by default those of `ServerSettings()`.
 
     Raises:
         ValueError: for no model, or two of one name.
     """
+    settings = settings or ServerSettings()
     served = {model.name: model for model in models}
     if not models or len(served) < len(models):
         raise ValueError("give one model or more, each with a name of its own (NAME=RUN)")

@@ -1,6 +1,7 @@
 """Requests that arrive together are answered together: a queue, and one thread that holds the model."""
 
 import asyncio
+import contextlib
 import math
 import time
 from collections import deque
@@ -108,10 +109,8 @@ class Batcher:
         while True:
             await self._arrived.wait()
             if self._last > 1 and not self._enough.is_set():
-                try:
+                with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._enough.wait(), self._settings.max_wait_ms / 1000)
-                except TimeoutError:
-                    pass
             batch = self._take()
             if batch:
                 self._busy = True

@@ -25,7 +25,7 @@ def served(tmp_path_factory):
 
 
 @asynccontextmanager
-async def client_of(models, settings=ServerSettings(), **options):
+async def client_of(models, settings=None, **options):
     application = build_application(models, settings)
     inner = application.app
     async with inner.router.lifespan_context(inner):
@@ -34,7 +34,7 @@ async def client_of(models, settings=ServerSettings(), **options):
             yield client
 
 
-def ask(models, *bodies, settings=ServerSettings(), path="/recommend", **options):
+def ask(models, *bodies, settings=None, path="/recommend", **options):
     """The answers to bodies that are sent at once."""
 
     async def run():
@@ -44,7 +44,7 @@ def ask(models, *bodies, settings=ServerSettings(), path="/recommend", **options
     return asyncio.run(run())
 
 
-def get(models, *paths, settings=ServerSettings(), headers=None):
+def get(models, *paths, settings=None, headers=None):
     async def run():
         async with client_of(models, settings) as client:
             return [await client.get(path, headers=headers) for path in paths]
@@ -127,11 +127,12 @@ def test_unknown_items_are_refused_or_left_out_and_named(served):
     assert skipped.json()["left_out"] == ["nothing"]
     wanted = served["care"].model.recommend(["item-3", "item-9"])[0]
     assert [item["item_id"] for item in skipped.json()["items"]] == wanted
-    assert candidate.status_code == 422 and "candidates" in candidate.json()["detail"]
+    assert candidate.status_code == 422
+    assert "candidates" in candidate.json()["detail"]
 
 
 @pytest.mark.parametrize(
-    "body, words",
+    ("body", "words"),
     [
         ({}, "give either history or histories"),
         ({"history": [], "histories": [[]]}, "give either history or histories"),
@@ -154,11 +155,12 @@ def test_unknown_items_are_refused_or_left_out_and_named(served):
 def test_what_cannot_be_answered_is_one_line(served, body, words):
     (answer,) = ask([served["care"]], body)
     assert answer.status_code == 422
-    assert words in answer.json()["detail"] and "\n" not in answer.json()["detail"]
+    assert words in answer.json()["detail"]
+    assert "\n" not in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
-    "content, status",
+    ("content", "status"),
     [
         (b"", 422),
         (b"{", 422),
@@ -207,9 +209,11 @@ def test_beyond_the_queue_requests_are_told_when_to_come_back(served):
     settings = ServerSettings(max_queue=4, max_batch=2)
     answers = ask([served["care"]], *[{"history": []}] * 40, {"histories": [[]] * 5}, settings=settings)
     statuses = [answer.status_code for answer in answers]
-    assert set(statuses) == {200, 429} and statuses[0] == 200
+    assert set(statuses) == {200, 429}
+    assert statuses[0] == 200
     full = answers[-1]
-    assert full.status_code == 429 and int(full.headers["retry-after"]) >= 1
+    assert full.status_code == 429
+    assert int(full.headers["retry-after"]) >= 1
     assert "too many requests wait" in full.json()["detail"]
 
 
@@ -236,7 +240,8 @@ def test_items_of_the_catalogue(served):
         "semantic_id": care.processor.codes[row].tolist(),
         "popularity": int(care.processor.popularity[row]),
     }
-    assert missing.status_code == 404 and "'a/b' is not in the catalogue" in missing.json()["detail"]
+    assert missing.status_code == 404
+    assert "'a/b' is not in the catalogue" in missing.json()["detail"]
     (without_codes,) = get([served["rearec"]], "/items/item-3")
     assert without_codes.json()["semantic_id"] is None
 
@@ -247,7 +252,9 @@ def test_a_line_of_the_log_for_each_request_without_titles_and_ids(served, caplo
     lines = [json.loads(record.getMessage()) for record in caplog.records if record.name.endswith("requests")]
     assert sorted(line["status"] for line in lines) == [200, 422]
     answered = next(line for line in lines if line["status"] == 200)
-    assert answered["model"] == "care" and answered["histories"] == 1 and answered["ms"] > 0
+    assert answered["model"] == "care"
+    assert answered["histories"] == 1
+    assert answered["ms"] > 0
     text = json.dumps(lines)
     assert not any(word in text for word in ("Title", "item-", "somebody", "nothing"))
 
@@ -291,7 +298,8 @@ def test_a_model_that_fails_is_a_failure_of_this_request_alone(served, monkeypat
             return [await client.post("/recommend", json={"history": []}) for _ in range(2)]
 
     failed, next_one = asyncio.run(run())
-    assert failed.status_code == 500 and failed.json()["detail"] == "the model failed: out of memory"
+    assert failed.status_code == 500
+    assert failed.json()["detail"] == "the model failed: out of memory"
     assert next_one.status_code == 200
 
 
@@ -313,7 +321,8 @@ def test_no_answer_in_time(served, monkeypatch):
             return await client.post("/recommend", json={"history": []})
 
     late = asyncio.run(run())
-    assert late.status_code == 504 and "no answer within 0.1 seconds" in late.json()["detail"]
+    assert late.status_code == 504
+    assert "no answer within 0.1 seconds" in late.json()["detail"]
 
 
 def test_the_documentation_has_examples_that_work(served):
