@@ -5,12 +5,15 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from hf_genrec.cells import Role, shown_names
 from hf_genrec.data.times import TimeUnit
 from hf_genrec.dataset_scripts.rows import checked
+
+MAX_LINE = 2**26  # characters; a gzip file can unpack to gigabytes without a line break
 
 
 @dataclass(frozen=True)
@@ -118,15 +121,30 @@ def naming_lines(path: str | Path, last: Callable[[], int]) -> Iterator[None]:
         ) from None
 
 
+def bounded_lines(path: str | Path, file: TextIO) -> Iterator[str]:
+    """
+    The lines of a text file, with their line breaks.
+
+    Raises:
+        ValueError: for a line of `MAX_LINE` characters, of which no more is read.
+    """
+    for number, line in enumerate(iter(partial(file.readline, MAX_LINE), ""), start=1):
+        if len(line) == MAX_LINE:
+            raise ValueError(
+                f"{path}, line {number}: {MAX_LINE:,} characters without a line break: give a file with one row a line"
+            )
+        yield line
+
+
 def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     """
     (number, line) of every line that is not empty.
 
     Raises:
-        ValueError: as `naming_lines`.
+        ValueError: as `naming_lines` and `bounded_lines`.
     """
     number = 0
     with naming_lines(path, lambda: number), open_text(path) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(bounded_lines(path, file), start=1):
             if line.strip():
                 yield number, line

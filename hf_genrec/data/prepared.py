@@ -185,7 +185,7 @@ def read_report(folder: Path) -> dict[str, Any]:
     require_files(folder)
     try:
         report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{folder / REPORT_FILE} is not JSON ({error}): run prepare again") from None
     if not isinstance(report, dict) or not isinstance(report.get("fingerprint"), str):
         raise ValueError(f"{folder / REPORT_FILE} does not say what the data are known by: run prepare again")

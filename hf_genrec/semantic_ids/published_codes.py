@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from hf_genrec.cells import shown
+
 from .collisions import count_collisions
 from .ids import SemanticIds
 
 logger = logging.getLogger(__name__)
 
+MAX_CODE = 2**20 - 1  # a codebook as large as the largest code is made, each code of it a token
 TOKEN = re.compile(r"<([a-z])_(\d+)>")
 
 
@@ -85,6 +88,10 @@ def _read_json(path: Path) -> dict[str, list[int]]:
         pairs = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=list)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {error.lineno}: this is not JSON ({error.msg})") from error
+    except RecursionError:
+        raise ValueError(f"{path}: this is not JSON that can be read (nested too deeply)") from None
+    except ValueError as error:  # not UTF-8, or a number of thousands of digits
+        raise ValueError(f"{path}: this is not JSON that can be read ({error})") from None
     published: dict[str, list[int]] = {}
     if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
         raise ValueError(f'{path}, line 1: expected an object {{"item": ["<a_12>", ...], ...}}')
@@ -107,9 +114,15 @@ def _add(published: dict[str, list[int]], item_id: str, tokens: Any, place: str)
 
 def _code(token: Any, level: int, place: str) -> int:
     if isinstance(token, int) and not isinstance(token, bool) and token >= 0:
-        return token
+        return _bounded(token, token > MAX_CODE, level, place)
     match = TOKEN.fullmatch(token) if isinstance(token, str) else None
     letter = chr(ord("a") + level)
     if match is None or match[1] != letter:
         raise ValueError(f"{place}, level {level}: found {token!r}, expected <{letter}_number>")
-    return int(match[2])
+    return _bounded(match[2], len(match[2].lstrip("0")) > len(str(MAX_CODE)) or int(match[2]) > MAX_CODE, level, place)
+
+
+def _bounded(code: int | str, is_beyond: bool, level: int, place: str) -> int:
+    if is_beyond:
+        raise ValueError(f"{place}, level {level}: code {shown(code)} is above {MAX_CODE:,}: number codes from 0")
+    return int(code)

@@ -83,7 +83,7 @@ def fault_of(checkpoint: Path) -> str | None:
         for name, was in known.items():
             if fingerprint([checkpoint / name]) != was:
                 return f"{name} is not as it was saved"
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         return " ".join(str(error).split())
     return None
 

@@ -178,7 +178,7 @@ def read_lineage(folder: Path) -> dict[str, Any] | None:
     """The `lineage.json` of a checkpoint or model; `None` where there is none or it is damaged."""
     try:
         lineage = json.loads((folder / LINEAGE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return lineage if isinstance(lineage, dict) and isinstance(lineage.get("made_from"), dict) else None
 

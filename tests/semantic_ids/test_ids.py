@@ -119,6 +119,16 @@ def test_published_json_of_tokens_or_numbers(tmp_path, entries):
         ("c.json", '{"1": "<a_1>"}', r"c\.json, item '1': expected a list of codes"),
         ("c.json", '{"1": [-1]}', r"c\.json, item '1', level 0: found -1"),
         ("c.json", '{"1": [1], "1": [2]}', r"c\.json, item '1': item '1' has codes already"),
+        (
+            "c.json",
+            '{"1": [1048576]}',
+            r"c\.json, item '1', level 0: code 1048576 is above 1,048,575: number codes from 0",
+        ),
+        ("c.json", '{"1": [' + "9" * 400 + "]}", r"c\.json, item '1', level 0: code 999.*999 is above 1,048,575"),
+        ("c.json", '{"1": [' + "9" * 5000 + "]}", r"c\.json: this is not JSON that can be read \(Exceeds"),
+        ("c.json", '{"1": ' + "[" * 5000, r"c\.json: this is not JSON that can be read \(nested too deeply\)"),
+        ("c.tsv", "1\t<a_100000000>\n", r"c\.tsv, line 1, level 0: code '100000000' is above 1,048,575"),
+        ("c.tsv", "1\t<a_" + "9" * 5000 + ">\n", r"c\.tsv, line 1, level 0: code '999.*999' is above 1,048,575"),
     ],
 )
 def test_errors_of_published_files_name_file_and_line(tmp_path, name, text, message):
