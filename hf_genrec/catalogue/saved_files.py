@@ -15,6 +15,22 @@ from .transformers_bridge import cached_file
 HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 REMEDY = "save or download it again"
 
+# What a size of a model is at most: beyond it building one takes all memory, or never ends.
+LARGEST = {
+    "num_hidden_layers": 1_000,
+    "num_encoder_layers": 1_000,
+    "num_attention_heads": 2**16,
+    "hidden_size": 2**16,
+    "intermediate_size": 2**18,
+    "reasoning_adapter_size": 2**16,
+    "num_experts": 2**12,
+    "num_queries": 2**10,
+    "codebook_sizes": 2**20,
+    "max_history": 2**20,
+    "num_negatives": 2**24,
+    "max_rollbacks": 1_000,
+}
+
 
 class DamagedFile(ValueError):
     """A saved file that is wrong, told in one line that names it."""
@@ -105,9 +121,11 @@ def load_tensors(path: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 def require_number(name: str, value: Any, low: float, high: float | None = None, whole: bool = True) -> None:
     """
     Raises:
-        ValueError: if `value` is no number, no whole one where it must be, or not from `low` to `high`.
+        ValueError: if `value` is no number, no whole one where it must be, or not from `low` to `high`, by default
+            that of [`LARGEST`].
     """
+    high = LARGEST.get(name) if high is None else high
     kinds = (int,) if whole else (int, float)
-    if not isinstance(value, kinds) or isinstance(value, bool) or not low <= value <= (high or float("inf")):
+    if not isinstance(value, kinds) or isinstance(value, bool) or not low <= value <= (float("inf") if high is None else high):
         upper = "" if high is None else f" and at most {high:,}"
         raise ValueError(f"{name}={value!r}: give at least {low}{upper}{', a whole number' if whole else ''}.")

@@ -1,6 +1,7 @@
 """Arguments of every training."""
 
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,8 +95,14 @@ def join_processes(arguments: Any) -> None:
 def check_training(arguments: Any) -> None:
     """
     Raises:
-        ValueError: for processes that do not train together, or a best checkpoint that would not be saved.
+        ValueError: for processes that do not train together, rows without what is trained on, or a best checkpoint that
+            would not be found or saved.
     """
+    if arguments.remove_unused_columns:
+        raise ValueError("remove_unused_columns: true takes history and target from the rows: leave it out")
+    metric = arguments.metric_for_best_model
+    if metric is not None and not re.fullmatch(r"(eval_)?((ndcg|recall)@\d+|users_per_second|loss)", metric):
+        raise ValueError(f"metric_for_best_model: {metric!r} is not measured: use one of ndcg@10, recall@10")
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started > 1 and arguments.world_size == 1:
         raise ValueError(
