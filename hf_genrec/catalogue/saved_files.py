@@ -126,6 +126,10 @@ def require_number(name: str, value: Any, low: float, high: float | None = None,
     """
     high = LARGEST.get(name) if high is None else high
     kinds = (int,) if whole else (int, float)
-    if not isinstance(value, kinds) or isinstance(value, bool) or not low <= value <= (float("inf") if high is None else high):
+    if (
+        not isinstance(value, kinds)
+        or isinstance(value, bool)
+        or not low <= value <= (float("inf") if high is None else high)
+    ):
         upper = "" if high is None else f" and at most {high:,}"
         raise ValueError(f"{name}={value!r}: give at least {low}{upper}{', a whole number' if whole else ''}.")

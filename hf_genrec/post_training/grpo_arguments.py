@@ -127,6 +127,8 @@ class GRPOArguments(GRPOConfig):
             raise ValueError(f"rewards {self.rewards}: name at least one, and none twice")
         if self.reward_weights is not None and len(self.reward_weights) != len(self.rewards):
             raise ValueError(f"reward_weights has {len(self.reward_weights)} numbers for {len(self.rewards)} rewards")
+        if self.num_generations is None:
+            raise ValueError("num_generations: null is no size of a group: give at least 2, or leave it out")
         if self.horizon < 1 or not 0 < self.horizon_decay <= 1:
             raise ValueError(
                 f"horizon {self.horizon}, horizon_decay {self.horizon_decay}: give at least 1, and above 0 to 1"

@@ -14,7 +14,7 @@ from hf_genrec.data.arguments import DataArguments
 from hf_genrec.method import default_method, load_method, methods
 from hf_genrec.semantic_ids.arguments import TokenizerArguments
 from hf_genrec.terminal import log_to_terminal
-from hf_genrec.training.given_values import check_number, check_text, checked_value, kinds_of, shown_value
+from hf_genrec.training.given_values import check_text, checked_value, kinds_of, shown_value
 from hf_genrec.training.known_keys import DeclaredArguments
 from hf_genrec.training.option_help import option_help, own_fields
 from hf_genrec.training.plain_yaml import read_yaml
@@ -159,8 +159,8 @@ def check_keys(
         the values by key, `method` among them.
 
     Raises:
-        FileNotFoundError, ValueError: as [`parse_config`]; of values, those of another kind than their key's are refused
-            as far as that is known without the classes that are slow to import.
+        FileNotFoundError, ValueError: as [`parse_config`]; of values, those that the classes which are quick to import
+            refuse by their annotations.
     """
     kinds, default = (_run_kinds(), default_method()) if kinds is None else (kinds, default)
     place, content = "command line", {}
@@ -204,16 +204,15 @@ def parse_arguments(
         path = find_config(name_or_path)
         place, content = str(path), read_yaml(path)
     classes = [cls.load() if isinstance(cls, DeclaredArguments) else cls for cls in kinds[method].classes]
-    content = _checked_values(place, content, kinds_of(classes))
+    known = kinds_of(classes)
+    content = _checked_values(place, content, known)
     try:
         parser = TrlParser(classes)
         parser.error = _raise_value_error  # type: ignore[method-assign]  # argparse would print all options and exit
         parser.set_defaults_with_config(**content)
         for key, value in vars(parser.parse_known_args(list(overrides or []))[0]).items():
             if value != parser.get_default(key):  # an option
-                check_text(key, value)
-                for number in value if isinstance(value, list) else [value]:
-                    check_number(key, number)
+                checked_value(key, value, known[key])
         return parser.parse_args_into_dataclasses(list(overrides or []), look_for_args_file=False)
     except ImportError:
         raise
@@ -225,7 +224,7 @@ def parse_arguments(
 
 
 def _checked_values(place: str, content: dict, known: dict[str, Any]) -> dict:
-    """The values of a configuration, as their keys have them; those of keys that are not known as they are."""
+    """The values of a configuration, as their keys have them; those of keys that are not `known` as they are."""
     found = {}
     for key, value in content.items():
         try:

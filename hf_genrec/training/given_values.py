@@ -1,6 +1,7 @@
 """Values of configurations and options against what their keys may be: the annotations of the argument classes."""
 
 import math
+import os
 import types
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
@@ -41,22 +42,22 @@ LIMITS: dict[str, tuple[float, float]] = {
 
 def kinds_of(classes: Iterable[Any]) -> dict[str, Any]:
     """
-    What the keys of argument classes may be: annotations, with `None` where it is the default. What one of the base
-    classes takes the names of an enumeration for is one of these names.
+    What the keys of argument classes may be: annotations, with `None` where it is the default. Where one of the base
+    classes has an enumeration or choices for a key, it is one of these.
     """
     kinds = {}
     for cls in classes:
         hints = get_type_hints(cls)
-        named = {
-            name: choice
-            for base in reversed(cls.__mro__)
-            for name, hint in get_type_hints(base).items()
-            for choice in _alternatives(hint)
-            if isinstance(choice, type) and issubclass(choice, Enum)
-        }
+        choices: dict[str, Any] = {}
+        for base in reversed(cls.__mro__):
+            for name, hint in get_type_hints(base).items():
+                choices.update((name, entry) for entry in _alternatives(hint) if _is_enumeration(entry))
+            for name, entry in getattr(base, "__dataclass_fields__", {}).items():
+                if entry.metadata.get("choices"):
+                    choices[name] = Literal[tuple(entry.metadata["choices"])]
         for entry in fields(cls):
             if entry.init:
-                hint = named.get(entry.name, hints[entry.name])
+                hint = choices.get(entry.name, hints[entry.name])
                 kinds[entry.name] = hint | None if entry.default is None else hint
     return kinds
 
@@ -73,23 +74,27 @@ def checked_value(key: str, value: Any, kind: Any) -> Any:
     if found is MISSING:
         quoted = ": put it in quotes" if _is_number(value) and str in _alternatives(kind) else ""
         raise ValueError(f"{key}: {shown_value(value)} is not {_named(kind)}{quoted}")
-    for number in found if isinstance(found, list) else [found]:
-        check_number(key, number)
+    alternatives = [_plain(entry) for entry in _alternatives(kind)]
+    if found == "" and None in alternatives:
+        raise ValueError(f"{key} is empty: leave it out")
+    check_numbers(key, found)
     check_text(key, found)
+    is_text_of_mapping = isinstance(found, str) and dict in alternatives and not found.lstrip().startswith("{")
+    if is_text_of_mapping and not os.path.isfile(found):
+        raise ValueError(f"{key}: {shown_value(found)} is no mapping, and no JSON file that holds one")
     return found
 
 
-def check_number(key: str, value: Any) -> None:
+def check_numbers(key: str, value: Any) -> None:
     """
     Raises:
-        ValueError: for a number that is not finite or out of the key's limits.
+        ValueError: for a number, of a list too, that is not finite or out of the key's limits.
     """
-    if not _is_number(value):
-        return
-    low, high = LIMITS.get(key, (-LARGEST, LARGEST) if isinstance(value, int) else (-math.inf, math.inf))
-    if not (low <= value <= high and (isinstance(value, int) or math.isfinite(value))):
-        limits = f"from {low:,} to {high:,}" if math.isfinite(high) else "that is finite"
-        raise ValueError(f"{key}: {shown_value(value)} is out of range: give a number {limits}")
+    for number in filter(_is_number, value if isinstance(value, list) else [value]):
+        low, high = LIMITS.get(key, (-LARGEST, LARGEST) if isinstance(number, int) else (-math.inf, math.inf))
+        if not (low <= number <= high and (isinstance(number, int) or math.isfinite(number))):
+            limits = f"from {low:,.12g} to {high:,.20g}" if math.isfinite(high) else "that is finite"
+            raise ValueError(f"{key}: {shown_value(number)} is out of range: give a number {limits}")
 
 
 def check_text(key: str, value: Any) -> None:
@@ -109,7 +114,7 @@ def check_text(key: str, value: Any) -> None:
     elif isinstance(value, str):
         if len(value) > LONGEST_TEXT:
             raise ValueError(f"{key}: {shown_value(value)} has {len(value):,} characters: at most {LONGEST_TEXT:,}")
-        if "\0" in value or not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        if "\0" in value or (not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value)):
             raise ValueError(f"{key}: {shown_value(value)} holds a character that is none: leave it out")
 
 
@@ -137,16 +142,21 @@ def _as_kind(value: Any, kind: Any) -> Any:
     return MISSING
 
 
+def _plain(kind: Any) -> Any:
+    """`dict` for `dict[str, Any]`, `None` for its type."""
+    return None if kind is type(None) else get_origin(kind) or kind
+
+
 def _alternatives(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
 
 
 def _is(value: Any, kind: Any) -> bool:
-    if kind in (None, type(None)):
+    if _plain(kind) is None:
         return value is None
     if get_origin(kind) is Literal:
         return any(type(value) is type(choice) and value == choice for choice in get_args(kind))
-    if kind in (dict, Any) or get_origin(kind) is dict:
+    if _plain(kind) is dict:
         return isinstance(value, dict) and all(isinstance(key, str) for key in value)
     return kind in (bool, int, float, str) and type(value) is kind
 
@@ -155,16 +165,20 @@ def _converted(value: Any, kind: Any) -> Any:
     if get_origin(kind) is list and isinstance(value, list):
         found = [_as_kind(entry, *get_args(kind)) for entry in value]
         return MISSING if MISSING in found else found
-    if isinstance(kind, type) and issubclass(kind, Enum):
+    if _is_enumeration(kind):
         return value if isinstance(value, str) and value in [entry.value for entry in kind] else MISSING
     if kind is bool and isinstance(value, str):
         return TRUTH.get(value.lower(), MISSING)
     if kind is float and type(value) is int:
         return value if abs(value) <= LARGEST else MISSING
-    if kind in (int, float) and isinstance(value, str) and len(value) < 400 and NUMBER.fullmatch(value):
-        if kind is float or not set(".eE") & set(value):
-            return kind(value)
+    is_number = isinstance(value, str) and len(value) < 400 and NUMBER.fullmatch(value)
+    if is_number and (kind is float or (kind is int and not set(".eE") & set(value))):
+        return kind(value)
     return MISSING
+
+
+def _is_enumeration(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Enum)
 
 
 def _is_number(value: Any) -> bool:
@@ -177,13 +191,13 @@ def _named(kind: Any) -> str:
     names = []
     for entry in _alternatives(kind):
         origin = get_origin(entry)
-        if entry in (None, type(None)):
+        if _plain(entry) is None:
             names.append("null")
         elif origin is Literal:
             names.append(f"one of {shown_names(map(str, get_args(entry)))}")
         elif origin is list:
             names.append(f"a list of {_named(get_args(entry)[0]).removeprefix('a ')}")
-        elif isinstance(entry, type) and issubclass(entry, Enum):
+        elif _is_enumeration(entry):
             names.append(f"one of {shown_names(str(choice.value) for choice in entry)}")
         else:
             names.append(words.get(origin or entry, "what a configuration can hold"))

@@ -33,13 +33,14 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         lines: dict[str, int] = {}
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.YAMLError(f"line {_line(key)}: a list or mapping is no key: write a name")
             if key.value in lines:
                 raise yaml.YAMLError(
                     f"key {str(key.value)[:80]!r} stands twice, in lines {lines[key.value]} and {_line(key)}: "
                     f"leave one out"
                 )
-            if isinstance(key, yaml.ScalarNode):
-                lines[key.value] = _line(key)
+            lines[key.value] = _line(key)
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node, deep=False):
