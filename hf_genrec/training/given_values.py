@@ -8,12 +8,12 @@ from dataclasses import MISSING, fields
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from hf_genrec.catalogue.sizes import LARGEST
 from hf_genrec.cells import NUMBER, shortened, shown_names
 
 LONGEST_TEXT = 4096  # characters; the longest path of a file
-LARGEST = 2**63 - 1
+MOST = 2**63 - 1
 SEEDS = (0, 2**32 - 1)
-MOST_CODES = 2**20  # of one codebook
 TRUTH = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
 
 # From and to what the numbers of shared keys make sense, beyond what their own classes check.
@@ -25,14 +25,14 @@ LIMITS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("logging_steps", "eval_steps", "save_steps"), (1e-12, 1e12)),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "tokenizer_batch_size"), (1, 2**31)),
     **dict.fromkeys(("gradient_accumulation_steps", "eval_accumulation_steps"), (1, 2**31)),
-    **dict.fromkeys(("eval_users", "early_stopping_patience"), (1, LARGEST)),
+    **dict.fromkeys(("eval_users", "early_stopping_patience"), (1, MOST)),
     **dict.fromkeys(("latent_dim", "collaborative_dim", "projection_dim"), (1, 2**16)),
     "max_steps": (-1, 1e12),
     "dataloader_num_workers": (0, 256),
     "dataloader_prefetch_factor": (1, 1024),
-    "codebook_sizes": (1, MOST_CODES),
-    "max_history": (1, 2**20),
-    "packed_row_tokens": (-LARGEST, 2**31),
+    "codebook_sizes": (1, LARGEST["codebook_sizes"]),
+    "max_history": (1, LARGEST["max_history"]),
+    "packed_row_tokens": (-MOST, 2**31),
     "lora_r": (1, 2**16),
     "num_generations": (1, 2**20),
     "path_top_n": (1, 2**31),
@@ -91,7 +91,7 @@ def check_numbers(key: str, value: Any) -> None:
         ValueError: for a number, of a list too, that is not finite or out of the key's limits.
     """
     for number in filter(_is_number, value if isinstance(value, list) else [value]):
-        low, high = LIMITS.get(key, (-LARGEST, LARGEST) if isinstance(number, int) else (-math.inf, math.inf))
+        low, high = LIMITS.get(key, (-MOST, MOST) if isinstance(number, int) else (-math.inf, math.inf))
         if not (low <= number <= high and (isinstance(number, int) or math.isfinite(number))):
             limits = f"from {low:,.12g} to {high:,.20g}" if math.isfinite(high) else "that is finite"
             raise ValueError(f"{key}: {shown_value(number)} is out of range: give a number {limits}")
@@ -170,7 +170,7 @@ def _converted(value: Any, kind: Any) -> Any:
     if kind is bool and isinstance(value, str):
         return TRUTH.get(value.lower(), MISSING)
     if kind is float and type(value) is int:
-        return value if abs(value) <= LARGEST else MISSING
+        return value if abs(value) <= MOST else MISSING
     is_number = isinstance(value, str) and len(value) < 400 and NUMBER.fullmatch(value)
     if is_number and (kind is float or (kind is int and not set(".eE") & set(value))):
         return kind(value)
