@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 import types
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
@@ -13,21 +14,22 @@ from hf_genrec.cells import NUMBER, shortened, shown_names
 
 LONGEST_TEXT = 4096  # characters; the longest path of a file
 MOST = 2**63 - 1
+FINITE = sys.float_info.max
 SEEDS = (0, 2**32 - 1)
 TRUTH = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
 
 # From and to what the numbers of shared keys make sense, beyond what their own classes check.
 LIMITS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("seed", "data_seed", "tokenizer_seed"), SEEDS),
-    **dict.fromkeys(("learning_rate", "weight_decay", "max_grad_norm", "num_train_epochs"), (0, 1e12)),
+    **dict.fromkeys(("learning_rate", "weight_decay", "max_grad_norm", "num_train_epochs"), (0, FINITE)),
     **dict.fromkeys(("adam_beta1", "adam_beta2"), (0, 1 - 1e-9)),
-    **dict.fromkeys(("warmup_steps", "eval_delay", "adam_epsilon"), (0, 1e12)),
-    **dict.fromkeys(("logging_steps", "eval_steps", "save_steps"), (1e-12, 1e12)),
+    **dict.fromkeys(("warmup_steps", "eval_delay", "adam_epsilon"), (0, FINITE)),
+    **dict.fromkeys(("logging_steps", "eval_steps", "save_steps"), (1e-12, FINITE)),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "tokenizer_batch_size"), (1, 2**31)),
     **dict.fromkeys(("gradient_accumulation_steps", "eval_accumulation_steps"), (1, 2**31)),
     **dict.fromkeys(("eval_users", "early_stopping_patience"), (1, MOST)),
     **dict.fromkeys(("latent_dim", "collaborative_dim", "projection_dim"), (1, 2**16)),
-    "max_steps": (-1, 1e12),
+    "max_steps": (-1, MOST),
     "dataloader_num_workers": (0, 256),
     "dataloader_prefetch_factor": (1, 1024),
     "codebook_sizes": (1, LARGEST["codebook_sizes"]),
@@ -93,7 +95,8 @@ def check_numbers(key: str, value: Any) -> None:
     for number in filter(_is_number, value if isinstance(value, list) else [value]):
         low, high = LIMITS.get(key, (-MOST, MOST) if isinstance(number, int) else (-math.inf, math.inf))
         if not (low <= number <= high and (isinstance(number, int) or math.isfinite(number))):
-            limits = f"from {low:,.12g} to {high:,.20g}" if math.isfinite(high) else "that is finite"
+            limits = f"from {low:,.12g} to {high:,.20g}" if high < FINITE else f"of {low:,.12g} or more"
+            limits = limits if key in LIMITS or isinstance(number, int) else "that is finite"
             raise ValueError(f"{key}: {shown_value(number)} is out of range: give a number {limits}")
 
 
