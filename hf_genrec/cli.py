@@ -58,8 +58,8 @@ def _require_inputs(command: str, settings: dict[str, Any]) -> None:
     if command == "prepare":
         paths = (settings.get(name) for name in ("source_path", "item_path"))
         require_source(settings.get("source", "movielens"), *(None if path is None else str(path) for path in paths))
-    elif "output_dir" in settings and (command == "train" or load_method(settings["method"]).codes):
-        require_files(RunFolder(Path(str(settings["output_dir"]))).data)
+    elif isinstance(settings.get("output_dir"), str) and (command == "train" or load_method(settings["method"]).codes):
+        require_files(RunFolder(Path(settings["output_dir"])).data)
 
 
 def _print_options(command: str, context: typer.Context, options: str) -> None:
@@ -108,8 +108,8 @@ def grpo(context: typer.Context, config: ConfigOption = None) -> None:
 
     if "--help" not in context.args:
         settings = check_keys(config, context.args, GRPO_KINDS, "grpo")
-        if settings.get("pretrained") is not None:
-            RunFolder(Path(str(settings["pretrained"]))).require_model()
+        if isinstance(settings.get("pretrained"), str):
+            RunFolder(Path(settings["pretrained"])).require_model()
     quiet()
     from hf_genrec.post_training.grpo_arguments import grpo_options, parse_grpo_config
 

@@ -4,7 +4,6 @@ hf-genrec evaluate runs/mine
 hf-genrec evaluate runs/mine --split validation
 """
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.evaluation.baselines import ItemKNN, MostPopular
 from hf_genrec.evaluation.evaluator import EvaluationResult, evaluate_recommender
-from hf_genrec.evaluation.report import data_set, render_table, result_record, tie_order
+from hf_genrec.evaluation.report import data_set, render_table, result_record, tie_order, training_seed
 from hf_genrec.files import write_json
 from hf_genrec.hub import model_fingerprint, write_model_card
 from hf_genrec.method import load_method, load_model
@@ -33,6 +32,7 @@ def main(
     prepared = PreparedData.load(run.data)
     require_model_of(run.model, prepared, model.processor.item_ids, "train it again")
     targets = prepared.split(split)
+    said: Any = {"data_set": data_set(prepared), "seed": training_seed(run.model), "tie_order": tie_order(prepared)}
     num_items, train = len(prepared.item_ids), prepared.train_sequences()
 
     method = load_method(model.config.model_type)
@@ -69,14 +69,11 @@ def main(
         )
         for name, system in systems.items()
     }
-    training = json.loads((run.model / "training_args.json").read_text(encoding="utf-8"))
     records = {
         name: result_record(
             result,
             system=name,
-            data_set=data_set(prepared),
-            seed=training["seed"],
-            tie_order=tie_order(prepared),
+            **said,
         )
         for name, result in results.items()
     }

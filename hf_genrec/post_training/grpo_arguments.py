@@ -7,7 +7,7 @@ import torch
 from trl import GRPOConfig
 
 from hf_genrec.post_training.grpo_keys import GRPO_KINDS
-from hf_genrec.training.arguments import check_training, join_processes
+from hf_genrec.training.arguments import check_rows_and_metric, check_training, join_processes
 from hf_genrec.training.config import parse_arguments
 from hf_genrec.training.option_help import option_help, own_fields
 
@@ -127,6 +127,8 @@ class GRPOArguments(GRPOConfig):
             raise ValueError(f"rewards {self.rewards}: name at least one, and none twice")
         if self.reward_weights is not None and len(self.reward_weights) != len(self.rewards):
             raise ValueError(f"reward_weights has {len(self.reward_weights)} numbers for {len(self.rewards)} rewards")
+        if self.num_generations is None:
+            raise ValueError("num_generations: null is no size of a group: give at least 2, or leave it out")
         if self.horizon < 1 or not 0 < self.horizon_decay <= 1:
             raise ValueError(
                 f"horizon {self.horizon}, horizon_decay {self.horizon_decay}: give at least 1, and above 0 to 1"
@@ -146,6 +148,7 @@ class GRPOArguments(GRPOConfig):
                 raise ValueError(f"{name}: answers are sampled from the whole policy under the trie, leave it out")
         join_processes(self)
         super().__post_init__()
+        check_rows_and_metric(self)
         check_training(self)
         if self.per_device_train_batch_size * int(self.steps_per_generation or 0) % int(self.num_generations or 0):
             raise ValueError(

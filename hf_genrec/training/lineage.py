@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hf_genrec.catalogue.json_files import read_json
 from hf_genrec.data.arguments import DataArguments
 from hf_genrec.data.prepared import PreparedData, read_report
 from hf_genrec.files import source_fingerprint, spelled_out, weights_fingerprint, write_json
@@ -177,10 +178,11 @@ def write_lineage(folder: Path, lineage: Mapping[str, Any]) -> None:
 def read_lineage(folder: Path) -> dict[str, Any] | None:
     """The `lineage.json` of a checkpoint or model; `None` where there is none or it is damaged."""
     try:
-        lineage = json.loads((folder / LINEAGE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        lineage = read_json(folder / LINEAGE_FILE)
+    except (OSError, ValueError):
         return None
-    return lineage if isinstance(lineage, dict) and isinstance(lineage.get("made_from"), dict) else None
+    parts = (lineage.get("made_from"), lineage.get("model", {}), lineage.get("training", {}))
+    return lineage if all(isinstance(part, dict) for part in parts) else None
 
 
 def require_same_lineage(checkpoint: Path, lineage: Mapping[str, Any]) -> None:

@@ -46,6 +46,7 @@ def main(run_folder: str, rule: str = "all") -> dict[str, Any]:
     if rule not in CHOICES:
         raise ValueError(f"--rule {rule}: use one of {', '.join(CHOICES)}")
     run, model, prepared = open_reasoning_run(run_folder)
+    header = record_header(run.model, prepared)
     splits = {name: prepared.split(name) for name in ("validation", "test")}
     facts = {name: collect_facts(model, split) for name, split in splits.items()}
     calibrations = calibrate_all(facts["validation"])
@@ -59,7 +60,7 @@ def main(run_folder: str, rule: str = "all") -> dict[str, Any]:
     systems = {split: _systems(facts[split], fixed, depths[split], costs[split]) for split in splits}
     best = max(calibrations, key=lambda name: systems["validation"][name]["ndcg@10"])
     ahead = systems["validation"][best]["ndcg@10"] > systems["validation"][f"depth {fixed}"]["ndcg@10"]
-    record = record_header(run.model, prepared) | {
+    record = header | {
         "reasoning": model.config.reasoning,
         "num_reasoning_steps": model.config.steps,
         "chosen_on": f"all validation users; their own figures are of rules fitted on {FOLDS - 1} of {FOLDS} parts",
