@@ -310,8 +310,13 @@ def test_bad_json_lines_are_named(write, load, line, message):
 
 def test_damaged_compressed_files_are_named(write, load):
     log = gzip.compress(LOG.encode() * 5000)
-    for content in (log[: len(log) // 2], log[:-6] + b"......", b"not gzip"):
-        with pytest.raises(ValueError, match=r"log\.csv\.gz, after line \d+: not a whole gzip file") as error:
+    whole = r"log\.csv\.gz, after line \d+: not a whole gzip file"
+    for content, message in (
+        (log[: len(log) // 2], whole),
+        (log[:-6] + b"......", whole),
+        (b"not gzip", r"log\.csv\.gz is no gzip file: take \.gz off its name"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
             load(write("log.csv.gz", content))
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=r"log\.parquet\.gz: unknown kind of file"):
