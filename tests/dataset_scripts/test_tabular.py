@@ -165,6 +165,7 @@ LOG_COLUMNS = {"user_id": ["u", "v"], "item_id": ["a", "b"], "timestamp": [1_600
         (pa.array([10, 11]).dictionary_encode(), ["10", "11"]),
         (pa.array([10.0, -3.0]), ["10", "-3"]),  # whole numbers that pandas has turned into floats
         (pa.array([Decimal("10.00"), Decimal("7")]), ["10", "7"]),
+        (pa.array([Decimal(10) ** 50, Decimal(7)], pa.decimal256(60, 2)), [str(10**50), "7"]),
         (pa.array(["10.0", "007"], pa.large_string()), ["10.0", "007"]),
         (pa.array([b"0" * 16, b"1" * 16], pa.uuid()), [str(UUID(bytes=b"0" * 16)), str(UUID(bytes=b"1" * 16))]),
     ],
