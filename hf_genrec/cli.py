@@ -167,6 +167,12 @@ def recommend(
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Number of items.")] = 10,
     exclude_seen: Annotated[bool, typer.Option(help="Leave the items of the history out.")] = False,
+    unknown: Annotated[
+        str,
+        typer.Option(
+            help="Items of the history that the model does not know: raise refuses them, skip leaves them out."
+        ),
+    ] = "raise",
     stranger: Annotated[
         bool,
         typer.Option(
@@ -200,6 +206,7 @@ def recommend(
     model = load_model(model_folder)
     if items is None:
         items = _history_ids(history or [], model.processor.item_ids)
+    items = _known_items(items, model.processor, unknown)
     item_ids, scores = model.recommend(items, k=k, exclude_seen=exclude_seen)
     title = model.processor.title
     newest = ", ".join(shown(title(item_id)) for item_id in items[-3:]) or "none"
@@ -233,6 +240,20 @@ def _history_ids(values: list[str], known: list[str]) -> list[str]:
             elif plain.strip():
                 ids.append(plain.strip())
     return ids
+
+
+def _known_items(items: list[str], processor: Any, unknown: str) -> list[str]:
+    """The items of a history that are in the catalogue; what is done with others is what `--unknown` says."""
+    if unknown not in ("raise", "skip"):
+        raise ValueError(f"--unknown {unknown}: use raise or skip")
+    known = set(processor.item_ids)
+    missing = next((place for place, item_id in enumerate(items, start=1) if item_id not in known), None)
+    if missing is not None and unknown == "raise":
+        raise ValueError(
+            f"Item {items[missing - 1]!r} in the history is not in the catalogue (place {missing}, from 1): correct "
+            f"it, or leave such items out by --unknown skip"
+        )
+    return [processor.item_ids[row] for row in processor.rows(items, unknown)]
 
 
 @app.command()

@@ -217,7 +217,13 @@ def code_files(folder: Path) -> set[str]:
             for reference in read_config(place, name).get("auto_map", {}).values():
                 module = folder / f"{str(reference).split('.')[0]}.py"
                 if module.is_file():
-                    found |= {module.name, *(Path(path).name for path in get_relative_import_files(module))}
+                    try:
+                        imported = get_relative_import_files(module)
+                    except UnicodeDecodeError as error:
+                        raise ValueError(
+                            f"{module}, or what it imports, is not UTF-8 ({error}): save it again"
+                        ) from None
+                    found |= {module.name, *(Path(path).name for path in imported)}
     return found
 
 
@@ -230,6 +236,7 @@ def require_pushable(model_folder: Path, repo_id: str) -> None:
     from huggingface_hub.utils import validate_repo_id
 
     validate_repo_id(repo_id)
+    read_config(model_folder)  # or all of its code would seem to be of something else
     folder, code = Path(model_folder), code_files(Path(model_folder))
     for path in sorted(folder.rglob("*")):
         kind = path.suffix.lower()
@@ -237,7 +244,7 @@ def require_pushable(model_folder: Path, repo_id: str) -> None:
             raise ValueError(f"{path} is a link, and what it leads to is not pushed: put the file there, or remove it")
         if path.is_dir() and path == folder / "item_tokenizer":
             continue
-        if path.is_dir() or not path.is_file() or path.name.startswith(".") or path.name in CHECKPOINT_FILES:
+        if path.is_dir() or not path.is_file() or _is_no_export(path.name):
             raise ValueError(f"{path} is hidden, of a checkpoint, or no file of an exported model: remove it")
         if not (kind in PUSHED or path.name in PUSHED or (kind == ".py" and path.name in code)):
             raise ValueError(
@@ -246,6 +253,11 @@ def require_pushable(model_folder: Path, repo_id: str) -> None:
             )
         if kind == ".safetensors":
             load_tensors(str(path))
+
+
+def _is_no_export(name: str) -> bool:
+    """Hidden files, those of checkpoints, and names that cannot be written as text."""
+    return name.startswith(".") or name in CHECKPOINT_FILES or not name.isprintable()
 
 
 def push(model_folder: Path, repo_id: str, private: bool = False, token: str | None = None) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from hf_genrec.catalogue.json_files import naming, number, read_json
 from hf_genrec.data.prepared import REPORT_FILE, PreparedData
 from hf_genrec.evaluation.report import markdown_table, record_header
-from hf_genrec.files import copy_folder, restore_folder, whole_file, write_json
+from hf_genrec.files import copy_folder, require_writable, restore_folder, whole_file, write_json
 from hf_genrec.method import load_method
 from hf_genrec.semantic_ids.ids import read_table
 from hf_genrec.trainers import evaluate_run, prepare_data, tokenize_items, train
@@ -52,6 +52,7 @@ def main(config: str | None, key: str, values: Sequence[str], overrides: Sequenc
     if not values or len(set(values)) < len(values):
         raise ValueError(f"--values {','.join(values)}: give different values, separated by commas")
     runs = {value: _configuration(config, key, value, overrides, base) for value in values}
+    require_writable(base.run.path, base.run.results, *(run.run.path for run in runs.values()))
     restore_folder(base.run.data)
     if not (base.run.data / REPORT_FILE).is_file():
         prepare_data.main(base)

@@ -96,8 +96,11 @@ def join_processes(arguments: Any) -> None:
 def check_training(arguments: Any) -> None:
     """
     Raises:
-        ValueError: for processes that do not train together, or a best checkpoint that would not be saved.
+        ValueError: for processes that do not train together, a best checkpoint that would not be saved, or no user to
+            evaluate.
     """
+    if arguments.eval_users is not None and arguments.eval_users < 1:
+        raise ValueError(f"eval_users {arguments.eval_users}: give a whole number, at least 1, or null to take all")
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started > 1 and arguments.world_size == 1:
         raise ValueError(

@@ -12,7 +12,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_genrec.catalogue.json_files import read_json
 from hf_genrec.files import fingerprint, spelled_out, write_json
-from hf_genrec.training.lineage import read_lineage, require_same_lineage
+from hf_genrec.training.lineage import read_lineage, require_same_lineage, trained_by
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,11 @@ def checkpoint_to_resume(folder: Path, resume: str | None, lineage: Mapping[str,
             found = read_lineage(max(numbered, key=lambda path: numbered[path]))
             same = found is not None and found["made_from"] == lineage["made_from"]
             remedy = "go on with --resume_from_checkpoint last, or delete it" if same else "on other data: delete it"
+            if found is not None and trained_by(found) != trained_by(lineage):
+                raise ValueError(
+                    f"{folder} holds checkpoints of {trained_by(found)}, and this is {trained_by(lineage)}: use "
+                    f"another output_dir, or delete {folder}"
+                )
             raise ValueError(f"{folder} holds checkpoints of an earlier training{': ' if same else ' '}{remedy}")
         return None
     if resume != "last":

@@ -167,6 +167,7 @@ LOG_COLUMNS = {"user_id": ["u", "v"], "item_id": ["a", "b"], "timestamp": [1_600
         (pa.array([10, 11]).dictionary_encode(), ["10", "11"]),
         (pa.array([10.0, -3.0]), ["10", "-3"]),  # whole numbers that pandas has turned into floats
         (pa.array([Decimal("10.00"), Decimal("7")]), ["10", "7"]),
+        (pa.array([Decimal(10) ** 50, Decimal(7)], pa.decimal256(60, 2)), [str(10**50), "7"]),
         (pa.array(["10.0", "007"], pa.large_string()), ["10.0", "007"]),
         (pa.array([b"0" * 16, b"1" * 16], pa.uuid()), [str(UUID(bytes=b"0" * 16)), str(UUID(bytes=b"1" * 16))]),
     ],
@@ -312,8 +313,13 @@ def test_bad_json_lines_are_named(write, load, line, message):
 
 def test_damaged_compressed_files_are_named(write, load):
     log = gzip.compress(LOG.encode() * 5000)
-    for content in (log[: len(log) // 2], log[:-6] + b"......", b"not gzip"):
-        with pytest.raises(ValueError, match=r"log\.csv\.gz, after line \d+: not a whole gzip file") as error:
+    whole = r"log\.csv\.gz, after line \d+: not a whole gzip file"
+    for content, message in (
+        (log[: len(log) // 2], whole),
+        (log[:-6] + b"......", whole),
+        (b"not gzip", r"log\.csv\.gz is no gzip file: take \.gz off its name"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
             load(write("log.csv.gz", content))
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=r"log\.parquet\.gz: unknown kind of file"):

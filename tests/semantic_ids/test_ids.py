@@ -139,10 +139,8 @@ def test_published_json_of_tokens_or_numbers(tmp_path, entries):
             r"c\.json, item '1', level 0: code 1048576 is too large, a codebook has at most",
         ),
         ("c.json", '{"1": [' + "9" * 400 + "]}", r"c\.json, item '1', level 0: code 999.*999 is too large"),
-        ("c.json", '{"1": [' + "9" * 5000 + "]}", r"c\.json: this is not JSON that can be read \(Exceeds"),
-        ("c.json", '{"1": ' + "[" * 5000, r"c\.json: this is not JSON that can be read \(nested too deeply\)"),
-        ("c.tsv", "1\t<a_100000000>\n", r"c\.tsv, line 1, level 0: code '100000000' is too large"),
-        ("c.tsv", "1\t<a_" + "9" * 5000 + ">\n", r"c\.tsv, line 1, level 0: code '999.*999' is too large"),
+        ("c.tsv", "1\t<a_100000000>\n", r"c\.tsv, line 1, level 0: code '<a_100000000>' is too large"),
+        ("c.tsv", "1\t<a_" + "9" * 5000 + ">\n", r"c\.tsv, line 1, level 0: code '<a_999.*999.*' is too large"),
     ],
 )
 def test_errors_of_published_files_name_file_and_line(tmp_path, name, text, message):
