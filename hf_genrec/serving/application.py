@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,13 +57,11 @@ def build_application(models: Sequence[ServedModel], settings: ServerSettings | 
     @asynccontextmanager
     async def lifespan(app: FastAPI):
         for name, model in served.items():
-            observe = _observer(metrics, name)
-            batchers[name] = batcher = Batcher(model.answer, settings, observe)
-            metrics.watch(model, lambda batcher=batcher: batcher.queued)  # type: ignore[misc]
+            batchers[name] = batcher = Batcher(model.answer, settings, _observer(metrics, name))
+            metrics.watch(model, batcher)
             batcher.start()
-        # What the first call prepares is not the first user's to wait for.
-        for name, model in served.items():
-            await batchers[name].call(lambda model=model: model.answer([Question([np.empty(0, np.int64)], 1)]))
+            # What the first call prepares is not the first user's to wait for.
+            await batcher.call(partial(model.answer, [Question([np.empty(0, np.int64)], 1)]))
         app.state.ready = True
         yield
         app.state.ready = False
@@ -154,7 +153,7 @@ def build_application(models: Sequence[ServedModel], settings: ServerSettings | 
                 raise HTTPException(409, f"item {known[0]!r} is in the catalogue already")
             try:
                 encoded = await asyncio.to_thread(encode_items, model, items)
-                await batchers[model.name].call(lambda: enter_items(model, items, encoded))
+                await batchers[model.name].call(partial(enter_items, model, items, encoded))
             except (ValueError, OSError, ImportError) as error:
                 raise HTTPException(422, " ".join(str(error).splitlines())) from None
         request.state.facts |= {"model": model.name, "new_items": len(items)}

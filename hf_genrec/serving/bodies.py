@@ -1,6 +1,6 @@
 """Requests and answers as JSON, for validation and for the documentation of the server."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
@@ -57,15 +57,12 @@ class Failure(BaseModel):
 def recommend_body(limits: ServerSettings, item_ids: list[str]) -> type[BaseModel]:
     """The body of `POST /recommend` within a server's limits, with items of its catalogue as the example."""
 
+    examples: list[Any] = [{"history": item_ids[:3], "k": 5}, {"histories": [item_ids[:2], []], "exclude_seen": True}]
+
     class RecommendRequest(BaseModel):
         """`history` of one user, or `histories` of several."""
 
-        model_config = ConfigDict(
-            extra="forbid",
-            json_schema_extra={
-                "examples": [{"history": item_ids[:3], "k": 5}, {"histories": [item_ids[:2], []], "exclude_seen": True}]
-            },
-        )
+        model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": examples})
 
         history: Annotated[list[ItemId], Field(max_length=limits.max_history)] | None = Field(
             default=None, description="item ids, oldest first; may be empty"

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from hf_genrec.serving.batching import Batcher
 from hf_genrec.serving.served_model import ServedModel
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -45,9 +46,9 @@ class ServerMetrics:
             self._gauge("cache_misses", "Requests that did not"),
         )
 
-    def watch(self, served: ServedModel, queued: Callable[[], int]) -> None:
+    def watch(self, served: ServedModel, batcher: Batcher) -> None:
         """Figures of a model that are read when they are asked for."""
-        self.queued.labels(served.name).set_function(queued)
+        self.queued.labels(served.name).set_function(lambda: batcher.queued)
         self.items.labels(served.name).set_function(lambda: len(served.processor.item_ids))
         cache = served.cache
         if cache is not None:

@@ -37,7 +37,8 @@ class Requests:
             return
         began, status = time.perf_counter(), 500
         headers = dict(scope["headers"])
-        facts = scope.setdefault("state", {})["facts"] = {}
+        facts: dict[str, Any] = {}
+        scope.setdefault("state", {})["facts"] = facts
         request_id = uuid.uuid4().hex[:16]
 
         async def send_on(message) -> None:
@@ -100,8 +101,7 @@ class Requests:
             message = await receive()
             total += len(message.get("body", b""))
             if total > self.settings.max_body_bytes:
-                refusal = self._too_large()
-                raise HTTPException(413, json.loads(refusal.body)["detail"], {"Connection": "close"})
+                raise HTTPException(413, self._too_large, {"Connection": "close"})
             return message
 
         return limited

@@ -1,0 +1,108 @@
+"""`hf-genrec serve` as a process: its port, its end under load, and what clients hear of it."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from conftest import exit_code
+from serving_folders import saved_run
+
+from hf_genrec.serving.served_model import ServedModel
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def server(*arguments, log):
+    """(address, process) of `hf-genrec serve` once it is ready."""
+    port = free_port()
+    command = [sys.executable, "-m", "hf_genrec.cli", "serve", *map(str, arguments), "--port", str(port)]
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(1200):
+            assert process.poll() is None, log.read_text()
+            try:
+                if httpx.get(f"{url}/ready", timeout=5).status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        yield url, process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.slow
+def test_sigterm_under_load_loses_no_accepted_request(tmp_path):
+    run = saved_run("care", tmp_path)
+    wanted = ServedModel(run).model.recommend(["item-3"], k=5)[0]
+    log = tmp_path / "log.txt"
+    answered, refused, lost = [], [], []
+    with server(run, "--max-wait-ms", 20, log=log) as (url, process):
+        ended = threading.Event()
+
+        def ask_on(keep: bool):
+            limits = httpx.Limits(max_keepalive_connections=5 if keep else 0)
+            with httpx.Client(timeout=30, limits=limits) as client:
+                while not ended.is_set():
+                    try:
+                        answered.append(client.post(f"{url}/recommend", json={"history": ["item-3"], "k": 5}))
+                    except httpx.ConnectError:
+                        refused.append(time.perf_counter())
+                        return
+                    except httpx.TransportError as error:
+                        lost.append(repr(error))
+
+        threads = [threading.Thread(target=ask_on, args=(place % 2 == 0,)) for place in range(16)]
+        for thread in threads:
+            thread.start()
+        time.sleep(1.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) in (0, -signal.SIGTERM)  # uvicorn ends by the signal once it has answered
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert lost == []
+    assert len(refused) == 16
+    assert len(answered) > 16
+    assert {answer.status_code for answer in answered} == {200}
+    assert all([item["item_id"] for item in answer.json()["items"]] == wanted for answer in answered)
+    # The server wrote a line for each request it took, and somebody got each answer.
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    assert sum(line["path"] == "/recommend" for line in lines) == len(answered)
+
+
+def test_mistakes_are_one_line(tmp_path, capsys):
+    run = saved_run("care", tmp_path)
+    for arguments, words in [
+        ((tmp_path / "nothing",), "nothing"),
+        ((run, "--engine", "gunicorn"), "use uvicorn or ray"),
+        ((run, "--token", ""), "the token is empty"),
+        ((run, run), "a name of its own"),
+        ((f"a/b={run}",), "a/b="),
+    ]:
+        capsys.readouterr()
+        assert exit_code("serve", *arguments) == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if re.search("error", line)]
+        assert words in line
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert exit_code("serve", run, "--port", taken.getsockname()[1]) != 0
