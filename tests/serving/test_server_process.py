@@ -1,52 +1,18 @@
 """`hf-genrec serve` as a process: its port, its end under load, and what clients hear of it."""
 
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from contextlib import contextmanager
 
 import httpx
 import pytest
 from conftest import exit_code
-from serving_folders import saved_run
+from serving_folders import saved_run, server
 
 from hf_genrec.serving.served_model import ServedModel
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@contextmanager
-def server(*arguments, log):
-    """(address, process) of `hf-genrec serve` once it is ready."""
-    port = free_port()
-    command = [sys.executable, "-m", "hf_genrec.cli", "serve", *map(str, arguments), "--port", str(port)]
-    with open(log, "wb") as file:
-        process = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"}
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(1200):
-            assert process.poll() is None, log.read_text()
-            try:
-                if httpx.get(f"{url}/ready", timeout=5).status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.1)
-        yield url, process
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.mark.slow
