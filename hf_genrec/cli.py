@@ -235,22 +235,6 @@ def _history_ids(values: list[str], known: list[str]) -> list[str]:
     return ids
 
 
-@app.command()
-def push(
-    run: RunArgument,
-    repo_id: Annotated[str, typer.Argument(help="Repository on the Hub, for instance my-org/my-model.")],
-    private: Annotated[bool, typer.Option(help="Make a new repository private.")] = False,
-) -> None:
-    """Upload the run's model with its code, processor and card; refuses what no export writes, and links."""
-    from hf_genrec.training.run_folder import RunFolder
-
-    folder = RunFolder(Path(run)).require_model()
-    quiet()
-    from hf_genrec.hub import push as upload
-
-    typer.echo(upload(folder, repo_id, private))
-
-
 def _add_commands() -> None:
     """A file `commands/<command>.py`, here or in the folder of a method, holds a command: its function `command`."""
     from hf_genrec.method import FOLDER

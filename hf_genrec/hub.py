@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,23 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 from hf_genrec.catalogue.saved_files import load_tensors
 from hf_genrec.files import fingerprint, whole_file
+from hf_genrec.hub_upload import Destination, files_of, listing, upload
 from hf_genrec.method import auto_class, load_method, method_of, read_config
 from hf_genrec.terminal import shown
 
 # Of what an export writes, and of what people lay beside it to be read; code is named by the configuration.
 PUSHED = {".json", ".safetensors", ".md", ".txt", ".parquet", ".png", ".jinja", "LICENSE", "NOTICE"}
+# Of config.json, what says where the code is and not what the model does.
+NOT_OF_MODEL = {"transformers_version", "auto_map", "custom_pipelines"}
+RESULT_KEYS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10", "recall@20", "ndcg@20")
+HANDLER = "handler.py"
 CHECKPOINT_FILES = {"trainer_state.json", "optimizer.safetensors"}
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CARD = """---
-library_name: transformers
-license: apache-2.0
-tags:
-- recommendation
-{tags}
-- {model_type}
+{metadata}
 ---
 
 # {name}
@@ -69,7 +70,7 @@ def save_model(model: "PreTrainedModel", folder: Path, item_tokenizer: Path | No
 def model_fingerprint(folder: Path) -> str:
     """What an exported model is known by: its weights and its configuration, whatever version saved it."""
     config = read_config(folder)
-    of_model = {name: config[name] for name in sorted(config) if name not in ("transformers_version", "auto_map")}
+    of_model = {name: config[name] for name in sorted(config) if name not in NOT_OF_MODEL}
     return fingerprint([json.dumps(of_model).encode(), *sorted(folder.glob("*.safetensors"))])
 
 
@@ -92,20 +93,48 @@ def write_model_card(model_folder: Path, results_folder: Path) -> None:
             facts["best validation NDCG@10"] = (
                 f"{training['best_validation_ndcg@10']:.4f} (users of the training's evaluation)"
             )
-    name = shown(model_folder.resolve().parent.name)
+    name, fingerprint_of = shown(model_folder.resolve().parent.name), model_fingerprint(model_folder)
     text = CARD.format(
         name=name,
         quoted=json.dumps(name, ensure_ascii=False),
-        model_type=config["model_type"],
-        tags="\n".join(f"- {tag}" for tag in card.tags),
+        metadata=_metadata(name, ["recommendation", *card.tags, config["model_type"]], results_folder, fingerprint_of),
         about=card.about,
         auto_class=auto_class(model_folder),
         example=json.dumps(item_ids[:3]),
-        results=_results_section(results_folder, model_fingerprint(model_folder)),
+        results=_results_section(results_folder, fingerprint_of),
         facts="\n".join(f"| {fact} | {_in_table(value)} |" for fact, value in facts.items()),
     )
     with whole_file(model_folder / "README.md") as path:
         path.write_text(text, encoding="utf-8")
+
+
+def _metadata(name: str, tags: list[str], results_folder: Path, model: str) -> str:
+    """The card's front matter; with the model's figures on the test split as the Hub reads them (`model-index`)."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    found = []
+    records = _records(results_folder, "test", model)
+    if records:
+        from hf_genrec.evaluation.report import METRIC_TITLES
+
+        record = next(iter(records.values()))
+        data = shown(Path(record["data_set"]).name)
+        for key in RESULT_KEYS:
+            metric, _, k = key.partition("@")
+            found.append(
+                EvalResult(
+                    task_type="recommendation",
+                    task_name="Sequential recommendation",
+                    dataset_type=re.sub(r"[^\w.-]+", "-", data.lower()) or "data",
+                    dataset_name=data,
+                    dataset_split="test",
+                    metric_type=key,
+                    metric_name=f"{METRIC_TITLES[metric]}@{k}",
+                    metric_value=round(record["metrics"][key]["value"], 6),
+                )
+            )
+    measured: dict[str, Any] = {"model_name": name, "eval_results": found} if found else {}
+    return ModelCardData(library_name="transformers", license="apache-2.0", tags=tags, **measured).to_yaml()
 
 
 def _in_table(value: Any) -> str:
@@ -113,24 +142,28 @@ def _in_table(value: Any) -> str:
     return shown(str(value)).replace("|", "\\|").replace("<", "&lt;")
 
 
+def _records(results_folder: Path, split: str, model: str) -> dict[str, Any]:
+    """What was measured on a split, the model's record first; nothing, if it was another model's."""
+    path = results_folder / f"{split}.json"
+    records = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return records if records and next(iter(records.values())).get("model") == model else {}
+
+
 def _results_section(results_folder: Path, model: str) -> str:
     """The figures of the model, as far as they are of this very one and not of an earlier one of the run."""
     parts = []
     for split in ("test", "validation"):
-        path = results_folder / f"{split}.json"
-        if not path.is_file():
+        records = _records(results_folder, split, model)
+        if not records:
             continue
-        records = json.loads(path.read_text(encoding="utf-8"))
         first = next(iter(records.values()))
-        if first.get("model") != model:
-            continue
         seen = "removed" if first["seen_items_removed"] else "not removed"
         parts.append(
             f"## Results on the {split} split\n\n{first['num_users']:,} users, all {first['num_items']:,} items "
             f"ranked, seen items "
             f"{seen}, tie order `{first['tie_order']}`, seed {first['seed']}; {first['date']}, `{first['command']}`.\n"
         )
-        keys = ["recall@5", "ndcg@5", "recall@10", "ndcg@10", "recall@20", "ndcg@20", "invalid_share"]
+        keys = [*RESULT_KEYS, "invalid_share"]
         parts.append("| | " + " | ".join(keys) + " |\n|---|" + "---:|" * len(keys))
         for name, record in records.items():
             parts.append(f"| {name} | " + " | ".join(f"{record['metrics'][key]['value']:.4f}" for key in keys) + " |")
@@ -181,15 +214,22 @@ def recommend_as_stranger(folder: Path, histories: list[Any], k: int = 10) -> tu
 
 
 def code_files(folder: Path) -> set[str]:
-    """The files of a saved folder that transformers' loader executes, by the names its configurations give."""
+    """
+    The files of a saved folder that are executed: by transformers' loader, under the names that its configurations
+    give, and `handler.py`, by endpoints.
+    """
     from transformers.dynamic_module_utils import get_relative_import_files
 
-    found = set()
+    found = {HANDLER} if (folder / HANDLER).is_file() else set()
     for place in (folder, folder / "item_tokenizer"):
         for name in ("config.json", "processor_config.json"):
             if not (place / name).is_file():
                 continue
-            for reference in read_config(place, name).get("auto_map", {}).values():
+            config = read_config(place, name)
+            pipelines = config.get("custom_pipelines")
+            entries = pipelines.values() if isinstance(pipelines, dict) else ()
+            of_pipelines = [entry.get("impl") for entry in entries if isinstance(entry, dict)]
+            for reference in [*config.get("auto_map", {}).values(), *of_pipelines]:
                 module = folder / f"{str(reference).split('.')[0]}.py"
                 if module.is_file():
                     found |= {module.name, *(Path(path).name for path in get_relative_import_files(module))}
@@ -223,17 +263,31 @@ def require_pushable(model_folder: Path, repo_id: str) -> None:
             load_tensors(str(path))
 
 
-def push(model_folder: Path, repo_id: str, private: bool = False, token: str | None = None) -> str:
+def push(
+    model_folder: Path,
+    repo_id: str,
+    private: bool = False,
+    token: str | None = None,
+    *,
+    revision: str | None = None,
+    create_pr: bool = False,
+    dry_run: bool = False,
+) -> str:
     """
-    Upload an exported folder to the Hub in one commit, and return the address of the commit.
+    Upload an exported folder to the Hub in one commit.
+
+    Args:
+        private, revision, create_pr: see [`Destination`].
+        dry_run: upload nothing.
+
+    Returns:
+        the address of the commit or of the pull request; for a dry run the files and their sizes.
 
     Raises:
-        ValueError: as [`require_pushable`].
+        ValueError: as [`require_pushable`] and [`Destination`].
+        OSError: if the Hub cannot be reached or refuses.
     """
-    from huggingface_hub import HfApi
-
+    to = Destination(repo_id, private, revision, create_pr, token=token)
     require_pushable(model_folder, repo_id)
-    api = HfApi(token=token)
-    api.create_repo(repo_id, private=private, exist_ok=True)
-    commit = api.upload_folder(folder_path=model_folder, repo_id=repo_id, commit_message="Upload model with hf_genrec")
-    return commit.commit_url
+    files = files_of(Path(model_folder))
+    return listing(files, to) if dry_run else upload(files, to, "Upload model with hf_genrec")

@@ -2,12 +2,17 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import make_model, make_processor
+from learned_tokenizers import make_rq_vae
 from loopback_hub import LoopbackHub
+
+from hf_genrec.hub import save_model, write_model_card
 
 pytestmark = pytest.mark.libraries
 
@@ -44,6 +49,25 @@ first.push_to_hub("my-org/other")
 first.save_pretrained(folder / "third", push_to_hub=True, repo_id="my-org/third")
 first.save_pretrained(folder / "fourth", push_to_hub=True, repo_id="my-org/fourth", is_main_process=False)
 print(json.dumps({"urls": urls, "recommended": [model.recommend(histories, k=5) for model in (first, second)]}))
+"""
+
+COMMANDS = """
+import io, json, traceback
+from contextlib import redirect_stderr, redirect_stdout
+from hf_genrec import cli
+
+found = []
+for command in json.loads(sys.argv[1]):
+    sys.argv = ["hf-genrec", *command]
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        try:
+            cli.main()
+        except SystemExit as finished:
+            code = finished.code
+        except BaseException:
+            code, _ = "traceback", err.write(traceback.format_exc())
+    found.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(found))
 """
 
 LOAD = """
@@ -96,8 +120,8 @@ print(json.dumps({
 HISTORIES = [["item-3", "item-9"], []]
 
 
-def run(program: str, hub: LoopbackHub, home: Path, *arguments: str):
-    """What `program` prints, in a process that knows no Hub but this one and has nothing cached."""
+def started(program: str, hub: LoopbackHub, home: Path, *arguments: str) -> subprocess.Popen:
+    """A process that knows no Hub but this one and has nothing cached."""
     kept = {
         key: value
         for key, value in os.environ.items()
@@ -110,15 +134,25 @@ def run(program: str, hub: LoopbackHub, home: Path, *arguments: str):
         "HF_TOKEN": hub.token,
     }
     home.mkdir()
-    finished = subprocess.run(
-        [sys.executable, "-c", LOOPBACK_ONLY + program, *arguments],
-        capture_output=True,
-        text=True,
-        env=kept | environment,
-        cwd=home,
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    return json.loads(finished.stdout.strip().splitlines()[-1])
+    command = [sys.executable, "-c", LOOPBACK_ONLY + program, *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=kept | environment, cwd=home, **pipes)
+
+
+def run(program: str, hub: LoopbackHub, home: Path, *arguments: str):
+    """What `program` prints in such a process."""
+    process = started(program, hub, home, *arguments)
+    out, err = process.communicate()
+    assert process.returncode == 0, err[-3000:]
+    return json.loads(out.strip().splitlines()[-1])
+
+
+def run_commands(hub: LoopbackHub, home: Path, *commands) -> list[tuple[int, str, str]]:
+    """Of each `hf-genrec` command its exit code and what it prints, all in one process."""
+    found = run(COMMANDS, hub, home, json.dumps([[str(word) for word in command] for command in commands]))
+    for code, _, err in found:
+        assert code != "traceback", err
+    return [tuple(one) for one in found]
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +211,117 @@ def test_a_stranger_loads_what_was_pushed(hub, pushed, tmp_path):
     expected = [second, first, first, first]
     assert loaded["recommended"] == expected
     assert loaded["generated"] == [[item_id for line in item_ids for item_id in line] for item_ids, _ in expected]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory) -> Path:
+    """A run with a model, its item tokenizer and a card."""
+    folder = tmp_path_factory.mktemp("push") / "run"
+    make_rq_vae().save_pretrained(folder.parent / "tokenizer")
+    save_model(make_model(make_processor()), folder / "model", folder.parent / "tokenizer")
+    write_model_card(folder / "model", folder / "results")
+    return folder
+
+
+def test_where_a_push_goes(hub, run_folder, tmp_path):
+    """To a branch, a private repository, a pull request, or nowhere; what cannot be is one line."""
+    hub.add_commit("model", "my-org/public", {"README.md": b"old"})
+    cases = [
+        ["my-org/nowhere", "--dry_run", "--revision", "next", "--private"],
+        ["my-org/secret", "--private"],
+        ["my-org/secret", "--private", "--dry-run"],
+        ["my-org/public", "--private"],
+        ["my-org/public", "--revision", "next"],
+        ["my-org/public", "--revision", "next"],
+        ["my-org/public", "--create_pr"],
+        ["my-org/public", "--create-pr"],
+        ["my-org/nobody", "--create_pr"],
+        ["my-org/public", "--create_pr", "--revision", "next"],
+        ["my-org/public", "--revision", ""],
+        ["not a name", "--dry_run"],
+    ]
+    found = run_commands(hub, tmp_path / "home", *(["push", run_folder, *case] for case in cases))
+    expected = read(run_folder / "model")
+
+    code, listed, _ = found[0]
+    assert code == 0
+    lines = listed.splitlines()
+    assert {line.split()[1]: int(line.split()[0].replace(",", "")) for line in lines[:-1]} == {
+        name: len(content) for name, content in expected.items()
+    }
+    total = sum(map(len, expected.values()))
+    assert lines[-1] == (
+        f"{len(expected)} files, {total:,} bytes, for the private model repository my-org/nowhere, on branch next; "
+        "nothing was uploaded"
+    )
+    assert ("model", "my-org/nowhere") not in hub.history
+
+    assert found[1][:2] == (0, f"{hub.url}/my-org/secret/commit/{hub.at('model', 'my-org/secret').sha}\n")
+    assert ("model", "my-org/secret") in hub.private
+    assert hub.files("my-org/secret") == expected
+    assert found[2][0] == 0
+
+    assert found[3][0] == 2
+    assert "error: my-org/public exists already and is public: make it private first" in found[3][2]
+    assert [code for code, *_ in found[4:8]] == [0, 0, 0, 0]
+    assert hub.files("my-org/public", "next") == expected
+    assert [out.strip() for _, out, _ in found[6:8]] == [
+        f"{hub.url}/my-org/public/discussions/{number}" for number in (1, 2)
+    ]
+    assert hub.files("my-org/public", "refs/pr/1") == expected
+    assert hub.files("my-org/public") == {"README.md": b"old"}
+
+    messages = ["my-org/nobody does not exist, so nobody can merge", "--create_pr asks the main branch", "is empty"]
+    for (code, _, err), message in zip(found[8:11], messages, strict=True):
+        assert code == 2
+        assert message in err
+        assert sum(line.startswith("error: ") for line in err.splitlines()) == len(err.splitlines()) == 1
+    assert found[11][0] == 2
+    assert ("model", "my-org/nobody") not in hub.history
+
+
+@pytest.mark.slow
+def test_a_push_that_is_killed_leaves_the_branch_as_it_was(hub, run_folder, tmp_path):
+    hub.add_commit("model", "my-org/killed", {"README.md": b"old"})
+    hub.add_branch("model", "my-org/killed", "next")
+    before = hub.at("model", "my-org/killed")
+    hub.waiting.clear()
+    hub.open.clear()
+    try:
+        for place, options in enumerate([[], ["--revision", "next"], ["--create_pr"]]):
+            command = json.dumps([["push", str(run_folder), "my-org/killed", *options]])
+            process = started(COMMANDS, hub, tmp_path / f"home-{place}", command)
+            assert hub.waiting.wait(120), process.communicate()[1][-3000:]
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
+            process.communicate()
+            hub.waiting.clear()
+    finally:
+        hub.open.set()
+    assert hub.at("model", "my-org/killed") == hub.at("model", "my-org/killed", "next") == before
+    assert set(hub.branches["model", "my-org/killed"]) == {"next"}
+    ((code, _, _),) = run_commands(hub, tmp_path / "home", ["push", run_folder, "my-org/killed"])
+    assert code == 0
+    assert hub.files("my-org/killed") == read(run_folder / "model")
+
+
+@pytest.mark.slow
+def test_a_hub_that_cannot_be_reached_or_refuses_is_one_line(run_folder, tmp_path):
+    with LoopbackHub() as gone:
+        pass
+    with LoopbackHub() as strict:
+        found = run_commands(gone, tmp_path / "gone", ["push", run_folder, "my-org/model"])
+        strict.token, token = "another", strict.token
+        try:
+            strict_client = LoopbackHub.__new__(LoopbackHub)
+            strict_client.url, strict_client.token = strict.url, token
+            found += run_commands(strict_client, tmp_path / "strict", ["push", run_folder, "my-org/model"])
+        finally:
+            strict.token = token
+    for (code, _, err), message in zip(found, [f"{gone.url} cannot be reached", "401"], strict=True):
+        assert code == 2
+        assert message in err
+        assert len(err.splitlines()) == 1
 
 
 def test_a_log_travels_as_parquet(hub, tmp_path):
