@@ -108,10 +108,11 @@ def _naming_the_hub(endpoint: str) -> Iterator[None]:
     """A Hub that cannot be reached in a line, as any other error of its client."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    # The base class of the HTTP library, which differs between versions of the client.
+    # Its base class is the HTTP library's, which differs between versions of the client.
+    of_library: Any = HfHubHTTPError.__bases__[0]
     try:
         yield
-    except HfHubHTTPError.__bases__[0] as error:
+    except of_library as error:
         if isinstance(error, OSError):
             raise
         raise OSError(f"{endpoint} cannot be reached ({error}): check your connection, and HF_ENDPOINT") from error

@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from shutil import copytree
 
 import pytest
-from conftest import make_model, make_processor
+from conftest import exit_code, make_model, make_processor
+from huggingface_hub import DatasetCard
 from learned_tokenizers import make_rq_vae
 from loopback_hub import LoopbackHub
 
+from hf_genrec.data.prepared import PreparedData
 from hf_genrec.hub import save_model, write_model_card
 
 pytestmark = pytest.mark.libraries
@@ -37,7 +40,7 @@ PUSH = """
 import json
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from conftest import make_model, make_processor
+from conftest import exit_code, make_model, make_processor
 from hf_genrec.hub import push
 
 folder, histories = Path(sys.argv[1]), json.loads(sys.argv[2])
@@ -115,6 +118,22 @@ assert list(found) == ["train"]
 print(json.dumps({
     "features_equal": found["train"].features == log.features, "rows": found["train"][:], "local_rows": log[:]
 }))
+"""
+
+LOAD_DATA = """
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "hf_genrec":
+            raise ModuleNotFoundError("hf_genrec is not installed here")
+sys.meta_path.insert(0, Blocked())
+
+import json
+import datasets
+datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = datasets.config.USE_PARQUET_EXPORT = False
+repo_id, revision = json.loads(sys.argv[1])
+names = ("interactions", "items", "sequences")
+tables = {name: datasets.load_dataset(repo_id, name, split="train", revision=revision) for name in names}
+print(json.dumps({name: table[:] for name, table in tables.items()}))
 """
 
 HISTORIES = [["item-3", "item-9"], []]
@@ -337,3 +356,92 @@ def test_a_log_travels_as_parquet(hub, tmp_path):
         "row": [0, 1, 2],
         "rating": [4.5, None, 1.0],
     }
+
+
+@pytest.fixture(scope="module")
+def prepared_run(own_data) -> Path:
+    """The data of somebody's log, and a model over its items."""
+    folder = own_data / "pushed-data"
+    assert exit_code("prepare", "--config", own_data / "mine.yaml", "--output_dir", folder) == 0
+    item_ids = PreparedData.load(folder / "data").item_ids
+    processor = make_processor(len(item_ids))
+    processor.set_catalogue(item_ids, processor.codes)
+    make_model(processor).save_pretrained(folder / "model")
+    return folder
+
+
+def test_data_travel_with_a_card(hub, prepared_run, own_data, tmp_path):
+    target = ["push-data", prepared_run, "my-org/films"]
+    options = [["--dry_run"], [], ["--revision", "next", "--license", "cc-by-4.0"], ["--private"]]
+    dry, *found = run_commands(hub, tmp_path / "home", *([*target, *more] for more in options))
+    assert [code for code, *_ in (dry, *found)] == [0, 0, 0, 2]
+    assert "is public" in found[-1][2]
+    files = hub.files("my-org/films", kind="dataset")
+    assert [line.split()[-1] for line in dry[1].splitlines()[:-1]] == sorted(files)
+    assert "for the dataset repository my-org/films" in dry[1]
+    assert set(files) == {
+        "README.md",
+        "interactions/train-00000-of-00001.parquet",
+        "items/train-00000-of-00001.parquet",
+        "prepared/sequences.parquet",
+        "prepared/items.parquet",
+        "prepared/prepare.json",
+    }
+    # One commit behind the first, empty one; nothing says where the files lay.
+    assert len(hub.commits("dataset", "my-org/films")) == 2
+    assert not [name for name, content in files.items() if str(own_data).encode() in content]
+
+    card = DatasetCard(files["README.md"].decode())
+    assert card.data.license == "unknown"
+    assert card.data.size_categories == "n<1K"
+    assert [config["config_name"] for config in card.data.configs] == ["interactions", "items", "sequences"]
+    assert "| read | 320 | 40 | 24 |" in card.text
+    assert "| test | 40 | 40 |" in card.text
+    assert "the one before it the validation target" in card.text
+    assert "`log.csv`, `films.csv`" in card.text
+    assert DatasetCard(hub.files("my-org/films", "next", "dataset")["README.md"].decode()).data.license == "cc-by-4.0"
+
+
+@pytest.mark.slow
+def test_a_stranger_loads_the_data(hub, prepared_run, tmp_path):
+    run_commands(hub, tmp_path / "home", ["push-data", prepared_run, "my-org/loaded", "--revision", "next"])
+    found = run(LOAD_DATA, hub, tmp_path / "stranger", json.dumps(["my-org/loaded", "next"]))
+    prepared = PreparedData.load(prepared_run / "data")
+    assert found["sequences"]["user_id"] == prepared.user_ids
+    assert found["sequences"]["item_ids"][3] == [prepared.item_ids[row] for row in prepared.sequences[3]]
+    assert len(found["interactions"]["user_id"]) == 320
+    assert found["interactions"]["timestamp"][1] == 1_600_001_000_000
+    assert found["items"]["title"][5] == "Film number 5"
+
+
+def test_what_may_not_be_passed_on_is_not(prepared_run, own_data, tmp_path, capsys):
+    report = json.loads((prepared_run / "data/prepare.json").read_text())
+    copytree(prepared_run / "data", tmp_path / "data")
+    report["settings"]["source"] = "movielens"
+    (tmp_path / "data/prepare.json").write_text(json.dumps(report))
+    assert exit_code("push-data", tmp_path, "my-org/movies", "--dry_run") == 2
+    assert "may not be redistributed without separate permission" in capsys.readouterr().err
+    report["settings"]["source"] = "tabular"
+    report["sources"]["source_path"]["fingerprint"] = "of another file"
+    (tmp_path / "data/prepare.json").write_text(json.dumps(report))
+    assert exit_code("push-data", tmp_path, "my-org/movies", "--dry_run") == 2
+    assert "has changed since" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_strangers_model_is_evaluated_on_data_of_the_hub(hub, prepared_run, tmp_path):
+    output = tmp_path / "figures.json"
+    *_, (code, _, err) = run_commands(
+        hub,
+        tmp_path / "home",
+        ["push", prepared_run, "my-org/model", "--revision", "next"],
+        ["push-data", prepared_run, "my-org/films-2"],
+        ["evaluate", "my-org/model", "--revision", "next", "--data", "my-org/films-2", "--output", output],
+    )
+    assert code == 0, err
+    local = tmp_path / "local.json"
+    assert exit_code("evaluate", prepared_run, "--data", prepared_run, "--output", local) == 0
+    first, second = (json.loads(path.read_text())["CARE"] for path in (output, local))
+    assert first["metrics"] == second["metrics"]
+    assert (first["model"], first["revision"]) == ("my-org/model", "next")
+    assert first["data_set"] == "log.csv"

@@ -18,7 +18,8 @@ class EndpointHandler:
     """
 
     def __init__(self, path: Any = ""):
-        self.pipeline = transformers.pipeline(TASK, model=str(path), trust_remote_code=True)
+        pipeline: Any = transformers.pipeline
+        self.pipeline = pipeline(TASK, model=str(path), trust_remote_code=True)
 
     def __call__(self, data: dict[str, Any]) -> list[Any]:
         """

@@ -32,12 +32,13 @@ class RecommendationPipeline(Pipeline):
     ```
     """
 
+    model: Any
     # The model brings its processor.
-    _load_processor = False
-    _load_image_processor = False
-    _load_video_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = False
+    _load_processor: Any = False
+    _load_image_processor: Any = False
+    _load_video_processor: Any = False
+    _load_feature_extractor: Any = False
+    _load_tokenizer: Any = False
 
     def __call__(self, inputs: Any = None, *, num_workers: Any = None, batch_size: Any = None, **options: Any) -> Any:
         """
