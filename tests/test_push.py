@@ -81,7 +81,7 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 
 import json
-from transformers import AutoModelForCausalLM, AutoProcessor
+from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
 
 histories = json.loads(sys.argv[1])
 recommended, generated = [], []
@@ -97,6 +97,8 @@ for repo_id, revision in json.loads(sys.argv[2]):
     )
     recommended.append(model.recommend(histories, k=5))
     generated.append(processor.batch_decode_items(output))
+    answers = pipeline("recommendation", model=repo_id, **place)(histories, k=5)
+    assert [[item["item_id"] for item in line] for line in answers] == recommended[-1][0]
 print(json.dumps({"recommended": recommended, "generated": generated}))
 """
 
