@@ -1,5 +1,6 @@
 """What Hugging Face's Inference Endpoints call: `handler.py` of a saved folder, which they load by itself."""
 
+import os
 from typing import Any
 
 import transformers
@@ -14,12 +15,12 @@ class EndpointHandler:
     The model beside this file, asked by JSON.
 
     Args:
-        path: the folder.
+        path: the folder; by default the one of this file.
     """
 
     def __init__(self, path: Any = ""):
         pipeline: Any = transformers.pipeline
-        self.pipeline = pipeline(TASK, model=str(path), trust_remote_code=True)
+        self.pipeline = pipeline(TASK, model=str(path) or os.path.dirname(__file__), trust_remote_code=True)
 
     def __call__(self, data: dict[str, Any]) -> list[Any]:
         """

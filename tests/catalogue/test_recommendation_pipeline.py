@@ -137,6 +137,13 @@ def test_options_may_be_given_once_for_all(models, recommender):
     assert recommender(histories=[]) == []
 
 
+@pytest.mark.parametrize("name", ["care", "reg4rec"])
+def test_a_number_of_any_size_comes_by_json(models, name):
+    recommender = hf_genrec.RecommendationPipeline(model=models[name])
+    history = models[name].processor.item_ids[:1]
+    assert recommender(history, num_beams=2**70, k=2**70, batch_size=2**70) == recommender(history, num_beams=99, k=40)
+
+
 class Histories(Dataset):
     def __len__(self):
         return 70
