@@ -28,6 +28,7 @@ _FILES = (
     "decoding/user_cache.py",
     "catalogue/processing_*.py",
     "catalogue/item_*.py",
+    "catalogue/recommendation_pipeline.py",
     "item_tokenizers/configuration_*.py",
     "item_tokenizers/modeling_*.py",
 )

@@ -122,14 +122,31 @@ def grpo(context: typer.Context, config: ConfigOption = None) -> None:
 
 @app.command()
 def evaluate(
-    run: RunArgument,
+    run: Annotated[str, typer.Argument(help="Run folder; with --data also a saved model or a repository on the Hub.")],
     split: Annotated[str, typer.Option(help="test or validation.")] = "test",
     exclude_seen: Annotated[bool, typer.Option(help="Leave the items of the history out of the lists.")] = False,
     num_beams: Annotated[int | None, typer.Option(help="Beams; by default twice the length of the lists.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Evaluate on the prepared data of this run, folder or data set on the Hub instead."),
+    ] = None,
+    output: Annotated[str | None, typer.Option(help="With --data: JSON file for all figures.")] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="With --data: branch or commit of the model's repository.")
+    ] = None,
 ) -> None:
     """Recall, NDCG, MRR, diversity, bias and speed of the model, beside most popular and item-kNN."""
     from hf_genrec.training.run_folder import RunFolder
 
+    if data is not None:
+        quiet()
+        from hf_genrec.trainers.evaluate_model import main as elsewhere
+
+        elsewhere(run, data, split, exclude_seen, num_beams, output, revision)
+        return
+    for name, value in (("--output", output), ("--revision", revision)):
+        if value is not None:
+            raise ValueError(f"{name} needs --data: a run is evaluated on its own data, into its results/")
     RunFolder(Path(run)).require_model()
     quiet()
     from hf_genrec.trainers.evaluate_run import main as program
@@ -254,22 +271,6 @@ def _known_items(items: list[str], processor: Any, unknown: str) -> list[str]:
             f"it, or leave such items out by --unknown skip"
         )
     return [processor.item_ids[row] for row in processor.rows(items, unknown)]
-
-
-@app.command()
-def push(
-    run: RunArgument,
-    repo_id: Annotated[str, typer.Argument(help="Repository on the Hub, for instance my-org/my-model.")],
-    private: Annotated[bool, typer.Option(help="Make a new repository private.")] = False,
-) -> None:
-    """Upload the run's model with its code, processor and card; refuses what no export writes, and links."""
-    from hf_genrec.training.run_folder import RunFolder
-
-    folder = RunFolder(Path(run)).require_model()
-    quiet()
-    from hf_genrec.hub import push as upload
-
-    typer.echo(upload(folder, repo_id, private))
 
 
 def _add_commands() -> None:

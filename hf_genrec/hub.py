@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hf_genrec.catalogue.json_files import DamagedFile, naming, number, read_json
 from hf_genrec.catalogue.saved_files import load_tensors
 from hf_genrec.files import fingerprint, whole_file
+from hf_genrec.hub_upload import Destination, files_of, listing, upload
 from hf_genrec.method import auto_class, load_method, method_of, read_config
 from hf_genrec.terminal import shown
 
@@ -22,18 +24,17 @@ logger = logging.getLogger(__name__)
 
 # Of what an export writes, and of what people lay beside it to be read; code is named by the configuration.
 PUSHED = {".json", ".safetensors", ".md", ".txt", ".parquet", ".png", ".jinja", "LICENSE", "NOTICE"}
+# Of config.json, what says where the code is and not what the model does.
+NOT_OF_MODEL = {"transformers_version", "auto_map", "custom_pipelines"}
+RESULT_KEYS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10", "recall@20", "ndcg@20")
+HANDLER = "handler.py"
 CHECKPOINT_FILES = {"trainer_state.json", "optimizer.safetensors"}
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CARD = """---
-library_name: transformers
-license: apache-2.0
-tags:
-- recommendation
-{tags}
-- {model_type}
+{metadata}
 ---
 
 # {name}
@@ -75,7 +76,7 @@ def save_model(model: "PreTrainedModel", folder: Path, item_tokenizer: Path | No
 def model_fingerprint(folder: Path) -> str:
     """What an exported model is known by: its weights and its configuration, whatever version saved it."""
     config = read_config(folder)
-    of_model = {name: config[name] for name in sorted(config) if name not in ("transformers_version", "auto_map")}
+    of_model = {name: config[name] for name in sorted(config) if name not in NOT_OF_MODEL}
     return fingerprint([json.dumps(of_model).encode(), *sorted(folder.glob("*.safetensors"))])
 
 
@@ -88,16 +89,15 @@ def write_model_card(model_folder: Path, results_folder: Path) -> None:
     named = {"layers": "num_hidden_layers", "hidden size": "hidden_size", "newest history items read": "max_history"}
     facts: dict[str, Any] = {name: config[key] for name, key in named.items() if key in config} | card.facts
     facts |= _of_results(results_folder / "training.json", _training_facts) or {}
-    name = shown(model_folder.resolve().parent.name)
+    name, fingerprint_of = shown(model_folder.resolve().parent.name), model_fingerprint(model_folder)
     text = CARD.format(
         name=name,
         quoted=json.dumps(name, ensure_ascii=False),
-        model_type=config["model_type"],
-        tags="\n".join(f"- {tag}" for tag in card.tags),
+        metadata=_metadata(name, ["recommendation", *card.tags, config["model_type"]], results_folder, fingerprint_of),
         about=card.about,
         auto_class=auto_class(model_folder),
         example=json.dumps(item_ids[:3]),
-        results=_results_section(results_folder, model_fingerprint(model_folder)),
+        results=_results_section(results_folder, fingerprint_of),
         facts="\n".join(f"| {fact} | {_in_table(value)} |" for fact, value in facts.items()),
     )
     with whole_file(model_folder / "README.md") as path:
@@ -128,6 +128,41 @@ def _training_facts(training: dict[str, Any]) -> dict[str, str]:
     return facts
 
 
+def _metadata(name: str, tags: list[str], results_folder: Path, model: str) -> str:
+    """The card's front matter; with the model's figures on the test split as the Hub reads them (`model-index`)."""
+    from huggingface_hub import ModelCardData
+
+    found = _of_results(results_folder / "test.json", partial(_evaluation_results, model))
+    measured: dict[str, Any] = {"model_name": name, "eval_results": found} if found else {}
+    return ModelCardData(library_name="transformers", license="apache-2.0", tags=tags, **measured).to_yaml()
+
+
+def _evaluation_results(model: str, records: dict[str, Any]) -> list[Any]:
+    """The figures of the model, or nothing if they are another one's."""
+    from huggingface_hub import EvalResult
+
+    from hf_genrec.evaluation.report import METRIC_TITLES
+
+    record = next(iter(records.values()), None)
+    if not isinstance(record, dict) or record.get("model") != model:
+        return []
+    data = shown(Path(record["data_set"]).name)
+    names = {key: f"{METRIC_TITLES[key.partition('@')[0]]}@{key.partition('@')[2]}" for key in RESULT_KEYS}
+    return [
+        EvalResult(
+            task_type="recommendation",
+            task_name="Sequential recommendation",
+            dataset_type=re.sub(r"[^\w.-]+", "-", data.lower()) or "data",
+            dataset_name=data,
+            dataset_split="test",
+            metric_type=key,
+            metric_name=title,
+            metric_value=round(number(record["metrics"][key]["value"]), 6),
+        )
+        for key, title in names.items()
+    ]
+
+
 def _in_table(value: Any) -> str:
     """A setting of a configuration, which may hold anything, in a cell of a Markdown table."""
     return shown(str(value)).replace("|", "\\|").replace("<", "&lt;")
@@ -149,7 +184,7 @@ def _results_table(split: str, model: str, records: dict[str, Any]) -> list[str]
         return []
     seen = "removed" if first["seen_items_removed"] else "not removed"
     counts = {name: f"{number(first[name]):,}" for name in ("num_users", "num_items")}
-    keys = ["recall@5", "ndcg@5", "recall@10", "ndcg@10", "recall@20", "ndcg@20", "invalid_share"]
+    keys = [*RESULT_KEYS, "invalid_share"]
     return [
         f"## Results on the {split} split\n\n{counts['num_users']} users, all {counts['num_items']} items ranked, seen "
         f"items {seen}, tie order `{first['tie_order']}`, seed {first['seed']}; {first['date']}, "
@@ -206,15 +241,22 @@ def recommend_as_stranger(folder: Path, histories: list[Any], k: int = 10) -> tu
 
 
 def code_files(folder: Path) -> set[str]:
-    """The files of a saved folder that transformers' loader executes, by the names its configurations give."""
+    """
+    The files of a saved folder that are executed: by transformers' loader, under the names that its configurations
+    give, and `handler.py`, by endpoints.
+    """
     from transformers.dynamic_module_utils import get_relative_import_files
 
-    found = set()
+    found = {HANDLER} if (folder / HANDLER).is_file() else set()
     for place in (folder, folder / "item_tokenizer"):
         for name in ("config.json", "processor_config.json"):
             if not (place / name).is_file():
                 continue
-            for reference in read_config(place, name).get("auto_map", {}).values():
+            config = read_config(place, name)
+            pipelines = config.get("custom_pipelines")
+            entries = pipelines.values() if isinstance(pipelines, dict) else ()
+            of_pipelines = [entry.get("impl") for entry in entries if isinstance(entry, dict)]
+            for reference in [*config.get("auto_map", {}).values(), *of_pipelines]:
                 module = folder / f"{str(reference).split('.')[0]}.py"
                 if module.is_file():
                     try:
@@ -260,17 +302,31 @@ def _is_no_export(name: str) -> bool:
     return name.startswith(".") or name in CHECKPOINT_FILES or not name.isprintable()
 
 
-def push(model_folder: Path, repo_id: str, private: bool = False, token: str | None = None) -> str:
+def push(
+    model_folder: Path,
+    repo_id: str,
+    private: bool = False,
+    token: str | None = None,
+    *,
+    revision: str | None = None,
+    create_pr: bool = False,
+    dry_run: bool = False,
+) -> str:
     """
-    Upload an exported folder to the Hub in one commit, and return the address of the commit.
+    Upload an exported folder to the Hub in one commit.
+
+    Args:
+        private, revision, create_pr: see [`Destination`].
+        dry_run: upload nothing.
+
+    Returns:
+        the address of the commit or of the pull request; for a dry run the files and their sizes.
 
     Raises:
-        ValueError: as [`require_pushable`].
+        ValueError: as [`require_pushable`] and [`Destination`].
+        OSError: if the Hub cannot be reached or refuses.
     """
-    from huggingface_hub import HfApi
-
+    to = Destination(repo_id, private, revision, create_pr, token=token)
     require_pushable(model_folder, repo_id)
-    api = HfApi(token=token)
-    api.create_repo(repo_id, private=private, exist_ok=True)
-    commit = api.upload_folder(folder_path=model_folder, repo_id=repo_id, commit_message="Upload model with hf_genrec")
-    return commit.commit_url
+    files = files_of(Path(model_folder))
+    return listing(files, to) if dry_run else upload(files, to, "Upload model with hf_genrec")

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from hf_genrec.catalogue import handler as handler_file
 from hf_genrec.files import require_writable, restore_folder, whole_folder
-from hf_genrec.hub import code_files, recommend_as_stranger, save_model
+from hf_genrec.hub import HANDLER, code_files, recommend_as_stranger, save_model
 from hf_genrec.item_tokenizers import load_item_tokenizer
 from hf_genrec.method import load_model
 
@@ -24,8 +25,8 @@ def refresh(folder: Path, num_histories: int = 8, k: int = 10) -> list[list[str]
 
     The weights are opened by the library's own classes, never by the code in the folder. Before the new folder takes
     the place of the old one, it is opened by a process that cannot import this library and must recommend what the old
-    weights recommend. Files that are neither code of the library nor written anew (card, training arguments, your own)
-    are put back as they are, links included, and never executed.
+    weights recommend. Files that are neither code of the library nor written anew (card, training arguments, your own,
+    a `handler.py` of your own among them) are put back as they are, links included, and never executed.
 
     Args:
         folder: an exported model, with or without an item tokenizer in it.
@@ -94,11 +95,19 @@ def _require_equal(folder: Path, model: PreTrainedModel, again: PreTrainedModel)
         raise ValueError(f"{folder}: the weights changed while they were saved again: the folder was left as it is")
 
 
+def _is_ours(handler: Path) -> bool:
+    """Whether a `handler.py` is the library's, of whatever version."""
+    lines = [path.read_bytes().split(b"\n", 1)[0].strip() for path in (handler, Path(str(handler_file.__file__)))]
+    return lines[0] == lines[1]
+
+
 def _put_back(folder: Path, new: Path) -> None:
     """What is neither written anew nor the library's code of an earlier version."""
     stale = code_files(folder) | {"__pycache__"}
     for path in sorted(folder.iterdir()):
-        if path.name in stale or (new / path.name).exists():
+        if path.name == HANDLER and path.is_file() and not _is_ours(path):
+            (new / path.name).unlink()
+        elif path.name in stale or (new / path.name).exists():
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.copytree(path, new / path.name, symlinks=True)

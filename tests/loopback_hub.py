@@ -21,7 +21,8 @@ ROUTES = [
     ("POST", rf"{REPO}/preupload/[^/]+", "preupload"),
     ("POST", r"/(datasets/)?[^/]+/[^/]+\.git/info/lfs/objects/batch", "lfs_batch"),
     ("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})", "lfs_upload"),
-    ("POST", rf"{REPO}/commit/main", "commit"),
+    ("POST", rf"{REPO}/branch/(?P<branch>[^/]+)", "create_branch"),
+    ("POST", rf"{REPO}/commit/(?P<revision>[^/]+)", "commit"),
     ("GET", rf"{REPO}(/revision/(?P<revision>[^/]+))?", "repo_info"),
     ("GET", rf"{REPO}/tree/(?P<revision>[^/]+)(/(?P<path>.+))?", "tree"),
     ("POST", rf"{REPO}/paths-info/(?P<revision>[^/]+)", "paths_info"),
@@ -36,18 +37,21 @@ class Commit(NamedTuple):
 
 
 class HubError(Exception):
-    def __init__(self, status: int, code: str):
+    def __init__(self, status: int, code: str, **more: str):
         super().__init__(code)
-        self.status, self.code = status, code
+        self.status, self.code, self.more = status, code, more
 
 
 class LoopbackHub(ThreadingHTTPServer):
     """
     Attributes:
         url: what HF_ENDPOINT is to be set to.
-        history: (kind, repo id) -> commits of its only branch, oldest first; the first one is empty.
+        history: (kind, repo id) -> commits of its main branch, oldest first; the first one is empty.
+        branches: (kind, repo id) -> commits of its other branches and of its pull requests, by name.
+        private: (kind, repo id) of the private ones.
         objects: sha256 -> what was uploaded through LFS.
         token: the one that writing needs.
+        open: while it is not set, uploads through LFS wait; `waiting` is set when the first one does.
     """
 
     def __init__(self, token: str = "dummy"):
@@ -55,7 +59,11 @@ class LoopbackHub(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.token = token
         self.history: dict[tuple[str, str], list[Commit]] = {}
+        self.branches: dict[tuple[str, str], dict[str, list[Commit]]] = {}
+        self.private: set[tuple[str, str]] = set()
         self.objects: dict[str, bytes] = {}
+        self.open, self.waiting = threading.Event(), threading.Event()
+        self.open.set()
 
     def __enter__(self) -> "LoopbackHub":
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -65,26 +73,36 @@ class LoopbackHub(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
 
-    def at(self, kind: str, repo_id: str, revision: str = "main") -> Commit:
+    def commits(self, kind: str, repo_id: str, branch: str = "main") -> list[Commit]:
+        """Of a branch, oldest first."""
         if (kind, repo_id) not in self.history:
             raise HubError(404, "RepoNotFound")
-        commits = self.history[kind, repo_id]
-        if revision == "main":
-            return commits[-1]
-        for commit in commits:
+        branches = {"main": self.history[kind, repo_id], **self.branches.get((kind, repo_id), {})}
+        if branch not in branches:
+            raise HubError(404, "RevisionNotFound")
+        return branches[branch]
+
+    def at(self, kind: str, repo_id: str, revision: str = "main") -> Commit:
+        """A commit, by its hash or the branch that it is the newest of."""
+        others = self.branches.get((kind, repo_id), {}).values()
+        for commit in (commit for branch in (self.commits(kind, repo_id), *others) for commit in branch):
             if commit.sha == revision:
                 return commit
-        raise HubError(404, "RevisionNotFound")
+        return self.commits(kind, repo_id, revision)[-1]
 
     def files(self, repo_id: str, revision: str = "main", kind: str = "model") -> dict[str, bytes]:
         """path -> content."""
         return self.at(kind, repo_id, revision).files
 
-    def add_commit(self, kind: str, repo_id: str, files: dict[str, bytes]) -> str:
+    def add_commit(self, kind: str, repo_id: str, files: dict[str, bytes], branch: str = "main") -> str:
         commits = self.history.setdefault((kind, repo_id), [])
-        sha = hashlib.sha1(f"{kind} {repo_id} {len(commits)}".encode()).hexdigest()
+        commits = commits if branch == "main" else self.branches[kind, repo_id][branch]
+        sha = hashlib.sha1(f"{kind} {repo_id} {branch} {len(commits)}".encode()).hexdigest()
         commits.append(Commit(sha, files))
         return sha
+
+    def add_branch(self, kind: str, repo_id: str, branch: str) -> None:
+        self.branches.setdefault((kind, repo_id), {})[branch] = list(self.commits(kind, repo_id))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -112,7 +130,7 @@ class Handler(BaseHTTPRequestHandler):
             if isinstance(answer, tuple):
                 answer, headers = answer
         except HubError as error:
-            answer, headers, status = {"error": error.code}, {"X-Error-Code": error.code}, error.status
+            answer, headers, status = {"error": error.code, **error.more}, {"X-Error-Code": error.code}, error.status
         content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
         for key, value in {**headers, "Content-Length": str(len(content))}.items():
@@ -131,10 +149,20 @@ class Handler(BaseHTTPRequestHandler):
     def create_repo(self, body: bytes):
         asked = json.loads(body)
         kind, repo_id = asked.get("type") or "model", f"{asked['organization']}/{asked['name']}"
-        if (kind, repo_id) not in self.server.history:
-            self.server.add_commit(kind, repo_id, {})
         prefix = "" if kind == "model" else f"{kind}s/"
-        return {"id": repo_id, "name": repo_id, "url": f"{self.server.url}/{prefix}{repo_id}"}
+        url = f"{self.server.url}/{prefix}{repo_id}"
+        if (kind, repo_id) in self.server.history:
+            raise HubError(409, "RepoExists", url=url)
+        self.server.add_commit(kind, repo_id, {})
+        if asked.get("private") or asked.get("visibility") == "private":
+            self.server.private.add((kind, repo_id))
+        return {"id": repo_id, "name": repo_id, "url": url}
+
+    def create_branch(self, body: bytes, kind: str, repo_id: str, branch: str):
+        if branch == "main" or branch in self.server.branches.get((kind, repo_id), {}):
+            raise HubError(409, "BranchExists")
+        self.server.add_branch(kind, repo_id, branch)
+        return {}
 
     def validate_yaml(self, body: bytes):
         return {"errors": [], "warnings": []}
@@ -158,11 +186,14 @@ class Handler(BaseHTTPRequestHandler):
     def lfs_upload(self, body: bytes, oid: str):
         if hashlib.sha256(body).hexdigest() != oid:
             raise HubError(400, f"{len(body)} bytes that are not object {oid}")
+        if not self.server.open.is_set():
+            self.server.waiting.set()
+            self.server.open.wait(60)
         self.server.objects[oid] = body
         return {}
 
-    def commit(self, body: bytes, kind: str, repo_id: str):
-        parent = self.server.at(kind, repo_id)
+    def commit(self, body: bytes, kind: str, repo_id: str, revision: str):
+        parent = self.server.commits(kind, repo_id, revision)[-1]
         files = dict(parent.files)
         for line in body.splitlines():
             key, value = (json.loads(line)[name] for name in ("key", "value"))
@@ -175,15 +206,21 @@ class Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = self.server.objects[value["oid"]]
             else:
                 raise HubError(400, f"a line of the commit: {key} {value}")
-        sha = self.server.add_commit(kind, repo_id, files)
-        return {"commitOid": sha, "commitUrl": f"{self.server.url}/{repo_id}/commit/{sha}"}
+        address, found = f"{self.server.url}/{'' if kind == 'model' else f'{kind}s/'}{repo_id}", {}
+        if parse_qs(urlsplit(self.path).query).get("create_pr") == ["1"]:
+            number = 1 + sum(name.startswith("refs/pr/") for name in self.server.branches.get((kind, repo_id), {}))
+            revision, found = f"refs/pr/{number}", {"pullRequestUrl": f"{address}/discussions/{number}"}
+            self.server.add_branch(kind, repo_id, revision)
+        sha = self.server.add_commit(kind, repo_id, files, revision)
+        return {"commitOid": sha, "commitUrl": f"{address}/commit/{sha}", **found}
 
     # ---- reading ----
 
     def repo_info(self, body: bytes, kind: str, repo_id: str, revision: str = "main"):
         commit = self.server.at(kind, repo_id, revision)
+        private = (kind, repo_id) in self.server.private
         siblings = [{"rfilename": path} for path in sorted(commit.files)]
-        return {"id": repo_id, "sha": commit.sha, "private": False, "tags": [], "siblings": siblings}
+        return {"id": repo_id, "sha": commit.sha, "private": private, "tags": [], "siblings": siblings}
 
     def tree(self, body: bytes, kind: str, repo_id: str, revision: str, path: str = ""):
         entries = _entries(self.server.files(repo_id, revision, kind))

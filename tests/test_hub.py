@@ -10,10 +10,19 @@ import sys
 import pytest
 import torch
 from conftest import make_model, make_processor
+from huggingface_hub import ModelCard
 from learned_tokenizers import make_rq_vae
 from safetensors.torch import save_file
 
-from hf_genrec.hub import push, recommend_as_stranger, require_pushable, save_model, write_model_card
+from hf_genrec.hub import (
+    RESULT_KEYS,
+    model_fingerprint,
+    push,
+    recommend_as_stranger,
+    require_pushable,
+    save_model,
+    write_model_card,
+)
 
 pytestmark = pytest.mark.libraries
 
@@ -199,6 +208,40 @@ def test_a_card_says_names_and_settings_as_they_are(tmp_path):
     values = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
     assert item_ids[0] in values
     assert item_ids[1] in values
+
+
+def result_records(model: str | None, data_set: str) -> dict:
+    figures = {key: {"value": place / 7} for place, key in enumerate((*RESULT_KEYS, "invalid_share"))}
+    said = {"seen_items_removed": False, "num_users": 9, "num_items": 40, "tie_order": "file", "seed": 1}
+    said |= {"data_set": data_set, "date": "today", "command": "hf-genrec", "metrics": figures}
+    return {"CARE": said | {"model": model}, "most popular": said}
+
+
+def test_a_card_has_the_figures_as_the_hub_reads_them(saved):
+    """`model-index`, of the model's own record on the test split, and of no earlier model's."""
+    _, folder = saved
+    results = folder.parent / "results"
+    results.mkdir()
+    for model, data_set in ((model_fingerprint(folder), "/home/me/My log.csv"), ("another model", "log.csv")):
+        (results / "test.json").write_text(json.dumps(result_records(model, data_set)))
+        (results / "validation.json").write_text(json.dumps(result_records(None, "other")))
+        write_model_card(folder, results)
+        card = ModelCard.load(folder / "README.md")
+        assert card.data.tags == ["recommendation", "generative-recommendation", "semantic-ids", "care"]
+        if model == "another model":
+            assert card.data.eval_results is None
+            assert "model-index" not in card.content
+            continue
+        found = {(one.metric_type, one.metric_name): one.metric_value for one in card.data.eval_results}
+        assert found == {
+            (key, key.replace("recall", "Recall").replace("ndcg", "NDCG")): round(place / 7, 6)
+            for place, key in enumerate(RESULT_KEYS)
+        }
+        assert card.data.model_name == folder.parent.name
+        first = card.data.eval_results[0]
+        assert (first.dataset_name, first.dataset_type, first.dataset_split) == ("My log.csv", "my-log.csv", "test")
+        assert first.task_type == "recommendation"
+        assert "/home/me" not in card.content
 
 
 def test_a_model_and_its_item_tokenizer_share_no_file_name(saved, tmp_path):

@@ -2,12 +2,20 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from shutil import copytree
 
 import pytest
+from conftest import exit_code, make_model, make_processor
+from huggingface_hub import DatasetCard
+from learned_tokenizers import make_rq_vae
 from loopback_hub import LoopbackHub
+
+from hf_genrec.data.prepared import PreparedData
+from hf_genrec.hub import save_model, write_model_card
 
 pytestmark = pytest.mark.libraries
 
@@ -32,7 +40,7 @@ PUSH = """
 import json
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from conftest import make_model, make_processor
+from conftest import exit_code, make_model, make_processor
 from hf_genrec.hub import push
 
 folder, histories = Path(sys.argv[1]), json.loads(sys.argv[2])
@@ -46,6 +54,25 @@ first.save_pretrained(folder / "fourth", push_to_hub=True, repo_id="my-org/fourt
 print(json.dumps({"urls": urls, "recommended": [model.recommend(histories, k=5) for model in (first, second)]}))
 """
 
+COMMANDS = """
+import io, json, traceback
+from contextlib import redirect_stderr, redirect_stdout
+from hf_genrec import cli
+
+found = []
+for command in json.loads(sys.argv[1]):
+    sys.argv = ["hf-genrec", *command]
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        try:
+            cli.main()
+        except SystemExit as finished:
+            code = finished.code
+        except BaseException:
+            code, _ = "traceback", err.write(traceback.format_exc())
+    found.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(found))
+"""
+
 LOAD = """
 class Blocked:
     def find_spec(self, name, path=None, target=None):
@@ -54,7 +81,7 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 
 import json
-from transformers import AutoModelForCausalLM, AutoProcessor
+from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
 
 histories = json.loads(sys.argv[1])
 recommended, generated = [], []
@@ -70,6 +97,8 @@ for repo_id, revision in json.loads(sys.argv[2]):
     )
     recommended.append(model.recommend(histories, k=5))
     generated.append(processor.batch_decode_items(output))
+    answers = pipeline("recommendation", model=repo_id, **place)(histories, k=5)
+    assert [[item["item_id"] for item in line] for line in answers] == recommended[-1][0]
 print(json.dumps({"recommended": recommended, "generated": generated}))
 """
 
@@ -93,11 +122,27 @@ print(json.dumps({
 }))
 """
 
+LOAD_DATA = """
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "hf_genrec":
+            raise ModuleNotFoundError("hf_genrec is not installed here")
+sys.meta_path.insert(0, Blocked())
+
+import json
+import datasets
+datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = datasets.config.USE_PARQUET_EXPORT = False
+repo_id, revision = json.loads(sys.argv[1])
+names = ("interactions", "items", "sequences")
+tables = {name: datasets.load_dataset(repo_id, name, split="train", revision=revision) for name in names}
+print(json.dumps({name: table[:] for name, table in tables.items()}))
+"""
+
 HISTORIES = [["item-3", "item-9"], []]
 
 
-def run(program: str, hub: LoopbackHub, home: Path, *arguments: str):
-    """What `program` prints, in a process that knows no Hub but this one and has nothing cached."""
+def started(program: str, hub: LoopbackHub, home: Path, *arguments: str) -> subprocess.Popen:
+    """A process that knows no Hub but this one and has nothing cached."""
     kept = {
         key: value
         for key, value in os.environ.items()
@@ -110,15 +155,25 @@ def run(program: str, hub: LoopbackHub, home: Path, *arguments: str):
         "HF_TOKEN": hub.token,
     }
     home.mkdir()
-    finished = subprocess.run(
-        [sys.executable, "-c", LOOPBACK_ONLY + program, *arguments],
-        capture_output=True,
-        text=True,
-        env=kept | environment,
-        cwd=home,
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    return json.loads(finished.stdout.strip().splitlines()[-1])
+    command = [sys.executable, "-c", LOOPBACK_ONLY + program, *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=kept | environment, cwd=home, **pipes)
+
+
+def run(program: str, hub: LoopbackHub, home: Path, *arguments: str):
+    """What `program` prints in such a process."""
+    process = started(program, hub, home, *arguments)
+    out, err = process.communicate()
+    assert process.returncode == 0, err[-3000:]
+    return json.loads(out.strip().splitlines()[-1])
+
+
+def run_commands(hub: LoopbackHub, home: Path, *commands) -> list[tuple[int, str, str]]:
+    """Of each `hf-genrec` command its exit code and what it prints, all in one process."""
+    found = run(COMMANDS, hub, home, json.dumps([[str(word) for word in command] for command in commands]))
+    for code, _, err in found:
+        assert code != "traceback", err
+    return [tuple(one) for one in found]
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +234,117 @@ def test_a_stranger_loads_what_was_pushed(hub, pushed, tmp_path):
     assert loaded["generated"] == [[item_id for line in item_ids for item_id in line] for item_ids, _ in expected]
 
 
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory) -> Path:
+    """A run with a model, its item tokenizer and a card."""
+    folder = tmp_path_factory.mktemp("push") / "run"
+    make_rq_vae().save_pretrained(folder.parent / "tokenizer")
+    save_model(make_model(make_processor()), folder / "model", folder.parent / "tokenizer")
+    write_model_card(folder / "model", folder / "results")
+    return folder
+
+
+def test_where_a_push_goes(hub, run_folder, tmp_path):
+    """To a branch, a private repository, a pull request, or nowhere; what cannot be is one line."""
+    hub.add_commit("model", "my-org/public", {"README.md": b"old"})
+    cases = [
+        ["my-org/nowhere", "--dry_run", "--revision", "next", "--private"],
+        ["my-org/secret", "--private"],
+        ["my-org/secret", "--private", "--dry-run"],
+        ["my-org/public", "--private"],
+        ["my-org/public", "--revision", "next"],
+        ["my-org/public", "--revision", "next"],
+        ["my-org/public", "--create_pr"],
+        ["my-org/public", "--create-pr"],
+        ["my-org/nobody", "--create_pr"],
+        ["my-org/public", "--create_pr", "--revision", "next"],
+        ["my-org/public", "--revision", ""],
+        ["not a name", "--dry_run"],
+    ]
+    found = run_commands(hub, tmp_path / "home", *(["push", run_folder, *case] for case in cases))
+    expected = read(run_folder / "model")
+
+    code, listed, _ = found[0]
+    assert code == 0
+    lines = listed.splitlines()
+    assert {line.split()[1]: int(line.split()[0].replace(",", "")) for line in lines[:-1]} == {
+        name: len(content) for name, content in expected.items()
+    }
+    total = sum(map(len, expected.values()))
+    assert lines[-1] == (
+        f"{len(expected)} files, {total:,} bytes, for the private model repository my-org/nowhere, on branch next; "
+        "nothing was uploaded"
+    )
+    assert ("model", "my-org/nowhere") not in hub.history
+
+    assert found[1][:2] == (0, f"{hub.url}/my-org/secret/commit/{hub.at('model', 'my-org/secret').sha}\n")
+    assert ("model", "my-org/secret") in hub.private
+    assert hub.files("my-org/secret") == expected
+    assert found[2][0] == 0
+
+    assert found[3][0] == 2
+    assert "error: my-org/public exists already and is public: make it private first" in found[3][2]
+    assert [code for code, *_ in found[4:8]] == [0, 0, 0, 0]
+    assert hub.files("my-org/public", "next") == expected
+    assert [out.strip() for _, out, _ in found[6:8]] == [
+        f"{hub.url}/my-org/public/discussions/{number}" for number in (1, 2)
+    ]
+    assert hub.files("my-org/public", "refs/pr/1") == expected
+    assert hub.files("my-org/public") == {"README.md": b"old"}
+
+    messages = ["my-org/nobody does not exist, so nobody can merge", "--create_pr asks the main branch", "is empty"]
+    for (code, _, err), message in zip(found[8:11], messages, strict=True):
+        assert code == 2
+        assert message in err
+        assert sum(line.startswith("error: ") for line in err.splitlines()) == len(err.splitlines()) == 1
+    assert found[11][0] == 2
+    assert ("model", "my-org/nobody") not in hub.history
+
+
+@pytest.mark.slow
+def test_a_push_that_is_killed_leaves_the_branch_as_it_was(hub, run_folder, tmp_path):
+    hub.add_commit("model", "my-org/killed", {"README.md": b"old"})
+    hub.add_branch("model", "my-org/killed", "next")
+    before = hub.at("model", "my-org/killed")
+    hub.waiting.clear()
+    hub.open.clear()
+    try:
+        for place, options in enumerate([[], ["--revision", "next"], ["--create_pr"]]):
+            command = json.dumps([["push", str(run_folder), "my-org/killed", *options]])
+            process = started(COMMANDS, hub, tmp_path / f"home-{place}", command)
+            assert hub.waiting.wait(120), process.communicate()[1][-3000:]
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
+            process.communicate()
+            hub.waiting.clear()
+    finally:
+        hub.open.set()
+    assert hub.at("model", "my-org/killed") == hub.at("model", "my-org/killed", "next") == before
+    assert set(hub.branches["model", "my-org/killed"]) == {"next"}
+    ((code, _, _),) = run_commands(hub, tmp_path / "home", ["push", run_folder, "my-org/killed"])
+    assert code == 0
+    assert hub.files("my-org/killed") == read(run_folder / "model")
+
+
+@pytest.mark.slow
+def test_a_hub_that_cannot_be_reached_or_refuses_is_one_line(run_folder, tmp_path):
+    with LoopbackHub() as gone:
+        pass
+    with LoopbackHub() as strict:
+        found = run_commands(gone, tmp_path / "gone", ["push", run_folder, "my-org/model"])
+        strict.token, token = "another", strict.token
+        try:
+            strict_client = LoopbackHub.__new__(LoopbackHub)
+            strict_client.url, strict_client.token = strict.url, token
+            found += run_commands(strict_client, tmp_path / "strict", ["push", run_folder, "my-org/model"])
+        finally:
+            strict.token = token
+    for (code, _, err), message in zip(found, [f"{gone.url} cannot be reached", "401"], strict=True):
+        assert code == 2
+        assert message in err
+        assert len(err.splitlines()) == 1
+
+
 def test_a_log_travels_as_parquet(hub, tmp_path):
     (tmp_path / "log.csv").write_text("who,what,timestamp,stars\n007,a,1600000000,4.5\n007,b,,\n8,a,1600000002,1\n")
     found = run(PUSH_LOG, hub, tmp_path / "home", str(tmp_path))
@@ -192,3 +358,92 @@ def test_a_log_travels_as_parquet(hub, tmp_path):
         "row": [0, 1, 2],
         "rating": [4.5, None, 1.0],
     }
+
+
+@pytest.fixture(scope="module")
+def prepared_run(own_data) -> Path:
+    """The data of somebody's log, and a model over its items."""
+    folder = own_data / "pushed-data"
+    assert exit_code("prepare", "--config", own_data / "mine.yaml", "--output_dir", folder) == 0
+    item_ids = PreparedData.load(folder / "data").item_ids
+    processor = make_processor(len(item_ids))
+    processor.set_catalogue(item_ids, processor.codes)
+    make_model(processor).save_pretrained(folder / "model")
+    return folder
+
+
+def test_data_travel_with_a_card(hub, prepared_run, own_data, tmp_path):
+    target = ["push-data", prepared_run, "my-org/films"]
+    options = [["--dry_run"], [], ["--revision", "next", "--license", "cc-by-4.0"], ["--private"]]
+    dry, *found = run_commands(hub, tmp_path / "home", *([*target, *more] for more in options))
+    assert [code for code, *_ in (dry, *found)] == [0, 0, 0, 2]
+    assert "is public" in found[-1][2]
+    files = hub.files("my-org/films", kind="dataset")
+    assert [line.split()[-1] for line in dry[1].splitlines()[:-1]] == sorted(files)
+    assert "for the dataset repository my-org/films" in dry[1]
+    assert set(files) == {
+        "README.md",
+        "interactions/train-00000-of-00001.parquet",
+        "items/train-00000-of-00001.parquet",
+        "prepared/sequences.parquet",
+        "prepared/items.parquet",
+        "prepared/prepare.json",
+    }
+    # One commit behind the first, empty one; nothing says where the files lay.
+    assert len(hub.commits("dataset", "my-org/films")) == 2
+    assert not [name for name, content in files.items() if str(own_data).encode() in content]
+
+    card = DatasetCard(files["README.md"].decode())
+    assert card.data.license == "unknown"
+    assert card.data.size_categories == "n<1K"
+    assert [config["config_name"] for config in card.data.configs] == ["interactions", "items", "sequences"]
+    assert "| read | 320 | 40 | 24 |" in card.text
+    assert "| test | 40 | 40 |" in card.text
+    assert "the one before it the validation target" in card.text
+    assert "`log.csv`, `films.csv`" in card.text
+    assert DatasetCard(hub.files("my-org/films", "next", "dataset")["README.md"].decode()).data.license == "cc-by-4.0"
+
+
+@pytest.mark.slow
+def test_a_stranger_loads_the_data(hub, prepared_run, tmp_path):
+    run_commands(hub, tmp_path / "home", ["push-data", prepared_run, "my-org/loaded", "--revision", "next"])
+    found = run(LOAD_DATA, hub, tmp_path / "stranger", json.dumps(["my-org/loaded", "next"]))
+    prepared = PreparedData.load(prepared_run / "data")
+    assert found["sequences"]["user_id"] == prepared.user_ids
+    assert found["sequences"]["item_ids"][3] == [prepared.item_ids[row] for row in prepared.sequences[3]]
+    assert len(found["interactions"]["user_id"]) == 320
+    assert found["interactions"]["timestamp"][1] == 1_600_001_000_000
+    assert found["items"]["title"][5] == "Film number 5"
+
+
+def test_what_may_not_be_passed_on_is_not(prepared_run, own_data, tmp_path, capsys):
+    report = json.loads((prepared_run / "data/prepare.json").read_text())
+    copytree(prepared_run / "data", tmp_path / "data")
+    report["settings"]["source"] = "movielens"
+    (tmp_path / "data/prepare.json").write_text(json.dumps(report))
+    assert exit_code("push-data", tmp_path, "my-org/movies", "--dry_run") == 2
+    assert "may not be redistributed without separate permission" in capsys.readouterr().err
+    report["settings"]["source"] = "tabular"
+    report["sources"]["source_path"]["fingerprint"] = "of another file"
+    (tmp_path / "data/prepare.json").write_text(json.dumps(report))
+    assert exit_code("push-data", tmp_path, "my-org/movies", "--dry_run") == 2
+    assert "has changed since" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_strangers_model_is_evaluated_on_data_of_the_hub(hub, prepared_run, tmp_path):
+    output = tmp_path / "figures.json"
+    *_, (code, _, err) = run_commands(
+        hub,
+        tmp_path / "home",
+        ["push", prepared_run, "my-org/model", "--revision", "next"],
+        ["push-data", prepared_run, "my-org/films-2"],
+        ["evaluate", "my-org/model", "--revision", "next", "--data", "my-org/films-2", "--output", output],
+    )
+    assert code == 0, err
+    local = tmp_path / "local.json"
+    assert exit_code("evaluate", prepared_run, "--data", prepared_run, "--output", local) == 0
+    first, second = (json.loads(path.read_text())["CARE"] for path in (output, local))
+    assert first["metrics"] == second["metrics"]
+    assert (first["model"], first["revision"]) == ("my-org/model", "next")
+    assert first["data_set"] == "log.csv"

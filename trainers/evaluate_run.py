@@ -32,9 +32,41 @@ def main(
     model = load_model(run.require_model())
     prepared = PreparedData.load(run.data)
     require_model_of(run.model, prepared, model.processor.item_ids, "train it again")
+    seed = training_seed(run.model)
+    results, records = measure(model, str(run.model), prepared, seed, split, exclude_seen, num_beams)
+    records[next(iter(records))]["model"] = model_fingerprint(run.model)
+    suffix = "" if not exclude_seen else "-unseen"
+    write_json(records, run.results / f"{split}{suffix}.json")
+    write_model_card(run.model, run.results)
+    logger.info("all figures in %s", run.results)
+    return results
+
+
+def measure(
+    model: Any,
+    place: str,
+    prepared: PreparedData,
+    seed: int | None,
+    split: str = "test",
+    exclude_seen: bool = False,
+    num_beams: int | None = None,
+) -> tuple[dict[str, EvaluationResult], dict[str, dict[str, Any]]]:
+    """
+    Evaluate a model beside the simple baselines, and log the table.
+
+    Args:
+        place: where the model is from, for messages.
+        prepared: data whose items begin with the model's catalogue; further ones, which it does not know, may be
+            targets and are in no history.
+        seed: that of the model's training.
+
+    Returns:
+        results and records by system, the model first.
+    """
     targets = prepared.split(split)
-    said: Any = {"data_set": data_set(prepared), "seed": training_seed(run.model), "tie_order": tie_order(prepared)}
+    said: Any = {"data_set": data_set(prepared), "seed": seed, "tie_order": tie_order(prepared)}
     num_items, train = len(prepared.item_ids), prepared.train_sequences()
+    num_known = len(model.processor.item_ids)
 
     method = load_method(model.config.model_type)
     search: dict[str, Any] = {}
@@ -47,13 +79,17 @@ def main(
             )
         search["num_beams"] = num_beams
     elif num_beams is not None:
-        raise ValueError(f"--num-beams: {run.model} scores every item and searches no beams: leave it out")
+        raise ValueError(f"--num-beams: {place} scores every item and searches no beams: leave it out")
     details = method.details(model.config)
     found: list[list[np.ndarray]] = [[] for _ in details]
 
     def recommend(histories: list[np.ndarray], k: int) -> np.ndarray:
         rows, _, *more = model.recommend_rows(
-            histories, k, exclude_seen=exclude_seen, **search, **dict.fromkeys(details, True)
+            [history[history < num_known] for history in histories],
+            k,
+            exclude_seen=exclude_seen,
+            **search,
+            **dict.fromkeys(details, True),
         )
         for values, of_these in zip(found, more, strict=True):
             values.append(of_these)
@@ -71,7 +107,7 @@ def main(
             targets,
             num_items,
             popularity=prepared.item_popularity(),
-            codes=model.processor.codes if method.codes else None,
+            codes=model.processor.codes if method.codes and num_items == num_known else None,
             exclude_seen=exclude_seen,
         )
         for name, system in systems.items()
@@ -84,12 +120,7 @@ def main(
         )
         for name, result in results.items()
     }
-    records[method.title]["model"] = model_fingerprint(run.model)
     for name, values in zip(details.values(), found, strict=True):
         records[method.title][name] = float(np.concatenate(values).mean())
     logger.info("%s\n\ntie order: %s", render_table(results), tie_order(prepared))  # whatever becomes of the files
-    suffix = "" if not exclude_seen else "-unseen"
-    write_json(records, run.results / f"{split}{suffix}.json")
-    write_model_card(run.model, run.results)
-    logger.info("all figures in %s", run.results)
-    return results
+    return results, records

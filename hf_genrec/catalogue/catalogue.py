@@ -361,6 +361,11 @@ class ProcessorCarrier(FlatModelCode, PreTrainedModel):
             for name in ("repo_id", "commit_message", "private", "revision", "create_pr", "token"):
                 if name in kwargs:
                     hub_kwargs[name] = kwargs.pop(name)
+        if self.processor is not None and getattr(self.config, "auto_map", None):
+            # Named here, its file and the handler's, which it imports, are saved with the model.
+            from .recommendation_pipeline import custom_pipelines
+
+            self.config.custom_pipelines = custom_pipelines(self.config.auto_map)
         super().save_pretrained(save_directory, is_main_process, **kwargs)
         if self.processor is not None and is_main_process:
             self.processor.save_pretrained(save_directory)

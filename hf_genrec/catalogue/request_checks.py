@@ -161,7 +161,7 @@ def checked_beams(k: int, num_beams: Any) -> int:
         return max(2 * k, 20)
     if checked_count("num_beams", num_beams) < k:
         raise ValueError(f"num_beams={shown(num_beams)} for k={k} items: num_beams must be at least k.")
-    return int(num_beams)
+    return min(int(num_beams), 2**31)  # more than a catalogue has items, and torch takes no numbers of any size
 
 
 def checked_rows(rows: Any, num_items: int, where: str) -> np.ndarray:

@@ -30,7 +30,7 @@ def result_record(
     *,
     system: str,
     data_set: str,
-    seed: int,
+    seed: int | None,
     tie_order: str,
     command: Sequence[str] | None = None,
 ) -> dict[str, Any]:

@@ -57,7 +57,8 @@ def deploy(
     own = "RAY_ADDRESS" not in os.environ
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not ray.is_initialized():
-        ray.init(**({"include_dashboard": False} if own else {}))
+        options: dict[str, Any] = {"include_dashboard": False} if own else {}
+        ray.init(**options)
     serve.start(http_options={"host": host, "port": port})
     serve.run(application, name=NAME, route_prefix="/")
     return own
