@@ -9,6 +9,7 @@ from pathlib import Path
 from shutil import copytree
 
 import pytest
+import torch
 from conftest import exit_code, make_model, make_processor
 from huggingface_hub import DatasetCard
 from learned_tokenizers import make_rq_vae
@@ -16,6 +17,7 @@ from loopback_hub import LoopbackHub
 
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.hub import save_model, write_model_card
+from hf_genrec.item_tokenizers import load_item_tokenizer
 
 pytestmark = pytest.mark.libraries
 
@@ -120,6 +122,22 @@ assert list(found) == ["train"]
 print(json.dumps({
     "features_equal": found["train"].features == log.features, "rows": found["train"][:], "local_rows": log[:]
 }))
+"""
+
+LOAD_TOKENIZER = """
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "hf_genrec":
+            raise ModuleNotFoundError("hf_genrec is not installed here")
+sys.meta_path.insert(0, Blocked())
+
+import json
+import torch
+from transformers import AutoModel
+place = {"subfolder": "item_tokenizer", "revision": "next", "trust_remote_code": True}
+tokenizer = AutoModel.from_pretrained("my-org/whole", **place)
+vectors = torch.linspace(-1, 1, 5 * tokenizer.config.vector_dim).reshape(5, -1)
+print(json.dumps(tokenizer.encode(vectors).tolist()))
 """
 
 LOAD_DATA = """
@@ -299,6 +317,15 @@ def test_where_a_push_goes(hub, run_folder, tmp_path):
         assert sum(line.startswith("error: ") for line in err.splitlines()) == len(err.splitlines()) == 1
     assert found[11][0] == 2
     assert ("model", "my-org/nobody") not in hub.history
+
+
+@pytest.mark.slow
+def test_a_stranger_loads_the_item_tokenizer_of_a_branch(hub, run_folder, tmp_path):
+    run_commands(hub, tmp_path / "home", ["push", run_folder, "my-org/whole", "--revision", "next"])
+    assert hub.files("my-org/whole") == {}
+    tokenizer = load_item_tokenizer(run_folder / "model/item_tokenizer")
+    vectors = torch.linspace(-1, 1, 5 * tokenizer.config.vector_dim).reshape(5, -1)
+    assert run(LOAD_TOKENIZER, hub, tmp_path / "stranger") == tokenizer.encode(vectors).tolist()
 
 
 @pytest.mark.slow

@@ -65,6 +65,8 @@ def test_mistakes_are_said_before_torch_is_imported(tmp_path, own_data):
         (["recommend", nothing, "--user", "u00"], "holds no trained model: run `hf-genrec train` first"),
         (["evaluate", nothing], "holds no trained model"),
         (["push", nothing, "a/b"], "holds no trained model"),
+        (["push-data", nothing, "a/b"], "run `hf-genrec prepare` first"),
+        (["evaluate", nothing, "--revision", "next"], "--revision needs --data"),
         (["analyze", nothing], "holds no trained model"),
         (["calibrate-depth", nothing], "holds no trained model"),
         (["refresh", nothing], "holds no saved model (config.json)"),
