@@ -167,6 +167,12 @@ def recommend(
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Number of items.")] = 10,
     exclude_seen: Annotated[bool, typer.Option(help="Leave the items of the history out.")] = False,
+    unknown: Annotated[
+        str,
+        typer.Option(
+            help="Items of the history that the model does not know: raise refuses them, skip leaves them out."
+        ),
+    ] = "raise",
     stranger: Annotated[
         bool,
         typer.Option(
@@ -174,8 +180,37 @@ def recommend(
             "Python code in the folder: only for one you trust."
         ),
     ] = False,
+    all_users: Annotated[
+        bool, typer.Option("--all-users", help="All users of the data, as Parquet; finished parts are kept.")
+    ] = False,
+    histories: Annotated[
+        Path | None,
+        typer.Option(help="In place of --all-users a Parquet file or folder of histories: user_id and item_ids."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the Parquet parts; by default recommendations in the run.")
+    ] = None,
+    part_size: Annotated[
+        int | None, typer.Option("--part-size", "--part_size", help="Users a part, by default 5000.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="local, or ray: actors on a Ray cluster.")] = None,
+    workers: Annotated[int | None, typer.Option(help="ray: number of actors; by default one per free core.")] = None,
 ) -> None:
-    """The next items for a user of the data or for a history, by title."""
+    """The next items for a user of the data or for a history, by title; or for all users, as Parquet."""
+    of_batch: dict[str, Any] = {"output": output, "part_size": part_size, "engine": engine, "workers": workers}
+    given = {name: value for name, value in of_batch.items() if value is not None}
+    if all_users or histories is not None:
+        if all_users + (histories is not None) + (user is not None) + bool(history) + stranger > 1:
+            raise ValueError("give --all-users, --histories, --user or --history: one of them, and --stranger for none")
+        from hf_genrec.serving.batch import recommend_users
+
+        quiet()
+        line = recommend_users(run, k=k, exclude_seen=exclude_seen, unknown=unknown, histories=histories, **given)
+        typer.echo(line)
+        return
+    if given:
+        option = next(iter(given)).replace("_", "-")
+        raise ValueError(f"--{option} is for --all-users or --histories: leave it out, or give one of them")
     from hf_genrec.data.prepared import PreparedData
     from hf_genrec.training.run_folder import RunFolder
 
@@ -200,6 +235,7 @@ def recommend(
     model = load_model(model_folder)
     if items is None:
         items = _history_ids(history or [], model.processor.item_ids)
+    items = _known_items(items, model.processor, unknown)
     item_ids, scores = model.recommend(items, k=k, exclude_seen=exclude_seen)
     title = model.processor.title
     newest = ", ".join(shown(title(item_id)) for item_id in items[-3:]) or "none"
@@ -233,6 +269,20 @@ def _history_ids(values: list[str], known: list[str]) -> list[str]:
             elif plain.strip():
                 ids.append(plain.strip())
     return ids
+
+
+def _known_items(items: list[str], processor: Any, unknown: str) -> list[str]:
+    """The items of a history that are in the catalogue; what is done with others is what `--unknown` says."""
+    if unknown not in ("raise", "skip"):
+        raise ValueError(f"--unknown {unknown}: use raise or skip")
+    known = set(processor.item_ids)
+    missing = next((place for place, item_id in enumerate(items, start=1) if item_id not in known), None)
+    if missing is not None and unknown == "raise":
+        raise ValueError(
+            f"Item {items[missing - 1]!r} in the history is not in the catalogue (place {missing}, from 1): correct "
+            f"it, or leave such items out by --unknown skip"
+        )
+    return [processor.item_ids[row] for row in processor.rows(items, unknown)]
 
 
 @app.command()
