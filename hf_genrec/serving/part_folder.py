@@ -76,8 +76,8 @@ class PartFolder:
                     path.unlink()
             self._read_log()
             if self.missing or not self._state().get("finished"):
+                self._write_manifest(finished=False)  # first: without it the folder is nobody's
                 self._write_log()
-                self._write_manifest(finished=False)
             yield self
 
     def add(self, record: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ the files under the same paths. The parts are those that one process makes, byte
 threads as an actor.
 """
 
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -16,16 +17,22 @@ OBJECT_STORE = 100 * 2**20  # bytes; nothing large is kept there
 
 
 class PartActor:
-    """Called by Ray Data with the number of a part."""
+    """Called by Ray Data with the number of a part; loads the model for the first one."""
 
     def __init__(self, batch: Batch, threads: int):
         import torch
 
         torch.set_num_threads(threads)
-        self._make = PartMaker(batch)
+        self._batch = batch
+        self._make: PartMaker | None = None
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"record": self._make(int(row["number"]))}
+    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+        """The part's `record` as JSON, or what was `refused`: of errors Ray keeps the text of their trace alone."""
+        try:
+            self._make = self._make or PartMaker(self._batch)
+            return {"record": json.dumps(self._make(int(row["number"]))), "refused": ""}
+        except (ValueError, OSError) as error:
+            return {"record": "", "refused": str(error) or type(error).__name__}
 
 
 def on_ray(
@@ -64,10 +71,13 @@ def on_ray(
         pool = ray.data.ActorPoolStrategy(size=actors)
         records = parts.map(actor, fn_constructor_args=(batch, threads), compute=pool, num_cpus=threads)
         for row in records.iter_rows():
-            advance(row["record"][batch.work.unit])
-            yield row["record"]
+            if row["refused"]:
+                raise ValueError(row["refused"])
+            record = json.loads(row["record"])
+            advance(record[batch.work.unit])
+            yield record
     except ray.exceptions.RayError as error:
-        raise _own(error) from error
+        raise RuntimeError(f"Ray gave up: {' '.join(str(error).split())[-300:]}") from error
     finally:
         if started:
             ray.shutdown()
@@ -99,14 +109,3 @@ def _require_room(ray: Any, threads: int) -> None:
 
 def _cores(node: dict[str, Any]) -> int:
     return int(node["Resources"].get("CPU", 0)) if node["Alive"] else 0
-
-
-def _own(error: BaseException) -> Exception:
-    """What an actor raised, without what Ray says of where."""
-    cause: BaseException | None = error
-    while cause is not None:
-        inner = getattr(cause, "cause", None)
-        cause = inner if isinstance(inner, BaseException) and inner is not cause else cause.__cause__
-        if isinstance(cause, ValueError | OSError) and not type(cause).__module__.startswith("ray."):
-            return cause
-    return RuntimeError(" ".join(str(error).split())[-500:])
