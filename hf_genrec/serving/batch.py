@@ -33,6 +33,7 @@ from hf_genrec.training.run_folder import RunFolder
 logger = logging.getLogger(__name__)
 
 PART_SIZE = 5000
+MOST_PARTS = 100_000  # the names of more would not stand in their order
 
 
 def recommend_users(
@@ -60,7 +61,7 @@ def recommend_users(
         FileNotFoundError, ValueError, OSError: no trained model; or as [`run`].
     """
     folder = RunFolder(Path(run_folder))
-    work = Recommend(folder.require_model(), k, exclude_seen, unknown)
+    work = Recommend(folder.require_model().absolute(), k, exclude_seen, unknown)
     return _made(work, history_rows(folder, histories), Path(output or folder.path / work.name), **how)
 
 
@@ -106,8 +107,10 @@ def embed(
     if vectors == "text":
         place = run_folder.data / ITEMS_FILE if is_run else Path(source)
         rows = text_rows(place, text_columns)
+        if Path(text_model).is_dir():
+            text_model = str(Path(text_model).absolute())
         return _made(TextVectors(text_model, tuple(rows.roles)[1:]), rows, folder, **how)
-    model = run_folder.require_model()
+    model = run_folder.require_model().absolute()
     require_vectors(model)
     if vectors == "items":
         return _made(ItemVectors(model), item_rows(run_folder), folder, **how)
@@ -183,6 +186,8 @@ def run(batch: Batch, engine: str = "local", workers: int | None = None) -> dict
     num_rows = batch.source.check()
     if not num_rows:
         raise ValueError(f"{batch.source.path} holds no rows: there is nothing to do")
+    if num_rows > MOST_PARTS * batch.part_size:
+        raise ValueError(f"{num_rows} rows are too many for parts of {batch.part_size}: give a larger part_size")
     work, unit = batch.work, batch.work.unit
     settings = {**work.settings(), "rows_from": batch.source.fingerprint(), "part_size": batch.part_size}
     folder = PartFolder(batch.folder.absolute(), work.name, settings, -(-num_rows // batch.part_size))
