@@ -101,12 +101,11 @@ def killed(run: Path, output: Path, part_size: int, kills: int, within: float) -
 def by_ray(run: Path, output: Path, part_size: int, workers: int) -> float:
     """Users a second between the first finished part and the last one."""
     folder = RunFolder(run)
-    work, rows = Recommend(folder.require_model()), history_rows(folder)
-    settings = {**work.settings(), "rows_from": rows.fingerprint(), "part_size": part_size}
-    parts = PartFolder(output, work.name, settings, -(-rows.check() // part_size))
+    batch = Batch(Recommend(folder.require_model()), history_rows(folder), output, part_size)
+    parts = PartFolder(output, batch.work.name, batch.settings(), -(-batch.source.check() // part_size))
     moments: list[tuple[float, int]] = []
     with parts.at_work():
-        for record in on_ray(Batch(work, rows, output, part_size), parts.missing, lambda users: None, workers):
+        for record in on_ray(batch, parts.settings, parts.missing, lambda users: None, workers):
             parts.add(record)
             moments.append((time.perf_counter(), record["users"]))
         parts.finish()

@@ -5,8 +5,9 @@ only what is missing, and so can other processes (`ray_batch.py`).
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,11 @@ def embed(
 def _made(work: Work, rows: RowSource, folder: Path, part_size: int = PART_SIZE, **how: Any) -> str:
     manifest = run(Batch(work, rows, folder, part_size), **how)
     line = f"{folder}: {manifest[work.unit]} {work.unit}, {manifest['rows']} rows, {manifest['parts']} parts"
-    told = {"unknown_items": "unknown items left out", "users_without_items": "users without any item"}
+    told = {
+        "unknown_items": "unknown items left out",
+        "users_without_items": "users without any item",
+        "items_without_text": "items without text, whose id stands in",
+    }
     return shown(line + "".join(f", {manifest[key]} {text}" for key, text in told.items() if manifest.get(key)))
 
 
@@ -139,13 +144,25 @@ class Batch:
     folder: Path
     part_size: int = PART_SIZE
 
+    def settings(self) -> dict[str, Any]:
+        """What decides the parts."""
+        return {**self.work.settings(), "rows_from": self.source.fingerprint(), "part_size": self.part_size}
+
 
 class PartMaker:
-    """Makes and writes parts of a batch by their number; the model is loaded once."""
+    """
+    Makes and writes parts of a batch by their number; the model is loaded once.
 
-    def __init__(self, batch: Batch):
+    Raises:
+        ValueError: the files are not those of the `settings`: they have changed, or are others on this machine.
+    """
+
+    def __init__(self, batch: Batch, settings: Mapping[str, Any]):
         self.batch = batch
         self._rows, self._make = PartReader(batch.source, batch.part_size), batch.work.open()
+        changed = [name for name, value in batch.settings().items() if value != settings[name]]
+        if changed:
+            raise ValueError(f"{changed[0]} is not what it was when the command began: give it again")
 
     def __call__(self, number: int, advance: Advance = lambda rows: None) -> dict[str, Any]:
         """The record of the part, see [`write_part`]."""
@@ -154,9 +171,11 @@ class PartMaker:
         return write_part(self.batch.folder, number, table, {self.batch.work.unit: rows.num_rows, **counts})
 
 
-def here(batch: Batch, numbers: Sequence[int], advance: Advance) -> Iterator[dict[str, Any]]:
+def here(
+    batch: Batch, settings: Mapping[str, Any], numbers: Sequence[int], advance: Advance
+) -> Iterator[dict[str, Any]]:
     """The records of parts, made one after the other in this process."""
-    make = PartMaker(batch)
+    make = PartMaker(batch, settings)
     for number in numbers:
         yield make(number, advance)
 
@@ -189,8 +208,7 @@ def run(batch: Batch, engine: str = "local", workers: int | None = None) -> dict
     if num_rows > MOST_PARTS * batch.part_size:
         raise ValueError(f"{num_rows} rows are too many for parts of {batch.part_size}: give a larger part_size")
     work, unit = batch.work, batch.work.unit
-    settings = {**work.settings(), "rows_from": batch.source.fingerprint(), "part_size": batch.part_size}
-    folder = PartFolder(batch.folder.absolute(), work.name, settings, -(-num_rows // batch.part_size))
+    folder = PartFolder(batch.folder.absolute(), work.name, batch.settings(), -(-num_rows // batch.part_size))
     batch = Batch(work, RowSource(batch.source.path.absolute(), batch.source.roles), folder.path, batch.part_size)
     with folder.at_work():
         done = sum(record[unit] for record in folder.records.values())
@@ -203,7 +221,8 @@ def run(batch: Batch, engine: str = "local", workers: int | None = None) -> dict
             logger.info("%s: %d of %d parts are finished", folder.path, len(folder.records), folder.num_parts)
         if folder.missing:
             with tqdm(total=num_rows, initial=done, desc=work.name, unit=f" {unit}") as bar:
-                for record in _engine(engine, workers)(batch, folder.missing, bar.update):
+                make = here if engine == "local" else _on_ray(workers)
+                for record in make(batch, folder.settings, folder.missing, bar.update):
                     folder.add(record)
         return folder.finish()
 
@@ -212,9 +231,7 @@ def _left_out(record: dict[str, Any]) -> int:
     return record.get("unknown_items", 0)
 
 
-def _engine(name: str, workers: int | None) -> Callable[[Batch, Sequence[int], Advance], Iterator[dict[str, Any]]]:
-    if name == "local":
-        return here
+def _on_ray(workers: int | None) -> Callable[..., Iterator[dict[str, Any]]]:
     from hf_genrec.serving.ray_batch import on_ray
 
-    return lambda batch, numbers, advance: on_ray(batch, numbers, advance, workers)
+    return partial(on_ray, workers=workers)

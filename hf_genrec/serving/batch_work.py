@@ -273,7 +273,10 @@ class TextVectors:
                 found.append(encoder.encode(some, batch_size=64, show_progress_bar=False, convert_to_numpy=True))
                 advance(len(some))
             vectors = np.concatenate(found).astype(np.float32)
-            return pa.table({"item_id": items["item_id"], "embedding": _lists(vectors)}), {}
+            # A text ends with a full stop, unless the id stands in for it.
+            without = sum(map(str.__eq__, texts, items["item_id"].to_pylist()))
+            table = pa.table({"item_id": items["item_id"], "embedding": _lists(vectors)})
+            return table, {"items_without_text": without}
 
         return make
 

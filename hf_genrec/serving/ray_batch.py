@@ -8,7 +8,7 @@ threads as an actor.
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hf_genrec.serving.batch import Batch, PartMaker
@@ -19,24 +19,28 @@ OBJECT_STORE = 100 * 2**20  # bytes; nothing large is kept there
 class PartActor:
     """Called by Ray Data with the number of a part; loads the model for the first one."""
 
-    def __init__(self, batch: Batch, threads: int):
+    def __init__(self, batch: Batch, settings: Mapping[str, Any], threads: int):
         import torch
 
         torch.set_num_threads(threads)
-        self._batch = batch
+        self._batch, self._settings = batch, settings
         self._make: PartMaker | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         """The part's `record` as JSON, or what was `refused`: of errors Ray keeps the text of their trace alone."""
         try:
-            self._make = self._make or PartMaker(self._batch)
+            self._make = self._make or PartMaker(self._batch, self._settings)
             return {"record": json.dumps(self._make(int(row["number"]))), "refused": ""}
         except (ValueError, OSError) as error:
             return {"record": "", "refused": str(error) or type(error).__name__}
 
 
 def on_ray(
-    batch: Batch, numbers: Sequence[int], advance: Callable[[int], Any], workers: int | None = None
+    batch: Batch,
+    settings: Mapping[str, Any],
+    numbers: Sequence[int],
+    advance: Callable[[int], Any],
+    workers: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """
     The records of parts, in the order in which they are finished.
@@ -69,7 +73,7 @@ def on_ray(
         actor: Any = PartActor  # Ray's annotation of `map` knows functions alone
         parts = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
         pool = ray.data.ActorPoolStrategy(size=actors)
-        records = parts.map(actor, fn_constructor_args=(batch, threads), compute=pool, num_cpus=threads)
+        records = parts.map(actor, fn_constructor_args=(batch, settings, threads), compute=pool, num_cpus=threads)
         for row in records.iter_rows():
             if row["refused"]:
                 raise ValueError(row["refused"])

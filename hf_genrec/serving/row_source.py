@@ -173,6 +173,9 @@ class PartReader:
     def __call__(self, number: int) -> pa.Table:
         if number < self._next:
             self._next, self._parts = 0, self.source.parts(self.size)
+        rows = None
         while self._next <= number:
-            rows, self._next = next(self._parts), self._next + 1
+            rows, self._next = next(self._parts, None), self._next + 1
+        if rows is None:
+            raise ValueError(f"{self.source.path} has fewer rows than it had: give the command again")
         return rows

@@ -19,8 +19,10 @@ from tiny_rearec import tiny_rearec
 
 from hf_genrec.semantic_ids.embedding import embed_texts
 from hf_genrec.semantic_ids.ready_made import load_embeddings
-from hf_genrec.serving.batch import embed, recommend_users
+from hf_genrec.serving.batch import Batch, PartMaker, embed, recommend_users
+from hf_genrec.serving.batch_work import Recommend, history_rows
 from hf_genrec.serving.part_folder import LOG
+from hf_genrec.training.run_folder import RunFolder
 
 
 def lists_in(folder, users) -> list[tuple[list[str], list[float]]]:
@@ -259,6 +261,18 @@ def test_memory_does_not_grow_with_the_users(tmp_path):
     assert peaks[1] - peaks[0] < 30, peaks  # MiB; the larger file holds 8 million ids
 
 
+def test_files_that_change_meanwhile_are_noticed(tmp_path, model):
+    make_run(tmp_path, model, users=5)
+    folder = RunFolder(tmp_path)
+    batch = Batch(Recommend(folder.model, k=3), history_rows(folder), tmp_path, 2)
+    settings = batch.settings()
+    with pytest.raises(ValueError, match="fewer rows than it had"):
+        PartMaker(batch, settings)(3)
+    make_model(make_processor(), seed=1).save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="model is not what it was when the command began"):
+        PartMaker(batch, settings)
+
+
 def test_two_processes_do_not_write_into_one_folder(tmp_path, model):
     from hf_genrec.files import working_in
 
@@ -327,7 +341,8 @@ def test_embeddings_of_text_are_those_of_tokenize(tmp_path, items, monkeypatch, 
 
 
 def test_the_default_text_columns_are_those_of_tokenize(tmp_path, items):
-    embed(items, output=tmp_path / "out")
+    line = embed(items, output=tmp_path / "out")
+    assert line.endswith("3 items, 3 rows, 1 parts, 1 items without text, whose id stands in")
     manifest = json.loads((tmp_path / "out/_embeddings.json").read_text())
     assert manifest["settings"]["text_columns"] == ["title"]
     with pytest.raises(ValueError, match="with text_columns "):
