@@ -4,10 +4,10 @@
 
 For each run, all users of its data. `killed`: one uninterrupted command, and one that is killed ten times at random
 moments, whose files are compared with the former's byte for byte. `memory`: the peak of the command for these users and
-for ten times as many. `ray`: the same parts by one and by two Ray actors on this machine, in alternating rounds, their
-files compared, too; users a second between the first finished part and the last one, for what comes before is the start
-of processes. Quality plays no part: a run trained for a few steps will do. The rows are those of benchmarks/results;
-measure on an idle machine.
+for ten times as many. `ray`: 40 parts by one and by two Ray actors on this machine, in alternating rounds, whose files
+are compared with those of the command; users a second between the first finished part and the last one, for what comes
+before is the start of processes. Quality plays no part: a run trained for a few steps will do. The rows are those of
+benchmarks/results; measure on an idle machine.
 """
 
 import argparse
@@ -98,42 +98,49 @@ def killed(run: Path, output: Path, part_size: int, kills: int, within: float) -
     return left
 
 
-def by_ray(run: Path, output: Path, part_size: int, workers: int) -> float:
-    """Users a second between the first finished part and the last one."""
+def by_ray(run: Path, histories: Path, output: Path, part_size: int, workers: int) -> float:
+    """Users a second between the first parts, one of each worker, and the last one, by the times of the files."""
     folder = RunFolder(run)
-    batch = Batch(Recommend(folder.require_model()), history_rows(folder), output, part_size)
+    batch = Batch(Recommend(folder.require_model().absolute()), history_rows(folder, histories), output, part_size)
     parts = PartFolder(output, batch.work.name, batch.settings(), -(-batch.source.check() // part_size))
-    moments: list[tuple[float, int]] = []
     with parts.at_work():
         for record in on_ray(batch, parts.settings, parts.missing, lambda users: None, workers):
             parts.add(record)
-            moments.append((time.perf_counter(), record["users"]))
         parts.finish()
-    return sum(users for _, users in moments[workers:]) / (moments[-1][0] - moments[workers - 1][0])
+    ended = sorted(path.stat().st_mtime for path in output.glob("part-*"))
+    return (len(ended) - workers) * part_size / (ended[-1] - ended[workers - 1])
 
 
 def measure(run: Path, what: str, place: Path, given: argparse.Namespace) -> dict[str, Any]:
     """A row of figures; see above."""
     sequences, size = run / "data" / SEQUENCES_FILE, given.part_size
     users = pq.read_metadata(sequences).num_rows
+    table = pq.read_table(sequences, columns=["user_id", "item_ids"])
     if what == "memory":
-        table = pq.read_table(sequences, columns=["user_id", "item_ids"])
         pq.write_table(pa.concat_tables([table] * TIMES), place / "more.parquet")
         few = measured(command(run, place / "few", size))
         more = measured(command(run, place / "more", size, "--histories", str(place / "more.parquet")))
         return {"users": [users, TIMES * users], "peak_mib": [few["peak_mib"], more["peak_mib"]]}
-    whole = measured(command(run, place / "whole", size))
-    expected = contents(place / "whole")
     if what == "killed":
+        whole = measured(command(run, place / "whole", size))
+        expected = contents(place / "whole")
         left = killed(run, place / "killed", size, given.kills, whole["seconds"] / given.kills / 2)
-        row = {"users": users, "parts": len(expected) - 2, **whole, "users_per_second": users / whole["seconds"]}
-        row |= {"users_per_cpu_second": users / whole["cpu_seconds"], "kills": given.kills, "parts_of_killed": left}
+        row = {"users": users, "parts": len(expected) - 2, "seconds": whole["seconds"]}
+        row |= {"cpu_seconds": whole["cpu_seconds"], "users_per_cpu_second": users / whole["cpu_seconds"]}
+        row |= {"kills": given.kills, "parts_of_killed": left}
         return row | {"equal": contents(place / "killed") == expected}
-    equal, rates = True, []
+    return row_of_ray(run, table, place, given)
+
+
+def row_of_ray(run: Path, table: pa.Table, place: Path, given: argparse.Namespace) -> dict[str, Any]:
+    users, size = given.ray_users, given.ray_users // 40
+    pq.write_table(pa.concat_tables([table] * -(-users // table.num_rows)).slice(0, users), place / "some.parquet")
+    measured(command(run, place / "whole", size, "--histories", str(place / "some.parquet")))
+    expected, equal, rates = contents(place / "whole"), True, []
     for turn in range(given.rounds):
         rates.append([])
         for workers in (1, 2):
-            rates[-1].append(by_ray(run, place / f"{workers}-{turn}", size, workers))
+            rates[-1].append(by_ray(run, place / "some.parquet", place / f"{workers}-{turn}", size, workers))
             equal = equal and contents(place / f"{workers}-{turn}") == expected
     ratios = [two / one for one, two in rates]
     return {"users": users, "rates": rates, "ratios": ratios, "ratio": statistics.median(ratios), "equal": equal}
@@ -147,6 +154,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3, help="of Ray; the ratio is their median")
     parser.add_argument("--part-size", type=int, default=500)
+    parser.add_argument("--ray-users", type=int, default=20_000, help="of Ray; in 40 parts, each user once or more")
     given = parser.parse_args()
     os.environ |= ENVIRONMENT
     torch.set_num_threads(1)
