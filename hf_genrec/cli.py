@@ -197,8 +197,37 @@ def recommend(
             "Python code in the folder: only for one you trust."
         ),
     ] = False,
+    all_users: Annotated[
+        bool, typer.Option("--all-users", help="All users of the data, as Parquet; finished parts are kept.")
+    ] = False,
+    histories: Annotated[
+        Path | None,
+        typer.Option(help="In place of --all-users a Parquet file or folder of histories: user_id and item_ids."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the Parquet parts; by default recommendations in the run.")
+    ] = None,
+    part_size: Annotated[
+        int | None, typer.Option("--part-size", "--part_size", help="Users a part, by default 5000.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="local, or ray: actors on a Ray cluster.")] = None,
+    workers: Annotated[int | None, typer.Option(help="ray: number of actors; by default one per free core.")] = None,
 ) -> None:
-    """The next items for a user of the data or for a history, by title."""
+    """The next items for a user of the data or for a history, by title; or for all users, as Parquet."""
+    of_batch: dict[str, Any] = {"output": output, "part_size": part_size, "engine": engine, "workers": workers}
+    given = {name: value for name, value in of_batch.items() if value is not None}
+    if all_users or histories is not None:
+        if all_users + (histories is not None) + (user is not None) + bool(history) + stranger > 1:
+            raise ValueError("give --all-users, --histories, --user or --history: one of them, and --stranger for none")
+        from hf_genrec.serving.batch import recommend_users
+
+        quiet()
+        line = recommend_users(run, k=k, exclude_seen=exclude_seen, unknown=unknown, histories=histories, **given)
+        typer.echo(line)
+        return
+    if given:
+        option = next(iter(given)).replace("_", "-")
+        raise ValueError(f"--{option} is for --all-users or --histories: leave it out, or give one of them")
     from hf_genrec.data.prepared import PreparedData
     from hf_genrec.training.run_folder import RunFolder
 

@@ -36,7 +36,8 @@ class TokenizerArguments:
         default=None,
         metadata={
             "help": "Ready-made item embeddings (of text, images, ...) in place of those of the text: .npy with the "
-            "ids beside it in a file that ends in .ids.txt, or .parquet with a column of ids and one of lists."
+            "ids beside it in a file that ends in .ids.txt, or .parquet (or a folder of them) with a column of ids "
+            "and one of lists."
         },
     )
     embeddings_id_column: str = field(

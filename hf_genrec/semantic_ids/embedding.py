@@ -41,7 +41,7 @@ def embed_texts(
     if not texts:
         raise ValueError("there are no texts to embed: the catalogue is empty")
     source = resolve_model(model)
-    cache_file = Path(cache_folder or DEFAULT_CACHE).expanduser() / f"{_model_identity(source)}.safetensors"
+    cache_file = Path(cache_folder or DEFAULT_CACHE).expanduser() / f"{model_identity(source)}.safetensors"
     cached_keys, cached_vectors = _read_cache(cache_file)
     row_of = {bytes(key): row for row, key in enumerate(cached_keys)}
 
@@ -96,7 +96,7 @@ def load_encoder(source: str) -> Any:
         ) from error
 
 
-def _model_identity(source: str) -> str:
+def model_identity(source: str) -> str:
     digest = hashlib.sha256()
     folder = Path(source)
     if not folder.is_dir():

@@ -1,4 +1,5 @@
-"""Item vectors that are there already, of text or images: a NumPy file with its ids beside it, or a Parquet file."""
+"""Item vectors that are there already, of text or images: a NumPy file with its ids beside it, a Parquet file, or a
+folder of such, as `hf-genrec embed` writes it."""
 
 import logging
 from pathlib import Path
@@ -23,8 +24,8 @@ def load_embeddings(path: str | Path, item_ids: list[str], id_column: str = "ite
 
     Args:
         path: a `.npy` file of one vector a row, with the ids in the file beside it that ends in `.ids.txt` in place of
-            `.npy`, one a line; or a `.parquet` file with a column of ids and either one column of lists of numbers, or
-            columns of numbers.
+            `.npy`, one a line; or a `.parquet` file, or a folder of them, with a column of ids and either one column of
+            lists of numbers, or columns of numbers.
         id_column: the column of ids of a Parquet file.
 
     Returns:
@@ -36,14 +37,14 @@ def load_embeddings(path: str | Path, item_ids: list[str], id_column: str = "ite
             or columns that are no numbers; names file and row.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path} is not a file: correct embeddings_path")
     if path.suffix.lower() == ".npy":
         ids, vectors = _read_npy(path)
-    elif path.suffix.lower() == ".parquet":
+    elif path.is_dir() or path.suffix.lower() == ".parquet":
         ids, vectors = _read_parquet(path, id_column)
     else:
-        raise ValueError(f"{path}: embeddings_path reads .npy and .parquet files")
+        raise ValueError(f"{path}: embeddings_path reads .npy and .parquet files, and folders of the latter")
     row_of: dict[str, int] = {}
     for row, item_id in enumerate(ids):
         if row_of.setdefault(item_id, row) != row:
