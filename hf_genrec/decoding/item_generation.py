@@ -1,6 +1,9 @@
-"""`generate` of models that write items: more answers than there are legal ones are refused before it starts."""
+"""What models that write codes share: a `generate` that refuses more answers than there are legal ones, and vectors of
+items."""
 
 from typing import Any
+
+import torch
 
 from ..catalogue.sound_scores import require_sound_weights
 
@@ -8,7 +11,15 @@ from ..catalogue.sound_scores import require_sound_weights
 class ItemGeneration:
     """Placed before a model class with `generate`."""
 
+    device: Any
     generation_config: Any
+    get_input_embeddings: Any
+    _require_processor: Any
+
+    def similarity_vectors(self) -> torch.Tensor:
+        """(N, L * d), the embeddings of an item's codes one behind the other: codes of two levels never agree."""
+        token_ids = torch.from_numpy(self._require_processor().token_ids)  # (N, L)
+        return self.get_input_embeddings()(token_ids.to(self.device)).flatten(1)
 
     def generate(self, inputs=None, generation_config=None, logits_processor=None, *args, **kwargs):
         """
