@@ -28,10 +28,10 @@ class SimilarItems:
         """
         The k items that the model holds to be most like an item: the largest cosines of [`similarity_vectors`].
 
-        The vectors are those that items are scored by; of a model that reads codes, the embeddings of an item's codes
-        one behind the other. So items with the same codes have a similarity of 1, and a new item is compared as soon as
-        it is in the catalogue. An item that is in no training interaction has no vector that was learned, unless it is
-        made of codes or text.
+        The vectors are those that items are scored by. Of a model that reads codes, the similarity is the mean of the
+        cosines of the codes' embeddings, level by level; of ordered codes each counts half of the one before it. So
+        items with the same codes have a similarity of 1, and a new item is compared as soon as it is in the catalogue.
+        An item that is in no training interaction has no vector that was learned, unless it is made of codes or text.
 
         Args:
             item_ids: an item, or a list of them.

@@ -9,17 +9,28 @@ from ..catalogue.sound_scores import require_sound_weights
 
 
 class ItemGeneration:
-    """Placed before a model class with `generate`."""
+    """
+    Placed before a model class with `generate`.
 
+    Attributes:
+        level_decay (`float`): weight of a code in the similarity of two items, in units of that of the code before it.
+    """
+
+    level_decay = 1.0
     device: Any
     generation_config: Any
     get_input_embeddings: Any
     _require_processor: Any
 
     def similarity_vectors(self) -> torch.Tensor:
-        """(N, L * d), the embeddings of an item's codes one behind the other: codes of two levels never agree."""
+        """
+        (N, L * d), the embeddings of an item's codes one behind the other, so that a cosine is the weighted mean of
+        those of the levels. Embeddings of seldom read levels are the longest: all are brought to one length first.
+        """
         token_ids = torch.from_numpy(self._require_processor().token_ids)  # (N, L)
-        return self.get_input_embeddings()(token_ids.to(self.device)).flatten(1)
+        codes = torch.nn.functional.normalize(self.get_input_embeddings()(token_ids.to(self.device)).float(), dim=-1)
+        weights = self.level_decay ** torch.arange(codes.shape[1], device=codes.device)
+        return (codes * weights.sqrt().unsqueeze(-1)).flatten(1)
 
     def generate(self, inputs=None, generation_config=None, logits_processor=None, *args, **kwargs):
         """

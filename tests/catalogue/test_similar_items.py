@@ -24,17 +24,22 @@ def model(request):
     return models()[request.param]
 
 
-def vectors_of(model) -> torch.Tensor:
-    """(N, d), written down per item, in float64."""
-    if hasattr(model.processor, "token_ids"):
-        table = model.get_input_embeddings().weight
-        return torch.stack([torch.cat([table[token] for token in row]) for row in model.processor.token_ids]).double()
-    return model.item_vectors()[:-1].double()
+def cosines_of(model) -> torch.Tensor:
+    """(N, N) in float64: of item vectors; or the mean over the levels of those of the codes."""
+    if not hasattr(model.processor, "token_ids"):
+        vectors = model.item_vectors()[:-1].double()
+        return torch.nn.functional.cosine_similarity(vectors[:, None], vectors[None], dim=-1)
+    table = model.get_input_embeddings().weight.double()
+    weights = [1, 1, 1] if hasattr(model.processor, "item_sets") else [4, 2, 1]
+    total = 0
+    for level, weight in enumerate(weights):
+        codes = table[torch.from_numpy(model.processor.token_ids[:, level])]
+        total += weight * torch.nn.functional.cosine_similarity(codes[:, None], codes[None], dim=-1)
+    return total / sum(weights)
 
 
 def test_scores_are_the_cosines_of_all_other_items(model):
-    ids = model.processor.item_ids
-    cosines = torch.nn.functional.cosine_similarity(vectors_of(model)[:, None], vectors_of(model)[None], dim=-1)
+    ids, cosines = model.processor.item_ids, cosines_of(model)
     for row, (found, scores) in enumerate(zip(*model.similar_items(ids, k=len(ids)), strict=True)):
         assert sorted(found) == sorted(set(ids) - {ids[row]})
         assert scores == sorted(scores, reverse=True)
