@@ -1,6 +1,7 @@
 """`hf_genrec.fit` on tables in memory, and the run it returns."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -307,3 +308,25 @@ def test_the_folder_of_the_method_by_default(log, items, tmp_path, prepare_only,
     assert Path("runs/rearec/data").is_dir()
     record = json.loads(Path("runs/rearec/data/prepare.json").read_text())
     assert record["settings"]["source_path"] == "runs/rearec/source/interactions.parquet"
+
+
+@pytest.mark.slow
+def test_the_page(own_data, tmp_path, monkeypatch):
+    """The code of docs/frames.md, as it stands there, with a small model."""
+    page = (Path(__file__).parents[1] / "docs/frames.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    small = {"vectors": "collaborative", "collaborative_dim": 8, "codebook_sizes": [4, 4, 4], "max_history": 8}
+    small |= {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "use_cpu": True, "max_steps": 2}
+    assert "num_train_epochs=20)" in code
+    code = code.replace("num_train_epochs=20)", f"num_train_epochs=1, disable_tqdm=True, **{small})")
+    columns = {"member": "user", "film": "item", "seen_at": "time", "name": "title"}
+    for name in ("log.csv", "films.csv"):
+        pandas.read_csv(own_data / name).rename(columns=columns).to_csv(tmp_path / name, index=False)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    *lines, last = code.strip().splitlines()
+    exec("\n".join(lines), names)
+    assert eval(last, names).index[0] == "CARE"
+    frame = names["run"].recommend(histories={"new user": ["f01", "f03"]}, k=10, as_frame=True)
+    assert frame["user"].unique().tolist() == ["new user"]
+    assert all(isinstance(item, str) for item in frame["item"])
