@@ -191,7 +191,7 @@ class Run:
         """A user's whole sequence."""
         if user not in self._users:
             known = ", ".join(list(self._users)[:3])
-            raise ValueError(f"user {user!r} is not in {self._parts.data}, whose users are {known}, ...")
+            raise ValueError(f"user {shown(user)} is not in {self._parts.data}, whose users are {known}, ...")
         return [self.data.item_ids[row] for row in self.data.sequences[self._users[user]]]
 
     @staticmethod
@@ -201,7 +201,7 @@ class Run:
         for place, value in enumerate(listed(values, where, ordered)):
             try:
                 ids.append(as_id(value.item() if hasattr(value, "item") else value, where))
-            except ValueError:
+            except (ValueError, TypeError):  # the truth of pandas' NA is a TypeError
                 raise ValueError(
                     f"{where}: {shown(value)} (position {place}, from 0) is no id: give text or a whole number"
                 ) from None

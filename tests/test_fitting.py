@@ -136,6 +136,8 @@ def test_histories_of_anybody(run):
         ({"users": [7, 99]}, "user '99' is not in .*data, whose users are"),
         ({"users": [7], "histories": [[102]]}, "give either users or histories"),
         ({"users": [True]}, r"users: True \(position 0, from 0\) is no id"),
+        ({"users": [pandas.NA]}, r"users: a NAType \(position 0, from 0\) is no id"),
+        ({"users": ["7" * 500]}, r"user '7{56}\.\.\. is not in"),
         ({"users": [7.5]}, r"users: 7.5 \(position 0, from 0\) is no id"),
         ({"histories": [[102], [102, None]]}, r"history 1: None \(position 1, from 0\) is no id"),
         ({"histories": {"ann": "102"}}, "history of 'ann': '102' is no list of item ids"),
