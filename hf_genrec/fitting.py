@@ -17,7 +17,9 @@ from hf_genrec.files import whole_file, working_in
 from hf_genrec.method import default_method, load_method
 from hf_genrec.run import INTERACTIONS_FILE, ITEMS_FILE, SOURCE, Run
 from hf_genrec.terminal import quiet
+from hf_genrec.trainers import evaluate_run, prepare_data, tokenize_items, train
 from hf_genrec.training.config import RunConfig, parse_config
+from hf_genrec.training.lineage import require_prepared, require_tokenized
 from hf_genrec.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -86,10 +88,15 @@ def fit(
         for column in (config.data.user_column, config.data.item_column):
             if holds_numbers(tables["interactions"].schema, column):
                 logger.info("ids in %r are numbers: text in the library, numbers again in DataFrames", column)
-    _prepare_and_train(config, resume)
+    try:
+        prepare_data.main(config)
+    except ValueError as error:
+        line = str(error)
+        for name in tables:  # not the file they were written to
+            line = line.replace(str(places[name].absolute()), name).replace(str(places[name]), name)
+        raise ValueError(line) from error
+    _tokenize_and_train(config, resume)
     if evaluate is not None:
-        from hf_genrec.trainers import evaluate_run
-
         evaluate_run.main(str(run.path), evaluate)
     return Run(run.path)
 
@@ -167,11 +174,7 @@ def _parsed(text: str) -> RunConfig:
             raise ValueError(str(error).replace(str(path), "fit").replace("key '", "setting '")) from error
 
 
-def _prepare_and_train(config: RunConfig, resume: bool) -> None:
-    from hf_genrec.trainers import prepare_data, tokenize_items, train
-    from hf_genrec.training.lineage import require_prepared, require_tokenized
-
-    prepare_data.main(config)
+def _tokenize_and_train(config: RunConfig, resume: bool) -> None:
     if load_method(config.model.method).codes is not None:
         try:
             made = resume and require_tokenized(config, require_prepared(config))

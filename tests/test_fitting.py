@@ -290,7 +290,7 @@ def test_paths_that_are_none(log, tmp_path):
 
 def test_bad_rows_are_named(log, tmp_path):
     users = log["user"].astype("Int64").mask(log.index == 5)
-    with pytest.raises(ValueError, match=r"interactions.parquet, row 6: no id in column 'user' \(1 bad row"):
+    with pytest.raises(ValueError, match=r"^interactions, row 6: no id in column 'user' \(1 bad row"):
         hf_genrec.fit(log.assign(user=users), output_dir=tmp_path / "run", **SETTINGS)
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"interactions.parquet", "config.yaml"}
 
