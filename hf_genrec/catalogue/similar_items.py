@@ -57,15 +57,22 @@ class SimilarItems:
         k = min(k, len(columns))
         require_sound_weights(self)  # type: ignore[arg-type]
         with evaluation_mode(self):  # type: ignore[arg-type]
-            vectors = torch.nn.functional.normalize(self.similarity_vectors().float(), dim=-1)
-        if not vectors.isfinite().all():
+            vectors = self.similarity_vectors().float()
+        lengths = vectors.norm(dim=-1)
+        if not lengths.isfinite().all():
             refuse_model(self)
-        compared = vectors if candidates is None else vectors[torch.from_numpy(columns).to(vectors.device)]
+        lengths = lengths.clamp(min=torch.finfo(lengths.dtype).tiny)  # a vector of zeros is like none
+        compared, compared_lengths = vectors, lengths
+        if candidates is not None:
+            allowed = torch.from_numpy(columns).to(vectors.device)
+            compared, compared_lengths = vectors[allowed], lengths[allowed]
         found, scores = np.full((len(rows), k), -1), np.empty((len(rows), k), dtype=np.float32)
         size = max(1, MAX_SCORES // len(columns))
         for start in range(0, len(rows), size):
             batch = rows[start : start + size]
-            cosines = (vectors[torch.from_numpy(batch).to(vectors.device)] @ compared.T).clamp(-1, 1)
+            asked = torch.from_numpy(batch).to(vectors.device)
+            cosines = vectors[asked] @ compared.T / lengths[asked].unsqueeze(-1) / compared_lengths
+            cosines = cosines.clamp(-1, 1)
             itself = torch.from_numpy(batch[:, None] == columns).to(vectors.device)
             values, places = best_columns(cosines.masked_fill(itself, -torch.inf), k)
             scores[start : start + size] = values.cpu().numpy()

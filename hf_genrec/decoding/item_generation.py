@@ -3,6 +3,7 @@ items."""
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..catalogue.sound_scores import require_sound_weights
@@ -27,10 +28,14 @@ class ItemGeneration:
         (N, L * d), the embeddings of an item's codes one behind the other, so that a cosine is the weighted mean of
         those of the levels. Embeddings of seldom read levels are the longest: all are brought to one length first.
         """
-        token_ids = torch.from_numpy(self._require_processor().token_ids)  # (N, L)
-        codes = torch.nn.functional.normalize(self.get_input_embeddings()(token_ids.to(self.device)).float(), dim=-1)
-        weights = self.level_decay ** torch.arange(codes.shape[1], device=codes.device)
-        return (codes * weights.sqrt().unsqueeze(-1)).flatten(1)
+        processor = self._require_processor()
+        sizes = torch.tensor(processor.codebook_sizes)
+        tokens = torch.from_numpy(np.concatenate(processor.code_token_ids)).to(self.device)
+        table = torch.nn.functional.normalize(self.get_input_embeddings()(tokens).float(), dim=-1)  # (codes, d)
+        weights = self.level_decay ** torch.arange(len(sizes)).repeat_interleave(sizes)
+        table = table * weights.sqrt().unsqueeze(-1).to(table.device)
+        places = torch.from_numpy(processor.codes) + (sizes.cumsum(0) - sizes)  # (N, L)
+        return table[places.to(table.device)].flatten(1)
 
     def generate(self, inputs=None, generation_config=None, logits_processor=None, *args, **kwargs):
         """
