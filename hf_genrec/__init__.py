@@ -5,6 +5,8 @@
     model = hf_genrec.load("runs/mine")            # a run folder, a saved model, or a repository on the Hub
     item_ids, scores = model.recommend(["f01", "f03"], k=10)
     hf_genrec.methods()                            # what can be trained
+    run = hf_genrec.fit(interactions, items, output_dir="runs/mine")  # DataFrames -> a trained run
+    run.recommend(["ann"], k=10, as_frame=True)
 
 Models, their configurations and processors, item tokenizers, the trie and the user cache are names of this module, too.
 They are imported when they are asked for: importing the module alone imports no torch.
@@ -14,13 +16,17 @@ import re
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_genrec import methods
+
+if TYPE_CHECKING:
+    from hf_genrec.run import Run
 
 __version__ = "0.1.0"
 
 _FILES = (
+    "run.py",
     "methods/*/configuration_*.py",
     "methods/*/modeling_*.py",
     "methods/*/processing_*.py",
@@ -52,6 +58,49 @@ def load(folder_or_repo: str | Path, **place: Any) -> Any:
     return load_model(folder / "model" if (folder / "model/config.json").is_file() else folder_or_repo, **place)
 
 
+def fit(
+    interactions: Any,
+    items: Any = None,
+    method: str | None = None,
+    output_dir: str | Path | None = None,
+    *,
+    evaluate: str | None = None,
+    overwrite: bool = False,
+    verbose: bool = True,
+    **settings: Any,
+) -> "Run":
+    """
+    Train on tables in memory: `prepare`, `tokenize` and `train` in one call.
+
+    The tables are written as Parquet into the run folder's `source/`, the settings as `config.yaml`, with which the
+    commands go on.
+
+    Args:
+        interactions: the log: a DataFrame of pandas or polars, a pyarrow Table, a `datasets.Dataset`, or the path of a
+            file. Its columns are `user_id` (or `user`), `item_id` (or `item`) and `timestamp` (or `datetime`, `time`),
+            or named by `user_column`, `item_column` and `time_column`; `time_column=None` keeps the order of the rows.
+        items (*optional*): the items' text, in one of these forms, with the same `item_column`; by default what the log
+            says of them.
+        method: one of [`methods`], by default the library's.
+        output_dir: the run folder, by default `runs/<method>`.
+        evaluate (*optional*): `"test"` or `"validation"`, to be evaluated at the end.
+        overwrite: replace a run that is there; else it is refused.
+        verbose: log what the stages do.
+        settings: keys of `hf-genrec prepare`, `tokenize` and `train`: `codebook_sizes=[64] * 3`, `num_train_epochs=20`.
+
+    Returns:
+        the [`Run`], which recommends.
+
+    Raises:
+        ValueError: for what is no table, a column or setting that is not there, or rows and values that the commands
+            refuse, too.
+        FileNotFoundError: for a path that is none.
+    """
+    from hf_genrec.fitting import fit as program
+
+    return program(interactions, items, method, output_dir, evaluate, overwrite, verbose, **settings)
+
+
 @cache
 def _classes() -> dict[str, str]:
     """The module of each public class, read from the files without importing them."""
@@ -72,7 +121,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(["__version__", "load", "methods", *_classes()])
+    return sorted(["__version__", "fit", "load", "methods", *_classes()])
 
 
-__all__ = ["__version__", "load", "methods"]
+__all__ = ["__version__", "fit", "load", "methods"]

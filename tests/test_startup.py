@@ -70,6 +70,8 @@ def test_mistakes_are_said_before_torch_is_imported(tmp_path, own_data):
         (["analyze", nothing], "holds no trained model"),
         (["calibrate-depth", nothing], "holds no trained model"),
         (["refresh", nothing], "holds no saved model (config.json)"),
+        (["compare", nothing], "one run alone cannot be compared"),
+        (["compare", nothing, tmp_path], "holds no trained model"),
         (["grpo", "--pretrained", nothing, "--output_dir", tmp_path], "holds no trained model"),
         (["grpo", "--lora_rank", "3"], "unknown option --lora_rank"),
         (["train", "--config", tmp_path / "none.yaml"], "there is no file and no shipped configuration"),

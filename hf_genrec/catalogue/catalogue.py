@@ -13,6 +13,7 @@ from transformers.utils import logging
 from .catalogue_files import CATALOGUE_FILE, load_items, save_items
 from .evaluation_mode import evaluation_mode
 from .flat_code import FlatCode, FlatModelCode
+from .recommendation_frame import recommendation_frame
 from .request_checks import (
     as_batch,
     checked_choice,
@@ -23,6 +24,7 @@ from .request_checks import (
 )
 from .saved_files import hub_place, naming, read_json, saved_file
 from .saved_weights import read_config, require_agreement, require_finite, require_weights
+from .similar_items import SimilarItems
 from .sound_scores import refuse_model, require_sound, require_sound_weights
 
 logger = logging.get_logger(__name__)
@@ -202,7 +204,7 @@ class CatalogueProcessor(FlatCode, ProcessorMixin):
         self._attach_items(item_ids, titles, arrays["popularity"])
 
 
-class ProcessorCarrier(FlatModelCode, PreTrainedModel):
+class ProcessorCarrier(SimilarItems, FlatModelCode, PreTrainedModel):
     """
     Placed before a model class: the model's processor is loaded and saved with it, and it recommends items by their
     ids. The model brings [`recommend_rows`] and [`score_rows`], which know catalogue rows alone.
@@ -242,6 +244,7 @@ class ProcessorCarrier(FlatModelCode, PreTrainedModel):
         exclude_seen: bool = False,
         candidates: Sequence[str] | None = None,
         unknown: str = "raise",
+        as_frame: bool = False,
         **search,
     ):
         """
@@ -254,18 +257,22 @@ class ProcessorCarrier(FlatModelCode, PreTrainedModel):
             exclude_seen: leave out the items of the history.
             candidates (*optional*): recommend only these items; a set may be given, too.
             unknown: `"raise"`, or `"skip"` to leave ids out of a history that are not in the catalogue.
+            as_frame: return a pandas DataFrame.
             search: options of this model's [`recommend_rows`], `batch_size` (histories at a time) among them.
 
         Returns:
             `(item_ids, scores)`, best first; lists of lists for a batch. Scores are those of [`score_items`], in
-            float32, and do not depend on k. Fewer than k items only where fewer are allowed.
+            float32, and do not depend on k. Fewer than k items only where fewer are allowed. With `as_frame`, a row per
+            item with the columns `user` (the history's place, from 0), `item`, `rank` (from 1), `score` and `title`.
 
         Raises:
             ValueError: for an item that is unknown or no string, no candidate, a k below 1, an option the model
             refuses, a model whose scores are NaN, or one without a processor.
             TypeError: for an option the model does not have.
+            ImportError: for `as_frame` without pandas.
         """
         processor = self._require_processor()
+        checked_choice("as_frame", as_frame, (True, False))
         checked_options(self.recommend_rows, search, ("histories", "k", "exclude_seen", "candidates"))
         rows, single = processor.batch_rows(histories, unknown)
         allowed = None if candidates is None else processor.rows(candidates, where="candidates")
@@ -277,6 +284,8 @@ class ProcessorCarrier(FlatModelCode, PreTrainedModel):
         if np.isnan(scores).any():
             refuse_model(self)
         item_ids, score_lists = processor.as_lists(found, scores)
+        if as_frame:
+            return recommendation_frame(range(len(rows)), item_ids, score_lists, processor.title)
         return (item_ids[0], score_lists[0]) if single else (item_ids, score_lists)
 
     def score_items(

@@ -1,16 +1,43 @@
-"""`generate` of models that write items: what asks for more than the catalogue has is mended, or refused, at once."""
+"""What models that write codes share: vectors of items, and a `generate` that mends, or refuses at once, what asks for
+more than the catalogue has."""
 
 import copy
 from typing import Any
+
+import numpy as np
+import torch
 
 from ..catalogue.request_checks import checked_count, checked_temperature
 from ..catalogue.sound_scores import require_sound_weights
 
 
 class ItemGeneration:
-    """Placed before a model class with `generate`."""
+    """
+    Placed before a model class with `generate`.
 
+    Attributes:
+        level_decay (`float`): weight of a code in the similarity of two items, in units of that of the code before it.
+    """
+
+    level_decay = 1.0
+    device: Any
     generation_config: Any
+    get_input_embeddings: Any
+    _require_processor: Any
+
+    def similarity_vectors(self) -> torch.Tensor:
+        """
+        (N, L * d), the embeddings of an item's codes one behind the other, so that a cosine is the weighted mean of
+        those of the levels. Embeddings of seldom read levels are the longest: all are brought to one length first.
+        """
+        processor = self._require_processor()
+        sizes = torch.tensor(processor.codebook_sizes)
+        tokens = torch.from_numpy(np.concatenate(processor.code_token_ids)).to(self.device)
+        table = torch.nn.functional.normalize(self.get_input_embeddings()(tokens).float(), dim=-1)  # (codes, d)
+        weights = self.level_decay ** torch.arange(len(sizes)).repeat_interleave(sizes)
+        table = table * weights.sqrt().unsqueeze(-1).to(table.device)
+        places = torch.from_numpy(processor.codes) + (sizes.cumsum(0) - sizes)  # (N, L)
+        return table[places.to(table.device)].flatten(1)
 
     def generate(self, inputs=None, generation_config=None, logits_processor=None, *args, **kwargs):
         """

@@ -5,31 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ..catalogue.best_columns import MAX_SCORES, best_columns
 from ..catalogue.catalogue import ProcessorCarrier
 from ..catalogue.evaluation_mode import evaluation_mode
 from ..catalogue.flat_lists import different_items
 from ..catalogue.processing_rows import ItemProcessor
 from ..catalogue.request_checks import checked_request, checked_row_histories, checked_rows
 from ..catalogue.sound_scores import refuse_model, require_sound_weights
-
-MAX_SCORES = 2**23  # scores held at once: 32 MB
-
-
-def best_columns(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    The k largest of each row and their columns, (B, min(k, columns)) each, best first; ties go to the lower column.
-    """
-    k = min(k, scores.shape[1])
-    values, columns = scores.topk(min(k + 1, scores.shape[1]))
-    columns = columns[:, :k]
-    # topk takes any of the equal scores at its end. Where it had a choice, the row is sorted whole.
-    last = values[:, k - 1]
-    crowded = (values[:, k:] == last.unsqueeze(-1)).any(-1) & last.isfinite()
-    if crowded.any():
-        columns[crowded] = scores[crowded].sort(dim=-1, descending=True, stable=True).indices[:, :k]
-    columns = columns.sort(-1).values
-    values, order = scores.gather(1, columns).sort(dim=-1, descending=True, stable=True)
-    return values, columns.gather(1, order)
 
 
 class ItemRecommenderMixin(ProcessorCarrier):
@@ -49,6 +31,10 @@ class ItemRecommenderMixin(ProcessorCarrier):
     def user_vectors(self, input_ids, attention_mask, item_vectors: torch.Tensor) -> torch.Tensor:
         """(B, d) of the inputs of [`ItemProcessor.prompts`]."""
         raise NotImplementedError
+
+    def similarity_vectors(self) -> torch.Tensor:
+        """The vectors that items are scored by."""
+        return self.item_vectors()[: len(self._require_processor().item_ids)]
 
     @torch.no_grad()
     def recommend_rows(

@@ -27,6 +27,7 @@ class GenerativeRecommenderMixin(ItemGeneration, ProcessorCarrier):
     """
 
     processor_class = GenRecProcessor
+    level_decay = 0.5  # each code of an ordered semantic ID refines the ones before it
 
     def recommend_rows(
         self,

@@ -1,5 +1,6 @@
 """Where the parts of a run stand."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,3 +52,20 @@ class RunFolder:
                 )
             raise FileNotFoundError(f"{self.path} holds no trained model: run `hf-genrec train` first")
         return self.model
+
+
+def run_names(folders: Sequence[str]) -> dict[str, str]:
+    """
+    Run folders by the names they are told apart by: the last part of the path, or all of it where two are alike.
+
+    Raises:
+        ValueError: for fewer than two, or one that is given twice.
+    """
+    if len(folders) < 2:
+        raise ValueError("one run alone cannot be compared: name two run folders or more")
+    places = [Path(folder).resolve() for folder in folders]
+    for place, folder in zip(places, folders, strict=True):
+        if places.count(place) > 1:
+            raise ValueError(f"{folder} is named twice: name different run folders")
+    alike = len({place.name for place in places}) < len(places)
+    return {folder if alike else place.name: folder for place, folder in zip(places, folders, strict=True)}

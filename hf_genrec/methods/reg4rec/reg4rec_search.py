@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
 
+from ...catalogue.best_columns import best_columns
 from ...catalogue.evaluation_mode import evaluation_mode
 from ...catalogue.item_sets import ItemSets, SetStates
 from ...catalogue.sound_scores import require_sound
-from ...decoding.recommend_by_scores import best_columns
 from .configuration_reg4rec import CODE_ORDERS
 from .reg4rec_layers import Reg4RecEncoding
 

@@ -1,0 +1,155 @@
+"""Runs on the same users: metrics, cost, paired differences, and what they recommend side by side.
+
+hf-genrec compare runs/one runs/other
+hf-genrec compare runs/one runs/other runs/third --split validation --output-dir runs/compared
+"""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_genrec.data.prepared import PreparedData
+from hf_genrec.evaluation.comparison import (
+    by_history_length,
+    differences,
+    overlap,
+    render,
+    require_same_data,
+    side_by_side,
+)
+from hf_genrec.evaluation.comparison_pictures import draw
+from hf_genrec.evaluation.cost import median_costs
+from hf_genrec.evaluation.evaluator import EvaluationResult, evaluate_recommender
+from hf_genrec.evaluation.report import record_header
+from hf_genrec.files import whole_file, write_json
+from hf_genrec.hub import model_fingerprint
+from hf_genrec.method import load_method, load_model
+from hf_genrec.training.lineage import require_model_of
+from hf_genrec.training.run_folder import RunFolder, run_names
+
+logger = logging.getLogger(__name__)
+
+TIMED_USERS = 64
+K = 10
+
+
+def main(
+    run_folders: Sequence[str],
+    output_dir: str | None = None,
+    split: str = "test",
+    exclude_seen: bool = False,
+    num_users: int = 10,
+) -> dict[str, Any]:
+    """
+    Write `compare.json`, `table.md` and three pictures into `output_dir`, and return the record.
+
+    Raises:
+        FileNotFoundError: for a run without a model.
+        ValueError: for fewer than two runs, one that is named twice, or runs of different data.
+    """
+    runs = {name: RunFolder(Path(folder)) for name, folder in run_names(run_folders).items()}
+    for run in runs.values():
+        run.require_model()
+    require_same_data({name: run.data for name, run in runs.items()})
+    folder = Path(output_dir or next(iter(runs.values())).path.parent / f"compare-{'-'.join(runs)}".replace("/", "-"))
+    if folder.is_file():
+        raise OSError(f"{folder} is a file: name a folder as --output-dir")
+    prepared = PreparedData.load(next(iter(runs.values())).data)
+    targets = prepared.split(split)  # type: ignore[arg-type]
+    models = {}
+    for name, run in runs.items():
+        models[name] = load_model(run.model)
+        require_model_of(run.model, prepared, models[name].processor.item_ids, "train it again")
+
+    results: dict[str, EvaluationResult] = {}
+    lists: dict[str, np.ndarray] = {}
+    for name, model in models.items():
+        logger.info("%s (%d of %d)", name, len(results) + 1, len(models))
+        found: list[np.ndarray] = []
+        results[name] = evaluate_recommender(
+            _recommender(model, exclude_seen, found), targets, len(prepared.item_ids), exclude_seen=exclude_seen
+        )
+        lists[name] = np.concatenate(found)
+    costs = _costs(models, targets.histories, exclude_seen)
+    header = record_header(next(iter(runs.values())).model, prepared)
+    header.pop("seed")  # each run has its own
+    first = next(iter(results.values()))
+    record = header | {
+        "seen_items_removed": exclude_seen,
+        "split": split,
+        "num_users": first.num_users,
+        "num_items": first.num_items,
+        "interval": "95 % percentile bootstrap over users, of differences paired",
+        "runs": [_of_run(name, run, models[name], results[name], costs[name]) for name, run in runs.items()],
+        "differences": differences(results),
+        "list_k": K,
+        "overlap": overlap(lists, K),
+        "by_history_length": by_history_length(results, np.array(list(map(len, targets.histories))), f"ndcg@{K}"),
+        "users": side_by_side(prepared, split, lists, num_users, K),
+    }
+    titles = {item_id: title or item_id for item_id, title in zip(prepared.item_ids, _titles(prepared), strict=True)}
+    text = render(record, results, titles)
+    write_json(record, folder / "compare.json")
+    with whole_file(folder / "table.md") as path:
+        path.write_text(text, encoding="utf-8")
+    draw(record, folder)
+    logger.info("%s\n\nlists, pictures and all figures in %s", text.split("\n\n### User")[0], folder)
+    return record
+
+
+def _titles(prepared: PreparedData) -> list[str | None]:
+    return prepared.titles() or [None] * len(prepared.item_ids)
+
+
+def _recommender(
+    model: Any, exclude_seen: bool, found: list[np.ndarray]
+) -> Callable[[list[np.ndarray], int], np.ndarray]:
+    """What the evaluator calls; the lists are kept in `found`."""
+
+    def recommend(histories: list[np.ndarray], k: int) -> np.ndarray:
+        rows = model.recommend_rows(histories, k, exclude_seen=exclude_seen)[0]
+        found.append(rows)
+        return rows
+
+    return recommend
+
+
+def _costs(models: dict[str, Any], histories: list[np.ndarray], exclude_seen: bool) -> dict[str, dict[str, Any]]:
+    """Milliseconds a user of all models in turn: of many users at once, and of one alone."""
+    costs: dict[str, dict[str, Any]] = {name: {} for name in models}
+    for kind, asked in (("many", histories[:TIMED_USERS]), ("one", histories[:1])):
+        calls = {
+            name: partial(model.recommend_rows, asked, K, exclude_seen=exclude_seen) for name, model in models.items()
+        }
+        for name, cost in median_costs(calls).items():
+            milliseconds = {"ms": cost.seconds, "cpu_ms": cost.cpu_seconds}
+            costs[name][kind] = {unit: 1000 * value / len(asked) for unit, value in milliseconds.items()}
+            costs[name][kind]["users"] = len(asked)
+    return costs
+
+
+def _of_run(name: str, run: RunFolder, model: Any, result: EvaluationResult, cost: dict[str, Any]) -> dict[str, Any]:
+    training_file = run.results / "training.json"
+    training = json.loads(training_file.read_text(encoding="utf-8")) if training_file.is_file() else {}
+    metrics: dict[str, dict[str, float | None]] = {}
+    for metric, value in result.metrics.items():
+        metrics[metric] = {"value": value if np.isfinite(value) else None}
+        if metric in result.intervals:
+            metrics[metric] |= dict(zip(("low", "high"), result.intervals[metric], strict=True))
+    return {
+        "name": name,
+        "folder": str(run.path),
+        "method": load_method(model.config.model_type).title,
+        "model": model_fingerprint(run.model),
+        "seed": json.loads((run.model / "training_args.json").read_text(encoding="utf-8"))["seed"],
+        "num_weights": model.num_parameters(),
+        "training_cpu_seconds": training.get("cpu_seconds"),
+        "epochs": training.get("epochs"),
+        "metrics": metrics,
+        "cost": cost | {"users_per_second": result.users_per_second},
+    }
