@@ -27,6 +27,12 @@ def card(config: Mapping[str, Any], num_items: int) -> Card:
     )
 
 
+def explain(model, history, item, exclude_seen):
+    from hf_genrec.methods.rearec.explain_rearec import explain
+
+    return explain(model, history, item, exclude_seen)
+
+
 METHOD = Method(
     title="ReaRec",
     summary="sequential recommenders (SASRec, BERT4Rec, UniSRec, MoRec) that feed their state back and think",
@@ -35,4 +41,5 @@ METHOD = Method(
     codes=None,
     card=card,
     item_vectors=True,
+    explain=explain,
 )
