@@ -13,6 +13,7 @@ class HeatMap:
 
     Attributes:
         readers: (R,) their names.
+        notes: (R,) what came of their reading.
         items: (n,) catalogue rows, oldest first.
         values: (R, n) shares of each reader's whole, 0 to 1.
         rest: (R,) what each reader read elsewhere: with `values` it sums to 1.
@@ -20,6 +21,7 @@ class HeatMap:
     """
 
     readers: list[str]
+    notes: list[str]
     items: np.ndarray
     values: np.ndarray
     rest: np.ndarray

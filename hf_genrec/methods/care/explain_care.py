@@ -18,8 +18,8 @@ def explain(model: CareForCausalLM, history: np.ndarray, item: int, exclude_seen
         return []
     limited = [stage + 1 for stage, limits in enumerate(model.config.progressive) if limits]
     about = (
-        "How much the queries of each stage read of each item, mean over layers and heads; a column with its last line "
-        "sums to 1."
+        "How much the queries of each stage read of each item: mean over layers and heads, a column with its last line "
+        "sums to 100 %. Above it the code that the stage wrote, and its probability."
     )
     if limited:
         about += f" Queries of stage {', '.join(map(str, limited))} see the codes up to their own level only."
@@ -52,18 +52,19 @@ def stage_attention(model: CareForCausalLM, history: np.ndarray, item: int) -> H
     weights = torch.stack([layer[0].float().mean(0) for layer in output.attentions]).mean(0)  # (E, E)
     log_probs = output.logits[0, -levels:].float().log_softmax(-1).gather(1, codes[:, None])[:, 0]
 
-    names, slots = [], []
+    names, notes, slots = [], [], []
     for level, number in enumerate(model.config.num_queries):
         own = ((kind == QUERY) & (stage == level)).nonzero()[:, 0] if number else reading[level : level + 1]
         code = code_token(level, int(processor.codes[item, level]))
         for place in range(len(own)):
             which = f", query {place + 1}" if len(own) > 1 else ""
-            names.append(f"stage {level + 1}{which}: wrote {code} with {float(log_probs[level].exp()):.1%}")
+            names.append(f"stage {level + 1}{which}")
+            notes.append(f"{code} {float(log_probs[level].exp()):.1%}")
         slots.append(own)
     of_queries = weights[torch.cat(slots)]
     of_items = of_queries[:, kind == HISTORY].unflatten(1, (len(read), levels)).sum(2)
     rest = of_queries[:, kind != HISTORY].sum(1)
-    return HeatMap(names, read, of_items.cpu().numpy(), rest.cpu().numpy(), "the answer so far")
+    return HeatMap(names, notes, read, of_items.cpu().numpy(), rest.cpu().numpy(), "the answer so far")
 
 
 def _eager_twin(model: CareForCausalLM) -> CareForCausalLM:

@@ -81,11 +81,12 @@ def test_what_a_stage_must_not_see_has_no_share():
 def test_probabilities_are_those_of_the_score():
     model = make_model(make_processor(), num_queries=[1, 1, 1])
     found = stage_attention(model, HISTORY_ROWS, 7)
-    shares = [float(name.rsplit(" ", 1)[1].rstrip("%")) / 100 for name in found.readers]
+    shares = [float(note.split()[1].rstrip("%")) / 100 for note in found.notes]
     score = float(model.score_items([f"item-{row}" for row in HISTORY_ROWS], ["item-7"])[0])
     assert np.prod(shares) == pytest.approx(np.exp(score), abs=2e-3)
     codes = [f"<{letter}_{code}>" for letter, code in zip("abc", model.processor.codes[7], strict=True)]
-    assert [name.split()[-3] for name in found.readers] == codes
+    assert [note.split()[0] for note in found.notes] == codes
+    assert found.readers == ["stage 1", "stage 2", "stage 3"]
 
 
 def test_only_what_is_read_is_shown_and_the_model_stays_as_it_was():
