@@ -131,7 +131,7 @@ def draw_heat_map(titles: Sequence[str], picture: HeatMap) -> str:
     """A line per item, the newest first, a column per reader; the darker, the more of it was read."""
     darkest = max(float(picture.values.max(initial=0.0)), 1e-9)
     head = "".join(
-        f'<th scope="col">{escaped(reader)}<br>{escaped(note)}</th>'
+        f'<th scope="col">{escaped(reader)}<br>{escaped(note).replace(" ", "<br>")}</th>'
         for reader, note in zip(picture.readers, picture.notes, strict=True)
     )
     lines = []

@@ -37,7 +37,7 @@ class NameSearch:
         self._place_of = {name: place for place, name in enumerate(ids)}
         self._popularity = [0] * len(names) if popularity is None else [int(number) for number in popularity]
 
-    def find(self, query: str, limit: int = 8) -> list[int]:
+    def find(self, query: str, limit: int = 6) -> list[int]:
         """
         Places of the names that fit best: that of the id that is the query, then names that begin with the query, names
         with its words, names with words that begin so, other names that hold them; the most popular of all for an

@@ -53,23 +53,21 @@ def build_page(desk: Desk) -> gr.Blocks:
                 query = gr.Textbox(label="Search titles", placeholder="some words of a title", elem_id="gr-query")
                 matches = _pane(desk.find_titles(""), elem_id="gr-matches")
                 if desk.users:
-                    with gr.Row(equal_height=True):
-                        user = gr.Textbox(
-                            label="Or take a user of the data",
-                            placeholder=plain(desk.user_ids[0]),
-                            elem_id="gr-user",
-                            scale=3,
-                            min_width=150,
-                        )
-                        any_user = gr.Button("Any user", elem_id="gr-any-user", scale=1, min_width=100)
+                    user = gr.Textbox(
+                        label="Or take a user of the data",
+                        placeholder=f"such as {plain(desk.user_ids[0])}",
+                        elem_id="gr-user",
+                    )
                     users = _pane(elem_id="gr-users")
                 shown_history = _pane(desk.show_history([]), elem_id="gr-history")
-                clear = gr.Button("Empty the history", size="sm", elem_id="gr-clear")
-            with gr.Column(scale=7, min_width=300):
-                _pane("<h2>What comes next</h2>")
                 with gr.Row():
-                    k = gr.Slider(1, MOST, 10, step=1, label="Items", elem_id="gr-k", min_width=220)
-                    exclude_seen = gr.Checkbox(label="Leave the history's items out", elem_id="gr-seen", min_width=150)
+                    if desk.users:
+                        any_user = gr.Button("Any user", size="sm", elem_id="gr-any-user", min_width=120)
+                    clear = gr.Button("Empty the history", size="sm", elem_id="gr-clear", min_width=120)
+            with gr.Column(scale=7, min_width=300):
+                _pane("<h2>Recommendations</h2>")
+                k = gr.Slider(1, MOST, 10, step=1, label="Items", elem_id="gr-k")
+                exclude_seen = gr.Checkbox(label="Leave the history's items out", elem_id="gr-seen")
                 with gr.Row():
                     lists = []
                     for place in range(len(desk.runs)):

@@ -46,6 +46,7 @@ CSS = """
 .gr-heat { border-collapse: separate; border-spacing: 2px; font-size: .85rem; width: 100%; }
 .gr-heat th { text-align: left; font-weight: 500; padding: .25rem .4rem; vertical-align: bottom; }
 .gr-heat thead th { text-align: right; font-size: .78rem; color: var(--body-text-color-subdued); min-width: 4.6rem; }
+.gr-heat thead th { overflow-wrap: normal; }
 .gr-heat thead th:first-child { text-align: left; }
 .gr-heat tbody th { min-width: 8rem; }
 .gr-heat td { text-align: right; padding: .25rem .4rem; border-radius: 4px; font-variant-numeric: tabular-nums;

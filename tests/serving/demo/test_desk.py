@@ -1,6 +1,7 @@
 """What the demo answers is what the models answer, and a browser may send anything."""
 
 import re
+from dataclasses import replace
 from html import unescape
 
 import numpy as np
@@ -11,7 +12,7 @@ from tiny_reg4rec import make_reg4rec, make_set_processor
 
 from hf_genrec.catalogue.processing_rows import ItemProcessor
 from hf_genrec.explanation import CodePath, HeatMap, Rankings
-from hf_genrec.method import load_method
+from hf_genrec.method import Method, load_method
 from hf_genrec.serving.demo.desk import Desk, open_desk, place_clicked
 from hf_genrec.serving.demo.opened_run import OpenedRun, open_run
 
@@ -69,6 +70,16 @@ def test_each_method_shows_its_own():
                 assert not np.isin(rows, answer.history).any()
                 assert rows[explanation.picture.chosen][:3].tolist() == answer.items
     assert pictures == [[HeatMap, CodePath], [Rankings], [CodePath]]
+
+
+def test_a_method_that_shows_nothing_of_its_own_has_the_tree():
+    method = replace(RUNS[0].method, explain=Method.__dataclass_fields__["explain"].default)
+    run = replace(RUNS[0], method=method)
+    (explanation,) = run.explain(run.recommend(HISTORY, 3, False), 7)
+    assert isinstance(explanation.picture, CodePath)
+    run = replace(RUNS[1], method=replace(RUNS[1].method, explain=method.explain))
+    answers, _ = Desk([run]).recommend(HISTORY, 3, False)
+    assert run.explain(answers[0], 7) == []
 
 
 def test_two_models_side_by_side():

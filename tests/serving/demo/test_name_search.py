@@ -38,7 +38,7 @@ SEARCH = NameSearch(TITLES, [f"i{place}" for place in range(8)], [5, 9, 1, 2, 3,
     ],
 )
 def test_order(query, found):
-    assert SEARCH.find(query) == found
+    assert SEARCH.find(query, 8) == found
     assert SEARCH.find(query, 2) == found[:2]
 
 
