@@ -16,8 +16,8 @@ def explain(model: ReaRecForNextItem, history: np.ndarray, item: int, exclude_se
     if not model.config.steps:
         return []
     about = (
-        "The list if the model had stopped after each step, and where the chosen item stood. Step 0 is before any "
-        "reasoning."
+        "The list if the model had stopped after each step, where the chosen item stood, and the places that items "
+        "rose or fell since the step before. Step 0 is before any reasoning."
     )
     return [
         Explanation("The ranking after each thinking step", about, step_rankings(model, history, item, exclude_seen))

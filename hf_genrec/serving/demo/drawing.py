@@ -82,8 +82,8 @@ def draw_answer(
         for other, theirs in others:
             ids = [other.item_ids[row] for row in theirs.items]
             if run.item_ids[item] in ids:
-                badges.append(f'<span class="gr-badge">also no. {ids.index(run.item_ids[item]) + 1}</span>')
-        seen = '<span class="gr-badge gr-seen">in the history</span>' if item in answer.history else ""
+                badges.append(f' <span class="gr-badge">also no. {ids.index(run.item_ids[item]) + 1}</span>')
+        seen = ' <span class="gr-badge gr-seen">in the history</span>' if item in answer.history else ""
         state = "true" if item == chosen else "false"
         lines.append(
             f'<li><button type="button" data-run="{place}" data-row="{item}" aria-pressed="{state}">'
@@ -162,7 +162,7 @@ def draw_rankings(titles: Sequence[str], picture: Rankings, item: int) -> str:
             moved = "" if not step else _moved(np.flatnonzero(picture.rows[step - 1] == row), rank)
             here = ' class="gr-here"' if row == item else ""
             lines.append(f"<li{here}><span>{escaped(titles[row])}</span>{moved}</li>")
-        stands = f"this item: {picture.ranks[step]:,}." if picture.ranks[step] else "this item is left out"
+        stands = f"this item: no. {picture.ranks[step]:,}" if picture.ranks[step] else "this item is left out"
         chosen = ' <span class="gr-badge">recommended</span>' if step == picture.chosen else ""
         columns.append(
             f'<div class="gr-step"><h5>{escaped(name)}{chosen}</h5><p class="gr-note">{stands}</p>'

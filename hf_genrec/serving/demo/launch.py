@@ -1,6 +1,7 @@
 """Starts the demo: on a terminal by `hf-genrec demo`, in a Space by its `app.py`."""
 
 import os
+import socket
 from collections.abc import Sequence
 
 
@@ -14,8 +15,10 @@ def launch(places: Sequence[str], host: str | None = None, port: int | None = No
 
     Raises:
         ImportError: if Gradio is not installed.
-        ValueError, OSError: if a run does not open, or the port is taken.
+        ValueError, OSError: if a run does not open, or nothing can listen there.
     """
+    if host is not None and port is not None:
+        _require_free(host, port)  # it takes a while to open the runs
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported: it would report to its makers
     try:
         from hf_genrec.serving.demo.page import build_page, serve_page
@@ -28,3 +31,14 @@ def launch(places: Sequence[str], host: str | None = None, port: int | None = No
     page = build_page(open_desk(places))
     print(f"the demo is at {serve_page(page, host, port)}; Ctrl-C ends it", flush=True)
     page.block_thread()
+
+
+def _require_free(host: str, port: int) -> None:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((host, port), family=family).close()
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(
+            f"nothing can listen at port {port} of {host} ({reason}): name another --port or --host"
+        ) from None

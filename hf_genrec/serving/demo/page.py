@@ -108,7 +108,9 @@ def serve_page(page: gr.Blocks, host: str | None, port: int | None) -> str:
     Raises:
         OSError: for a port that is taken.
     """
-    theme = gr.themes.Soft(primary_hue="indigo", neutral_hue="slate", font=FONT, font_mono=MONO)
+    theme = gr.themes.Soft(primary_hue="indigo", neutral_hue="slate", font=FONT, font_mono=MONO).set(
+        checkbox_border_color="*neutral_400", input_border_width="1px", input_border_color="*neutral_300"
+    )
     try:
         _, address, _ = page.launch(
             server_name=host,
@@ -129,5 +131,5 @@ def serve_page(page: gr.Blocks, host: str | None, port: int | None) -> str:
             prevent_thread_lock=True,
         )
     except OSError as error:
-        raise OSError(f"port {port} of {host} is taken: name another with --port") from error
+        raise OSError(f"nothing can listen at port {port} of {host}: name another --port or --host") from error
     return address

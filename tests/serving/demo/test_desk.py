@@ -39,7 +39,7 @@ RUNS = [
 
 
 def titles_in(html: str) -> list[str]:
-    return [unescape(title) for title in re.findall(r'class="gr-title">([^<]*)', html)]
+    return [unescape(title.rstrip()) for title in re.findall(r'class="gr-title">([^<]*)', html)]
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)

@@ -127,15 +127,15 @@ def test_numbers_and_marks_are_the_answers():
     run, other = run_of(["one", "two", "three", "four"]), run_of(["one", "two", "three", "four"])
     answer = Answer([2, 0], [-1.25, -3.0], np.array([2]), 1, False)
     text = "".join(Page(draw_answer(run, answer, 0, [(other, Answer([3, 0], [1, 0], np.array([]), 0, False))], 2)).text)
-    assert "1threein the history-1.25" in text
-    assert "2onealso no. 2-3.00" in text
+    assert "1three in the history-1.25" in text
+    assert "2one also no. 2-3.00" in text
     assert "Unknown to this model and left out: 1 of" in text
     assert draw_answer(run, answer, 0, [], 2).count('aria-pressed="true"') == 1
 
     ranks = Rankings(["step 0", "step 1"], np.array([[0, 1, 2], [2, 0, 3]]), np.zeros((2, 3)), [3, 1], 1)
     text = "".join(Page(draw_explanations(run, 2, [Explanation("t", "a", ranks)])).text)
-    assert "step 0this item: 3.onetwothree" in text
-    assert "step 1 recommendedthis item: 1.three▲2one▼1fournew" in text
+    assert "step 0this item: no. 3onetwothree" in text
+    assert "step 1 recommendedthis item: no. 1three▲2one▼1fournew" in text
 
 
 def test_neighbours_stand_beside_the_code_they_leave_at():

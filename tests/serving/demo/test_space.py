@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import socket
 import subprocess
 import sys
 from importlib.metadata import version
@@ -74,6 +75,17 @@ def test_without_gradio_one_line_names_the_extra(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert exit_code("demo", tmp_path) == 2
     assert capsys.readouterr().err == 'error: the demo needs Gradio: pip install "hf_genrec[demo]"\n'
+
+
+def test_where_nothing_can_listen_is_said_before_runs_are_opened(tmp_path, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for options in (["--port", port], ["--host", "a" * 300]):
+            assert exit_code("demo", tmp_path / "nothing", *options) == 2
+            error = capsys.readouterr().err
+            assert re.fullmatch(
+                r"error: nothing can listen at port \d+ of \S+ \(.*\): name another --port or --host\n", error
+            )
 
 
 def test_three_runs_are_refused(capsys):
