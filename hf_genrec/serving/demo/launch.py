@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 
 def launch(places: Sequence[str], host: str | None = None, port: int | None = None) -> None:
@@ -19,16 +20,15 @@ def launch(places: Sequence[str], host: str | None = None, port: int | None = No
     """
     if host is not None and port is not None:
         _require_free(host, port)  # it takes a while to open the runs
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported: it would report to its makers
-    try:
-        from hf_genrec.serving.demo.page import build_page, serve_page
-    except ModuleNotFoundError as error:
-        if error.name != "gradio":
-            raise
-        raise ImportError('the demo needs Gradio: pip install "hf_genrec[demo]"') from None
+    if find_spec("gradio") is None:
+        raise ImportError('the demo needs Gradio: pip install "hf_genrec[demo]"')
     from hf_genrec.serving.demo.desk import open_desk
 
-    page = build_page(open_desk(places))
+    desk = open_desk(places)  # before Gradio, which takes seconds to import
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # it would report to its makers
+    from hf_genrec.serving.demo.page import build_page, serve_page
+
+    page = build_page(desk)
     print(f"the demo is at {serve_page(page, host, port)}; Ctrl-C ends it", flush=True)
     page.block_thread()
 

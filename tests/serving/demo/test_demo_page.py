@@ -14,11 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import make_model, make_processor
+from loopback_hub import LoopbackHub
 from tiny_rearec import tiny_rearec
 
 from hf_genrec.catalogue.processing_rows import ItemProcessor
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.method import load_model
+from hf_genrec.serving.demo.space import write_space
 from hf_genrec.terminal import shown
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -246,3 +248,40 @@ def test_the_server_calls_nobody(page, connections):
     lines = connections.read_text().splitlines()
     assert lines
     assert all("127.0.0.1" in line for line in lines), lines
+
+
+PUSH = """
+import sys
+from hf_genrec.hub import push
+push(sys.argv[1], "my-org/tiny")
+"""
+
+
+def test_a_space_shows_the_model_of_its_repository(runs, browser, tmp_path):
+    """Its `app.py`, with a Hub on this machine and no folder of the run in sight."""
+    port = free_port()
+    (tmp_path / "home").mkdir()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
+    write_space(tmp_path / "space", ["my-org/tiny"])
+    with LoopbackHub() as hub:
+        settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+        environment = kept | settings | {"HF_TOKEN": hub.token, "OMP_NUM_THREADS": "1"}
+        pushing = [sys.executable, "-c", PUSH, str(runs[1] / "model")]
+        subprocess.run(pushing, env=environment, check=True, cwd=tmp_path, capture_output=True)
+        app = subprocess.Popen(
+            [sys.executable, "app.py"],
+            env=environment | {"GRADIO_SERVER_PORT": str(port)},
+            cwd=tmp_path / "space",
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert app.stdout.readline().startswith("the demo is at")
+        page = browser.new_context().new_page()
+        page.goto(f"http://127.0.0.1:{port}")
+        page.wait_for_selector("#gr-list-0 ol button", timeout=WAIT)
+        assert listed(page) == titles_of(load_model(runs[1] / "model"), [])
+        assert "my-org/tiny" in page.locator("#gr-top").inner_text()
+        assert page.locator("#gr-user").count() == 0
+        page.context.close()
+        app.terminate()
+        app.wait(30)
