@@ -8,7 +8,7 @@ from hf_genrec.serving.demo.drawing import buttons, draw_answer, draw_explanatio
 from hf_genrec.serving.demo.name_search import NameSearch
 from hf_genrec.serving.demo.opened_run import Answer, OpenedRun, open_run
 
-MOST = 20  # items of a list
+MOST, USUAL = 20, 10  # items of a list
 
 
 class Desk:
@@ -45,13 +45,14 @@ class Desk:
 
     # ---- the history ----
 
-    def find_titles(self, query: str) -> str:
+    def find_titles(self, query: Any) -> str:
         """Titles to add; the most popular ones for an empty query."""
+        query = query if isinstance(query, str) else ""
         return buttons("add", self.runs[0].titles, self.titles.find(query), "No title holds all of these words.")
 
-    def find_users(self, query: str) -> str:
+    def find_users(self, query: Any) -> str:
         """Users to take; none for an empty query."""
-        if not query.strip():
+        if not isinstance(query, str) or not query.strip():
             return ""
         return buttons("user", self.user_ids, self._user_search.find(query, 4), "No user of that name.")
 
@@ -84,9 +85,9 @@ class Desk:
 
     # ---- what comes next ----
 
-    def recommend(self, history: list[str], k: float, exclude_seen: bool) -> tuple[list[Answer], list[str]]:
+    def recommend(self, history: list[str], k: Any, exclude_seen: Any) -> tuple[list[Answer], list[str]]:
         """What each model answers; its list, and the reasons for the very first item, as HTML."""
-        k = min(max(int(k), 1), MOST)
+        k = int(min(max(k, 1), MOST)) if isinstance(k, int | float) and k == k else USUAL
         answers = [run.recommend(history, k, bool(exclude_seen)) for run in self.runs]
         place = next((place for place, answer in enumerate(answers) if answer.items), None)
         return answers, self._draw(answers, None if place is None else (place, answers[place].items[0]))

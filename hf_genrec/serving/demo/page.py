@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from hf_genrec.serving.demo.desk import MOST, Desk
+from hf_genrec.serving.demo.desk import MOST, USUAL, Desk
 from hf_genrec.serving.demo.drawing import escaped, plain
 from hf_genrec.serving.demo.style import CLICKS, CSS, FONT, MONO
 
@@ -35,7 +35,7 @@ def build_page(desk: Desk) -> gr.Blocks:
     def show_user(user: str, history: list[str]):
         return history, desk.show_history(history), gr.Textbox("", placeholder=f"taken: {plain(user)}")
 
-    def recommend(history: list[str], k: float, exclude_seen: bool):
+    def recommend(history: list[str], k: Any, exclude_seen: Any):
         answers, drawn = desk.recommend(history, k, exclude_seen)
         return [answers, *drawn]
 
@@ -66,7 +66,7 @@ def build_page(desk: Desk) -> gr.Blocks:
                     clear = gr.Button("Empty the history", size="sm", elem_id="gr-clear", min_width=120)
             with gr.Column(scale=7, min_width=300):
                 _pane("<h2>Recommendations</h2>")
-                k = gr.Slider(1, MOST, 10, step=1, label="Items", elem_id="gr-k")
+                k = gr.Slider(1, MOST, USUAL, step=1, label="Items", elem_id="gr-k")
                 exclude_seen = gr.Checkbox(label="Leave the history's items out", elem_id="gr-seen")
                 with gr.Row():
                     lists = []

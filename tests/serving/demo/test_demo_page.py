@@ -1,6 +1,8 @@
 """The demo as people use it: in a browser, on a desk and on a phone, offline, with titles that mean harm."""
 
+import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -8,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -241,6 +244,28 @@ def test_the_server_gives_no_files_and_takes_none(runs, address):
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(upload)
     assert refused.value.code == 413
+
+
+def test_requests_that_no_page_sends(page, address):
+    """Whatever arrives, the page goes on answering."""
+    junk = [None, "x", -1, 1e308, [], {}, "\ud800", ["a"] * 50, {"path": "/etc/passwd"}, "9" * 100_000]
+    config = json.loads(urllib.request.urlopen(f"{address}/config").read())
+    rng = random.Random(0)
+    for number in range(150):
+        body = {
+            "data": [rng.choice(junk) for _ in range(rng.randrange(5))],
+            "event_data": rng.choice([None, *junk, {"add": "0", "row": rng.choice(junk), "run": "0"}]),
+            "fn_index": rng.choice([*range(len(config["dependencies"])), 99, -1]),
+            "session_hash": f"junk{number}",
+        }
+        request = urllib.request.Request(
+            f"{address}/gradio_api/queue/join", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with suppress(urllib.error.HTTPError):
+            urllib.request.urlopen(request, timeout=60).read()
+    add(page, "title 12", "Title 12")
+    until(lambda: histories(page), ["Title 12"])
+    until(lambda: page.locator("#gr-why .gr-heat tbody tr").count(), 2)
 
 
 def test_the_server_calls_nobody(page, connections):

@@ -115,7 +115,8 @@ def test_a_history_is_built_and_taken_apart():
     assert re.findall(r'data-user="(\d+)">([^<]*)', desk.find_users("b")) == [("0", "&lt;b&gt;u")]
     assert desk.take_user({"user": "0"}) == ("<b>u", HISTORY)
     assert desk.any_user()[0] in USERS
-    assert desk.find_users(" ") == ""
+    assert desk.find_users(" ") == desk.find_users(None) == ""
+    assert desk.find_titles(["title 7"]) == desk.find_titles("")
 
 
 SENSELESS = (None, 3, -1, True, "-1", "1e3", "²", "30", "9" * 5000, ["1"], {"add": "1"}, " 1", "")
@@ -145,7 +146,7 @@ def test_an_item_that_was_not_recommended_is_not_explained():
 
 def test_lengths_are_bounded():
     desk = Desk([RUNS[0]])
-    for k, expected in ((-3, 1), (0, 1), (7.9, 7), (1e9, 20)):
+    for k, expected in ((-3, 1), (0, 1), (7.9, 7), (1e9, 20), (np.inf, 20), (np.nan, 10), ("5", 10), (None, 10)):
         assert len(desk.recommend(HISTORY, k, False)[0][0].items) == expected
     everything = [f"item-{row}" for row in range(30)]
     answers, (drawn, why) = desk.recommend(everything, 5, True)
