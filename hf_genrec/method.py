@@ -4,7 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from hf_genrec.explanation import Explanation
 
 FOLDER = Path(__file__).parent / "methods"
 
@@ -39,6 +44,8 @@ class Method:
         encode_items: from a model, its folder and a table of new items (item_id and text columns) to the vectors that
             its `add_items` takes; for methods without codes whose catalogue can grow.
         post_training: gives the [`PostTraining`] of its models, if they can be post-trained.
+        explain: from a model, a history of catalogue rows, the row of an item and whether items of the history are left
+            out of lists, to what the demo shows of how the model came to the item.
         unused_keys: keys of the shared argument classes that it has no use for.
         is_default: whether it is meant where no method is named.
     """
@@ -56,6 +63,7 @@ class Method:
     reads_text: Callable[[Any], bool] = lambda arguments: False
     encode_items: Callable[[Any, Path, Any], Any] | None = None
     post_training: "Callable[[], PostTraining] | None" = None
+    explain: "Callable[[Any, np.ndarray, int, bool], list[Explanation]]" = lambda model, history, item, exclude_seen: []
     unused_keys: frozenset[str] = field(default_factory=frozenset)
     is_default: bool = False
 

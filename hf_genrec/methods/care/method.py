@@ -30,6 +30,12 @@ def post_training() -> PostTraining:
     return aligned_logits(lambda config: ["query_embeddings"] if sum(config.num_queries) else [])
 
 
+def explain(model, history, item, exclude_seen):
+    from hf_genrec.methods.care.explain_care import explain
+
+    return explain(model, history, item, exclude_seen)
+
+
 METHOD = Method(
     title="CARE",
     summary="Qwen2 with query tokens before each code and a progressive attention mask",
@@ -40,5 +46,6 @@ METHOD = Method(
     search_options=("num_beams",),
     score_name="log-probability",
     post_training=post_training,
+    explain=explain,
     is_default=True,
 )

@@ -33,6 +33,12 @@ def encode_items(model, folder, items):
     return new_vectors(model, folder, items)
 
 
+def explain(model, history, item, exclude_seen):
+    from hf_genrec.methods.rearec.explain_rearec import explain
+
+    return explain(model, history, item, exclude_seen)
+
+
 METHOD = Method(
     title="ReaRec",
     summary="sequential recommenders (SASRec, BERT4Rec, UniSRec, MoRec) that feed their state back and think",
@@ -43,4 +49,5 @@ METHOD = Method(
     item_vectors=True,
     reads_text=lambda arguments: arguments.reads_text,
     encode_items=encode_items,
+    explain=explain,
 )

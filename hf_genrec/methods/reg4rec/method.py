@@ -40,6 +40,12 @@ def post_training() -> PostTraining:
     return POST_TRAINING
 
 
+def explain(model, history, item, exclude_seen):
+    from hf_genrec.methods.reg4rec.explain_reg4rec import explain
+
+    return explain(model, history, item, exclude_seen)
+
+
 METHOD = Method(
     title="REG4Rec",
     summary="an encoder-decoder over unordered codes that writes the surest code first and takes it back when it errs",
@@ -51,5 +57,6 @@ METHOD = Method(
     details=details,
     score_name="log-probability",
     post_training=post_training,
+    explain=explain,
     unused_keys=frozenset({"packing", "packed_row_tokens"}),
 )
