@@ -33,6 +33,8 @@ def main() -> None:
         app()
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         line = shown(" ".join(str(error).splitlines()))
+        if isinstance(error, ModuleNotFoundError) and "pip install" not in line:
+            line += ": `hf-genrec doctor` says what is missing for which command, and the line that installs it"
         typer.secho(f"error: {line}", fg=typer.colors.RED, err=True)
         raise SystemExit(2) from None
 
@@ -176,7 +178,6 @@ def recommend(
     ] = False,
 ) -> None:
     """The next items for a user of the data or for a history, by title."""
-    from hf_genrec.data.prepared import PreparedData
     from hf_genrec.training.run_folder import RunFolder
 
     folder = RunFolder(Path(run))
@@ -184,6 +185,8 @@ def recommend(
     if (user is None) == (not history):
         raise ValueError("give either --user or --history")
     if user is not None:
+        from hf_genrec.data.prepared import PreparedData  # needs pyarrow, which the core has not
+
         prepared = PreparedData.load(folder.data)
         if user not in prepared.user_ids:
             raise ValueError(
