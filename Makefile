@@ -83,7 +83,7 @@ wheel: $(VENV)/.test
 
 # the site, into site/; a warning is an error
 docs: $(VENV)/.docs
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 $(VENV)/.%: setup.py setup.cfg pyproject.toml constraints.txt
 	@start=$$(date +%s) && set -e \
