@@ -1,14 +1,21 @@
 """Rows of CSV, TSV and RecBole atomic files, with their line numbers."""
 
 import csv
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from hf_genrec.dataset_scripts.table_file import TableFile, Wanted, kind_of, naming_lines, open_text
+from hf_genrec.dataset_scripts.table_file import (
+    MAX_LINE,
+    TableFile,
+    Wanted,
+    bounded_lines,
+    kind_of,
+    naming_lines,
+    open_text,
+)
 
 # RecBole's atomic files are tab separated, never quoted, and their headers read `name:type`
 ATOMIC_SUFFIXES = (".inter", ".item")
@@ -53,14 +60,23 @@ class DelimitedFile(TableFile):
         return pick
 
     def _lines(self) -> Iterator[tuple[int, list[str]]]:
-        start = 1
-        with _cells_of_any_length(), naming_lines(self.path, lambda: start - 1), open_text(self.path, "") as file:
-            reader = csv.reader(file, **self._dialect)
+        start, size = 1, 0
+
+        def lines(file: TextIO) -> Iterator[str]:
+            nonlocal size
+            for line in bounded_lines(self.path, file):
+                size += len(line)
+                if size > MAX_LINE:
+                    raise csv.Error(f"a row of more than {MAX_LINE:,} characters")
+                yield line
+
+        with _cells_of_any_line(), naming_lines(self.path, lambda: start - 1), open_text(self.path, "") as file:
+            reader = csv.reader(lines(file), **self._dialect)
             try:
                 for cells in reader:
                     if cells:
                         yield start, cells
-                    start = reader.line_num + 1
+                    start, size = reader.line_num + 1, 0
             except csv.Error as error:
                 raise ValueError(f"{self.path}, line {start}: {error}: correct the quotes there") from None
 
@@ -70,15 +86,15 @@ _readers, _limit_before = 0, 0
 
 
 @contextmanager
-def _cells_of_any_length() -> Iterator[None]:
+def _cells_of_any_line() -> Iterator[None]:
     """
     Python's csv refuses cells above 128 KiB, by a limit that the whole process shares and that is looked at while rows
-    are read: it is off while at least one file is open here, and then what it was before.
+    are read: while at least one file is open here, it is that of a line, and then what it was before.
     """
     global _readers, _limit_before
     with _lock:
         if not _readers:
-            _limit_before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+            _limit_before = csv.field_size_limit(MAX_LINE)
         _readers += 1
     try:
         yield

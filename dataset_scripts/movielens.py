@@ -24,6 +24,7 @@ from typing import Any
 
 import datasets
 
+from hf_genrec.cells import decoded
 from hf_genrec.data.times import parse_time
 from hf_genrec.dataset_scripts.places import movielens_path
 from hf_genrec.dataset_scripts.rows import (
@@ -91,9 +92,12 @@ class MovieLens(datasets.GeneratorBasedBuilder):
         else:
             name, skip, convert = ("u.item", 0, _official_film) if official else ("ml-100k.item", 1, _recbole_film)
         lines = enumerate(_read_bytes(path, name).splitlines(), start=1)
-        encoding = "latin-1" if official else "utf-8"
-        rows = ((number, line.decode(encoding)) for number, line in lines if number > skip and line)
-        for row, example in enumerate(checked(f"{path}:{name}", rows, convert)):
+        rows = ((number, line) for number, line in lines if number > skip and line)
+
+        def read(line: bytes) -> dict[str, Any]:
+            return convert(line.decode("latin-1") if official else decoded(line, "the line"))
+
+        for row, example in enumerate(checked(f"{path}:{name}", rows, read)):
             yield row, {**example, "row": row} if self.config.name == "interactions" else example
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import datasets
 
 from hf_genrec.cells import shortened
-from hf_genrec.files import source_fingerprint
+from hf_genrec.files import naming, source_fingerprint
 
 INTERACTION_FEATURES = datasets.Features(
     {
@@ -84,12 +84,13 @@ def load_both(
         if streaming:
             tables[name] = source.as_streaming_dataset(split="train")
             continue
-        try:
-            source.download_and_prepare()
-        except datasets.exceptions.DatasetGenerationError as error:
-            # datasets wraps what the generator raised; its one line says more
-            if isinstance(error.__cause__, (ValueError, OSError)):
-                raise error.__cause__ from None
-            raise
+        with naming(Path(source.cache_dir), ", or name another folder for the cache by HF_DATASETS_CACHE"):
+            try:
+                source.download_and_prepare()
+            except datasets.exceptions.DatasetGenerationError as error:
+                # datasets wraps what the generator raised; its one line says more
+                if isinstance(error.__cause__, (ValueError, OSError)):
+                    raise error.__cause__ from None
+                raise
         tables[name] = source.as_dataset(split="train")
     return tables

@@ -1,16 +1,21 @@
 """What the readers of tables share: the columns, the cells of the wanted ones, and text that may be compressed."""
 
 import gzip
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from hf_genrec.cells import Role, shown_names
 from hf_genrec.data.times import TimeUnit
+from hf_genrec.dataset_scripts.file_kinds import require_kind
 from hf_genrec.dataset_scripts.rows import checked
+
+MAX_LINE = 2**26  # characters; a gzip file can unpack to gigabytes without a line break
 
 
 @dataclass(frozen=True)
@@ -90,10 +95,16 @@ def is_compressed(path: str | Path) -> bool:
 
 
 @contextmanager
-def open_text(path: str | Path, newline: str | None = None) -> Iterator[TextIO]:
-    """A UTF-8 file for reading, by gzip where its name ends in `.gz`; a byte order mark is skipped."""
+def open_text(path: str | Path, newline: str | None = None, errors: str = "strict") -> Iterator[TextIO]:
+    """
+    A UTF-8 file for reading, by gzip where its name ends in `.gz`; a byte order mark is skipped.
+
+    Raises:
+        ValueError: as `require_kind`.
+    """
+    require_kind(path, kind_of(path))
     opened: Any = gzip.open if is_compressed(path) else open
-    with opened(path, "rt", newline=newline, encoding="utf-8-sig") as file:
+    with opened(path, "rt", newline=newline, encoding="utf-8-sig", errors=errors) as file:
         yield file
 
 
@@ -110,12 +121,42 @@ def naming_lines(path: str | Path, last: Callable[[], int]) -> Iterator[None]:
     """
     try:
         yield
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}, after line {last()}: not UTF-8 ({error.reason}): convert it") from None
+    except UnicodeDecodeError:
+        line, column, byte = _byte_of_no_text(path)
+        raise ValueError(
+            f"{path}, line {line}: not UTF-8 (byte {byte:#04x} at column {column}): save the file as UTF-8"
+        ) from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(
             f"{path}, after line {last()}: not a whole gzip file ({error}): compress it again, or take .gz off its name"
         ) from None
+
+
+def bounded_lines(path: str | Path, file: TextIO) -> Iterator[str]:
+    """
+    The lines of a text file, with their line breaks.
+
+    Raises:
+        ValueError: for a line of `MAX_LINE` characters, of which no more is read.
+    """
+    for number, line in enumerate(iter(partial(file.readline, MAX_LINE), ""), start=1):
+        if len(line) == MAX_LINE:
+            raise ValueError(
+                f"{path}, line {number}: {MAX_LINE:,} characters without a line break: give a file with one row a line"
+            )
+        yield line
+
+
+def _byte_of_no_text(path: str | Path) -> tuple[int, int, int]:
+    """The first byte of a file that is not UTF-8: its line, its column in letters, both from 1, and its value."""
+    line, before = 1, 0
+    with open_text(path, errors="surrogateescape") as file:  # which makes \udc80 to \udcff of such bytes
+        while piece := file.readline(2**16):
+            found = re.search("[\udc80-\udcff]", piece)
+            if found is not None:
+                return line, before + found.start() + 1, ord(found[0]) - 0xDC00
+            line, before = (line + 1, 0) if piece.endswith("\n") else (line, before + len(piece))
+    raise ValueError(f"{path} has changed while it was read: try again")
 
 
 def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
@@ -123,10 +164,10 @@ def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     (number, line) of every line that is not empty.
 
     Raises:
-        ValueError: as `naming_lines`.
+        ValueError: as `naming_lines` and `bounded_lines`.
     """
     number = 0
     with naming_lines(path, lambda: number), open_text(path) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(bounded_lines(path, file), start=1):
             if line.strip():
                 yield number, line

@@ -19,6 +19,7 @@ import datasets
 from hf_genrec.cells import NUMBER, as_id, as_text, decoded
 from hf_genrec.data.times import TimeUnit, parse_time
 from hf_genrec.dataset_scripts import delimited, json_lines
+from hf_genrec.dataset_scripts.file_kinds import require_kind
 from hf_genrec.dataset_scripts.places import existing_file
 from hf_genrec.dataset_scripts.rows import (
     CONFIG_NAMES,
@@ -160,6 +161,7 @@ def open_table(path: str | Path) -> TableFile:
         ValueError: unknown kind of file, or what the reader refuses.
     """
     kind, path = kind_of(path), Path(path)
+    require_kind(path, kind)
     if kind in delimited.DIALECTS:
         return delimited.DelimitedFile(path)
     if kind in json_lines.SUFFIXES:

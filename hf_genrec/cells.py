@@ -58,7 +58,9 @@ def as_id(cell: Any, column: str) -> str:
     if cell is None or cell != cell or (isinstance(cell, str) and not cell.strip()):
         raise ValueError(f"no id in column {column!r}")
     if isinstance(cell, float | Decimal):
-        if cell % 1 or (isinstance(cell, float) and abs(cell) > _EXACT):
+        # of a long Decimal % has no answer
+        part = cell - cell.to_integral_value() if isinstance(cell, Decimal) else cell % 1
+        if part or (isinstance(cell, float) and abs(cell) > _EXACT):
             raise ValueError(f"the id {cell} in column {column!r} is a decimal number: store ids as text or integers")
         cell = int(cell)
     if isinstance(cell, bool) or not isinstance(cell, str | int | UUID):

@@ -60,8 +60,8 @@ def _require_inputs(command: str, settings: dict[str, Any]) -> None:
     if command == "prepare":
         paths = (settings.get(name) for name in ("source_path", "item_path"))
         require_source(settings.get("source", "movielens"), *(None if path is None else str(path) for path in paths))
-    elif "output_dir" in settings and (command == "train" or load_method(settings["method"]).codes):
-        require_files(RunFolder(Path(str(settings["output_dir"]))).data)
+    elif isinstance(settings.get("output_dir"), str) and (command == "train" or load_method(settings["method"]).codes):
+        require_files(RunFolder(Path(settings["output_dir"])).data)
 
 
 def _print_options(command: str, context: typer.Context, options: str) -> None:
@@ -110,8 +110,8 @@ def grpo(context: typer.Context, config: ConfigOption = None) -> None:
 
     if "--help" not in context.args:
         settings = check_keys(config, context.args, GRPO_KINDS, "grpo")
-        if settings.get("pretrained") is not None:
-            RunFolder(Path(str(settings["pretrained"]))).require_model()
+        if isinstance(settings.get("pretrained"), str):
+            RunFolder(Path(settings["pretrained"])).require_model()
     quiet()
     from hf_genrec.post_training.grpo_arguments import grpo_options, parse_grpo_config
 
@@ -169,6 +169,12 @@ def recommend(
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Number of items.")] = 10,
     exclude_seen: Annotated[bool, typer.Option(help="Leave the items of the history out.")] = False,
+    unknown: Annotated[
+        str,
+        typer.Option(
+            help="Items of the history that the model does not know: raise refuses them, skip leaves them out."
+        ),
+    ] = "raise",
     stranger: Annotated[
         bool,
         typer.Option(
@@ -203,6 +209,7 @@ def recommend(
     model = load_model(model_folder)
     if items is None:
         items = _history_ids(history or [], model.processor.item_ids)
+    items = _known_items(items, model.processor, unknown)
     item_ids, scores = model.recommend(items, k=k, exclude_seen=exclude_seen)
     title = model.processor.title
     newest = ", ".join(shown(title(item_id)) for item_id in items[-3:]) or "none"
@@ -236,6 +243,20 @@ def _history_ids(values: list[str], known: list[str]) -> list[str]:
             elif plain.strip():
                 ids.append(plain.strip())
     return ids
+
+
+def _known_items(items: list[str], processor: Any, unknown: str) -> list[str]:
+    """The items of a history that are in the catalogue; what is done with others is what `--unknown` says."""
+    if unknown not in ("raise", "skip"):
+        raise ValueError(f"--unknown {unknown}: use raise or skip")
+    known = set(processor.item_ids)
+    missing = next((place for place, item_id in enumerate(items, start=1) if item_id not in known), None)
+    if missing is not None and unknown == "raise":
+        raise ValueError(
+            f"Item {items[missing - 1]!r} in the history is not in the catalogue (place {missing}, from 1): correct "
+            f"it, or leave such items out by --unknown skip"
+        )
+    return [processor.item_ids[row] for row in processor.rows(items, unknown)]
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all, and what their content is known by."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -14,6 +15,11 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+_REMEDIES = {
+    errno.ENOSPC: ": make room there",
+    errno.EDQUOT: ": make room there",
+    errno.EFBIG: ": raise the limit of file sizes (ulimit -f)",
+}
 NEW, OLD = ".new", ".old"  # what stands beside a folder while it is replaced
 
 
@@ -27,7 +33,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with _named(path):
+        with naming(path):
             yield temporary
             os.replace(temporary, path)
     finally:
@@ -54,7 +60,7 @@ def whole_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     with ExitStack() as locks:
         locks.enter_context(_lock(temporary))
         try:
-            with _named(folder):
+            with naming(folder):
                 yield temporary
             os.chmod(temporary, folder.stat().st_mode & 0o777 if folder.is_dir() else 0o755)
             if folder.exists():
@@ -90,8 +96,8 @@ def restore_folder(folder: str | os.PathLike[str]) -> None:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """What cannot be written is named: of a full disk, errors say no more than that it is full."""
+def naming(path: Path, remedy: str = "") -> Iterator[None]:
+    """What cannot be written is named, with what to do: of a full disk, errors say no more than that it is full."""
     try:
         yield
     except shutil.Error as error:  # of a folder that is copied: a line for each of its files
@@ -99,7 +105,8 @@ def _named(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        remedy = _REMEDIES.get(error.errno, "") + remedy
+        raise OSError(f"{path} cannot be written: {os.strerror(error.errno)}{remedy}") from error
     except SafetensorError as error:
         raise OSError(f"{path} cannot be written: {error}") from error
 
@@ -132,6 +139,25 @@ def working_in(folder: str | os.PathLike[str]) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with _lock(folder, "is where another command is at work"):
         yield
+
+
+def require_writable(*folders: Path) -> None:
+    """
+    Before work whose results go there. A folder that is missing will be made in the nearest one above that is there.
+
+    Raises:
+        OSError: if nothing can be written there; names the folder.
+    """
+    for folder in folders:
+        place = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+        try:
+            with tempfile.TemporaryFile(dir=place):
+                pass
+        except OSError as error:
+            where = "" if place == folder.absolute() else f" in {place}"
+            raise OSError(
+                f"{folder} cannot be written{where} ({error.strerror}): change that, or name another output folder"
+            ) from None
 
 
 def copy_folder(source: Path, target: Path) -> None:

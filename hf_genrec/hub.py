@@ -1,18 +1,24 @@
 """What leaves this machine: the exported folder, its model card, the check that a stranger can load it, the push."""
 
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_genrec.catalogue.json_files import DamagedFile, naming, number, read_json
 from hf_genrec.catalogue.saved_files import load_tensors
 from hf_genrec.files import fingerprint, whole_file
 from hf_genrec.method import auto_class, load_method, method_of, read_config
 from hf_genrec.terminal import shown
+
+logger = logging.getLogger(__name__)
 
 # Of what an export writes, and of what people lay beside it to be read; code is named by the configuration.
 PUSHED = {".json", ".safetensors", ".md", ".txt", ".parquet", ".png", ".jinja", "LICENSE", "NOTICE"}
@@ -76,22 +82,12 @@ def model_fingerprint(folder: Path) -> str:
 def write_model_card(model_folder: Path, results_folder: Path) -> None:
     """`README.md` of an exported model, from its configuration and the figures measured so far."""
     config = read_config(model_folder)
-    item_ids = json.loads((model_folder / "catalogue.json").read_text(encoding="utf-8"))["item_ids"]
+    with naming(model_folder / "catalogue.json"):
+        item_ids = read_json(model_folder / "catalogue.json")["item_ids"]
     card = load_method(method_of(model_folder)).card(config, len(item_ids))
     named = {"layers": "num_hidden_layers", "hidden size": "hidden_size", "newest history items read": "max_history"}
     facts: dict[str, Any] = {name: config[key] for name, key in named.items() if key in config} | card.facts
-    training_file = results_folder / "training.json"
-    if training_file.is_file():
-        training = json.loads(training_file.read_text(encoding="utf-8"))
-        facts["weights"] = f"{training['num_weights']:,}"
-        facts["training"] = (
-            f"{training['steps']:,} steps, {training['seconds'] / 60:.1f} minutes, {training['cpu_seconds'] / 60:.1f} "
-            f"CPU minutes"
-        )
-        if training["best_validation_ndcg@10"] is not None:
-            facts["best validation NDCG@10"] = (
-                f"{training['best_validation_ndcg@10']:.4f} (users of the training's evaluation)"
-            )
+    facts |= _of_results(results_folder / "training.json", _training_facts) or {}
     name = shown(model_folder.resolve().parent.name)
     text = CARD.format(
         name=name,
@@ -108,6 +104,30 @@ def write_model_card(model_folder: Path, results_folder: Path) -> None:
         path.write_text(text, encoding="utf-8")
 
 
+def _of_results(path: Path, make: Callable[[dict[str, Any]], Any]) -> Any:
+    """What `make` makes of a file of figures; of a damaged one nothing, which is said: the model needs none of them."""
+    if not path.is_file():
+        return None
+    try:
+        with naming(path, "train or evaluate again"):
+            return make(read_json(path, remedy="train or evaluate again"))
+    except (DamagedFile, OSError) as error:
+        logger.warning("%s The model card is written without its figures.", error)
+        return None
+
+
+def _training_facts(training: dict[str, Any]) -> dict[str, str]:
+    minutes = [f"{number(training[name]) / 60:.1f}" for name in ("seconds", "cpu_seconds")]
+    facts = {
+        "weights": f"{number(training['num_weights']):,}",
+        "training": f"{number(training['steps']):,} steps, {minutes[0]} minutes, {minutes[1]} CPU minutes",
+    }
+    best = training["best_validation_ndcg@10"]
+    if best is not None:
+        facts["best validation NDCG@10"] = f"{number(best):.4f} (users of the training's evaluation)"
+    return facts
+
+
 def _in_table(value: Any) -> str:
     """A setting of a configuration, which may hold anything, in a cell of a Markdown table."""
     return shown(str(value)).replace("|", "\\|").replace("<", "&lt;")
@@ -115,27 +135,32 @@ def _in_table(value: Any) -> str:
 
 def _results_section(results_folder: Path, model: str) -> str:
     """The figures of the model, as far as they are of this very one and not of an earlier one of the run."""
-    parts = []
+    parts: list[str] = []
     for split in ("test", "validation"):
-        path = results_folder / f"{split}.json"
-        if not path.is_file():
-            continue
-        records = json.loads(path.read_text(encoding="utf-8"))
-        first = next(iter(records.values()))
-        if first.get("model") != model:
-            continue
-        seen = "removed" if first["seen_items_removed"] else "not removed"
-        parts.append(
-            f"## Results on the {split} split\n\n{first['num_users']:,} users, all {first['num_items']:,} items "
-            f"ranked, seen items "
-            f"{seen}, tie order `{first['tie_order']}`, seed {first['seed']}; {first['date']}, `{first['command']}`.\n"
-        )
-        keys = ["recall@5", "ndcg@5", "recall@10", "ndcg@10", "recall@20", "ndcg@20", "invalid_share"]
-        parts.append("| | " + " | ".join(keys) + " |\n|---|" + "---:|" * len(keys))
-        for name, record in records.items():
-            parts.append(f"| {name} | " + " | ".join(f"{record['metrics'][key]['value']:.4f}" for key in keys) + " |")
-        parts.append("")
+        parts += _of_results(results_folder / f"{split}.json", partial(_results_table, split, model)) or []
     return "\n".join(parts)
+
+
+def _results_table(split: str, model: str, records: dict[str, Any]) -> list[str]:
+    first = next(iter(records.values()), None)
+    if not isinstance(first, dict):
+        raise ValueError("it holds no figures")
+    if first.get("model") != model:
+        return []
+    seen = "removed" if first["seen_items_removed"] else "not removed"
+    counts = {name: f"{number(first[name]):,}" for name in ("num_users", "num_items")}
+    keys = ["recall@5", "ndcg@5", "recall@10", "ndcg@10", "recall@20", "ndcg@20", "invalid_share"]
+    return [
+        f"## Results on the {split} split\n\n{counts['num_users']} users, all {counts['num_items']} items ranked, seen "
+        f"items {seen}, tie order `{first['tie_order']}`, seed {first['seed']}; {first['date']}, "
+        f"`{first['command']}`.\n",
+        "| | " + " | ".join(keys) + " |\n|---|" + "---:|" * len(keys),
+        *(
+            f"| {name} | " + " | ".join(f"{number(record['metrics'][key]['value']):.4f}" for key in keys) + " |"
+            for name, record in records.items()
+        ),
+        "",
+    ]
 
 
 RELOAD_PROGRAM = """
@@ -192,7 +217,13 @@ def code_files(folder: Path) -> set[str]:
             for reference in read_config(place, name).get("auto_map", {}).values():
                 module = folder / f"{str(reference).split('.')[0]}.py"
                 if module.is_file():
-                    found |= {module.name, *(Path(path).name for path in get_relative_import_files(module))}
+                    try:
+                        imported = get_relative_import_files(module)
+                    except UnicodeDecodeError as error:
+                        raise ValueError(
+                            f"{module}, or what it imports, is not UTF-8 ({error}): save it again"
+                        ) from None
+                    found |= {module.name, *(Path(path).name for path in imported)}
     return found
 
 
@@ -205,6 +236,7 @@ def require_pushable(model_folder: Path, repo_id: str) -> None:
     from huggingface_hub.utils import validate_repo_id
 
     validate_repo_id(repo_id)
+    read_config(model_folder)  # or all of its code would seem to be of something else
     folder, code = Path(model_folder), code_files(Path(model_folder))
     for path in sorted(folder.rglob("*")):
         kind = path.suffix.lower()
@@ -212,7 +244,7 @@ def require_pushable(model_folder: Path, repo_id: str) -> None:
             raise ValueError(f"{path} is a link, and what it leads to is not pushed: put the file there, or remove it")
         if path.is_dir() and path == folder / "item_tokenizer":
             continue
-        if path.is_dir() or not path.is_file() or path.name.startswith(".") or path.name in CHECKPOINT_FILES:
+        if path.is_dir() or not path.is_file() or _is_no_export(path.name):
             raise ValueError(f"{path} is hidden, of a checkpoint, or no file of an exported model: remove it")
         if not (kind in PUSHED or path.name in PUSHED or (kind == ".py" and path.name in code)):
             raise ValueError(
@@ -221,6 +253,11 @@ def require_pushable(model_folder: Path, repo_id: str) -> None:
             )
         if kind == ".safetensors":
             load_tensors(str(path))
+
+
+def _is_no_export(name: str) -> bool:
+    """Hidden files, those of checkpoints, and names that cannot be written as text."""
+    return name.startswith(".") or name in CHECKPOINT_FILES or not name.isprintable()
 
 
 def push(model_folder: Path, repo_id: str, private: bool = False, token: str | None = None) -> str:

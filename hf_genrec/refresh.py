@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from hf_genrec.files import restore_folder, whole_folder
+from hf_genrec.files import require_writable, restore_folder, whole_folder
 from hf_genrec.hub import code_files, recommend_as_stranger, save_model
 from hf_genrec.item_tokenizers import load_item_tokenizer
 from hf_genrec.method import load_model
@@ -44,6 +44,7 @@ def refresh(folder: Path, num_histories: int = 8, k: int = 10) -> list[list[str]
     restore_folder(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no saved model (config.json): name a run folder or a saved model")
+    require_writable(folder.parent)
     model = _open(folder, load_model)
     rng, items = np.random.default_rng(0), model.processor.item_ids
     lengths = np.minimum(np.arange(num_histories), model.processor.max_history)

@@ -1,6 +1,9 @@
-"""Random requests to `recommend` and `score_items`, right and wrong ones, and what must come of each."""
+"""Random requests to `recommend`, `score_items` and `generate`, right and wrong ones, and what must come of each."""
 
+import io
 import traceback
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +17,26 @@ import hf_genrec
 
 PACKAGE = str(Path(hf_genrec.__file__).parent)
 WRONG_IDS = [5, None, float("nan"), b"item-1", ["item-1"], {"a": 1}, np.int64(3), True, object(), 10**5000, ("item-1",)]
-WRONG_COUNTS = [0, -1, 2.0, True, "5", None, float("nan"), np.array([1, 2]), -(10**5000), [3]]
+NO_NUMBERS = ["5", float("nan"), np.float32("nan"), np.array([1, 2]), [3], True, np.bool_(True), Decimal(5), 5j]
+WRONG_COUNTS = [0, -1, 2.0, None, -(10**5000), Fraction(5), np.float64(5), float("inf"), np.int8(0), *NO_NUMBERS]
+WRONG_THRESHOLDS = [-1.0, Fraction(-1, 2), -(10**5000), *NO_NUMBERS]
+THRESHOLDS = [0, 10**30, 10**5000, Fraction(1, 3), np.float16(0.5), np.int64(2), float("inf"), 0.01]
+WRONG_TEMPERATURES = [0, float("inf"), 10**5000, *WRONG_THRESHOLDS]
+TEMPERATURES = [1, 10**30, Fraction(1, 2), np.float32(0.7), np.int64(2), 1e-3]
 HISTORIES = 30
 WRONG_LISTS = ["12", "item-1", b"item-1", 7, None, {"item-1": 1}, {"item-1"}, object(), torch.tensor(3), 3.5]
+# Empty or not, they are no lists of ids: nothing comes of a file, and of an iterator only once.
+WRONG_LISTS += [
+    b"",
+    bytearray(b"1"),
+    memoryview(b""),
+    {},
+    io.StringIO(),
+    io.BytesIO(b"1"),
+    Path("/dev/null").open(),  # noqa: SIM115
+    iter(()),
+]
+WRONG_LISTS += [map(str, ()), list, range(3), Decimal(5)]
 
 
 def make_models() -> dict[str, object]:
@@ -36,7 +56,7 @@ def make_models() -> dict[str, object]:
 
 def as_some_list(rng: np.random.Generator, ids: list):
     """The same entries as another kind of list."""
-    kinds = [list, tuple, list, iter, lambda ids: (one for one in ids)]
+    kinds = [list, tuple, list, *([iter, lambda ids: (one for one in ids)] if ids else [])]
     if all(isinstance(one, str) for one in ids):  # numpy makes strings of whatever stands beside one
         kinds += [np.array, lambda ids: pyarrow.array(ids, pyarrow.string()), lambda ids: np.array(ids, dtype=object)]
     return kinds[rng.integers(len(kinds))](ids)
@@ -47,7 +67,7 @@ class Request:
     A random request.
 
     Attributes:
-        arguments: of `recommend` or, where `scores`, of `score_items`.
+        arguments: of `recommend` or, where `scores`, of `score_items`; where `writes`, of `generate`.
         is_wrong: whether some part of it must be refused; else these are what was meant:
         histories, candidates: lists of known ids; `None` for the whole catalogue.
         single: whether one history was given.
@@ -57,8 +77,11 @@ class Request:
         self.is_wrong = False
         self.scores = rng.random() < 0.25
         self.model = model
-        self.arguments = {"histories": self._histories(rng)}
         self.candidates = None
+        self.writes = not self.scores and model.can_generate() and rng.random() < 0.1
+        if self.writes:
+            return self._generate(rng)
+        self.arguments = {"histories": self._histories(rng)}
         if rng.random() < 0.4:
             name = "item_ids" if self.scores else "candidates"
             self.candidates = self._ids(rng, rng.integers(0 if self.scores else 1, 12))
@@ -114,8 +137,10 @@ class Request:
         searches = "trie" in dir(self.model.processor) or "item_sets" in dir(self.model.processor)
         num_items = len(self.model.processor.item_ids if self.candidates is None else set(self.candidates))
         self.exhaustive = True
+        if "item_sets" in dir(self.model.processor) and rng.random() < 0.2:
+            self.arguments["reflection_threshold"] = THRESHOLDS[rng.integers(len(THRESHOLDS))]
         if searches and rng.random() < 0.3:
-            beams = int(rng.choice([1, 4, 24, 50, 10**9]))
+            beams = [1, 4, 24, 50, 10**7, 10**9, 10**30, np.int16(30), np.uint8(24)][rng.integers(9)]
             self.arguments["num_beams"] = beams
             self.is_wrong |= beams < min(self.k, num_items)
         if searches:
@@ -125,17 +150,41 @@ class Request:
             ("batch_size", WRONG_COUNTS),
             ("exclude_seen", ["yes", None, 1, 2.0, []]),
             ("unknown", ["ignore", None, 5, []]),
-            ("num_beams", [*WRONG_COUNTS[:-5], WRONG_COUNTS[-1]]),
+            ("num_beams", [wrong for wrong in WRONG_COUNTS if wrong is not None]),
             ("wings", [2]),
             ("normalize", ["rows", 3]),
             ("user_cache", [5, {}]),
             ("order", ["best", 3]),
-            ("reflection_threshold", [float("nan"), -1.0, "high"]),
+            ("reflection_threshold", WRONG_THRESHOLDS),
             ("lookahead", ["yes", 3]),
         ):
             if rng.random() < 0.02:
                 self.arguments[name] = wrong[rng.integers(len(wrong))]
                 self.is_wrong = True
+
+    def _generate(self, rng) -> None:
+        """A request to `generate` under the catalogue's constraint."""
+        self.single = False
+        self.histories = [self._ids(rng, 3) for _ in range(2)]
+        processor = self.model.processor
+        constraint = getattr(processor, "trie_logits_processor", None) or processor.set_logits_processor
+        order = {} if "trie" in dir(processor) else {"order": self.model.config.code_order}
+        self.arguments = {"logits_processor": [constraint(**order)], "do_sample": bool(rng.random() < 0.5)}
+        if self.arguments["do_sample"] and rng.random() < 0.7:
+            wrong = rng.random() < 0.5
+            values = WRONG_TEMPERATURES if wrong else TEMPERATURES
+            self.arguments["temperature"] = values[rng.integers(len(values))]
+            self.is_wrong |= wrong
+        for name in ("num_beams", "num_return_sequences"):
+            if rng.random() < 0.2:
+                values = [value for value in WRONG_COUNTS if value is not None]
+                self.arguments[name] = values[rng.integers(len(values))]
+                self.is_wrong = True
+        if not self.arguments["do_sample"] and "num_beams" not in self.arguments:
+            self.arguments["num_beams"] = [1, 3, np.int64(4), 10**7, 10**30][rng.integers(5)]
+            if "trie" in dir(processor) and rng.random() < 0.3:
+                del self.arguments["logits_processor"]
+                self.arguments["custom_generate"] = processor.constrained_beam_search()
 
     def run(self, exact) -> str | None:
         """
@@ -148,13 +197,21 @@ class Request:
             what is wrong with the answer, or `None`.
         """
         try:
-            answer = (self.model.score_items if self.scores else self.model.recommend)(**self.arguments)
+            if self.writes:
+                inputs = self.model.processor(histories=self.histories, return_tensors="pt")
+                answer = self.model.generate(**inputs, **self.arguments)
+            else:
+                answer = (self.model.score_items if self.scores else self.model.recommend)(**self.arguments)
         except (ValueError, TypeError) as error:
             return self._of_error(error)
         except BaseException as error:
             return f"{type(error).__name__}: {error}"
         if self.is_wrong:
             return "was answered"
+        if self.writes:
+            items = self.model.processor.batch_decode_items(answer)
+            rows = len(self.histories) * int(self.arguments.get("num_return_sequences", 1))
+            return None if len(items) == rows and None not in items else f"wrote {items}"
         return self._of_scores(answer, exact) if self.scores else self._of_lists(answer, exact)
 
     def _of_error(self, error: Exception) -> str | None:

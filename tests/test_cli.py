@@ -131,6 +131,16 @@ def test_an_id_with_a_comma_is_recommended_from(tmp_path, monkeypatch, capsys):
         assert [line.split("  (item ")[1].rsplit(", ", 1)[0] for line in printed.splitlines()[1:]] == expected
     assert exit_code("recommend", tmp_path / "run", "--history", "film") == 2
     assert "Item 'film' in the history is not in the catalogue" in capsys.readouterr().err
+    error = "Item 'film' in the history is not in the catalogue (place 2, from 1): correct it, or leave"
+    histories = ("--history", ids[3], "--history", "film")
+    assert exit_code("recommend", tmp_path / "run", *histories) == 2
+    assert f"{error} such items out by --unknown skip" in capsys.readouterr().err
+    printed = run_command(
+        monkeypatch, capsys, "recommend", tmp_path / "run", *histories, "--unknown", "skip", "-k", "3"
+    )
+    assert printed.startswith(f"history: 1 items, the newest: {ids[3]}\n")
+    assert exit_code("recommend", tmp_path / "run", *histories, "--unknown", "what") == 2
+    assert "--unknown what: use raise or skip" in capsys.readouterr().err
     for k in ("0", "-3"):
         assert exit_code("recommend", tmp_path / "run", "--history", ids[3], "-k", k) == 2
         assert f"error: k={k}: give a whole number, at least 1" in capsys.readouterr().err

@@ -1,12 +1,13 @@
 """Folders that appear whole, whatever happens meanwhile."""
 
+import errno
 import os
 import subprocess
 import sys
 
 import pytest
 
-from hf_genrec.files import OLD, restore_folder, whole_folder
+from hf_genrec.files import OLD, naming, require_writable, restore_folder, whole_folder
 
 
 def contents(folder):
@@ -156,3 +157,42 @@ with whole_folder(sys.argv[1]) as new:
         writer.wait()
     restore_folder(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["run [1]*"]
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_the_work(tmp_path):
+    (tmp_path / "shut").mkdir(mode=0o555)
+    program = """
+import os, sys
+from pathlib import Path
+from hf_genrec.files import require_writable
+for name in ("", "run", "run/results"):
+    folder = Path("shut") / name
+    if os.geteuid() == 0:
+        os.seteuid(65534)  # root may write everywhere
+    try:
+        require_writable(folder)
+    except OSError as error:
+        print(error)
+"""
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
+    lines = finished.stdout.splitlines()
+    assert len(lines) == 3
+    for line, name in zip(lines, ("shut", "shut/run", "shut/run/results"), strict=True):
+        assert line.startswith(f"{name} cannot be written")
+        assert line.endswith("(Permission denied): change that, or name another output folder")
+
+
+def test_a_folder_below_a_file_cannot_be_written(tmp_path):
+    require_writable(tmp_path, tmp_path / "run/results")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OSError, match=rf"run cannot be written in {tmp_path}/file \(Not a directory\)"):
+        require_writable(tmp_path / "file/run")
+
+
+@pytest.mark.parametrize(("number", "remedy"), [(errno.ENOSPC, "make room"), (errno.EFBIG, "ulimit -f")])
+def test_a_full_disk_is_named_with_what_to_do(tmp_path, number, remedy):
+    with pytest.raises(OSError, match=rf"^{tmp_path} cannot be written: .*{remedy}"), naming(tmp_path):
+        raise OSError(number, os.strerror(number))
+    with pytest.raises(FileNotFoundError, match="nothing"), naming(tmp_path):
+        (tmp_path / "nothing").read_text()

@@ -142,6 +142,22 @@ def test_other_folders_are_not_pushed(saved, name):
         require_pushable(folder, "somebody/something")
 
 
+def test_a_damaged_folder_is_not_pushed(saved):
+    _, folder = saved
+    code = next(folder.glob("modeling_*.py"))
+    kept = code.read_bytes()
+    code.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(code))}, or what it imports, is not UTF-8"):
+        require_pushable(folder, "somebody/something")
+    code.write_bytes(kept)
+    (folder / "a\nb.json").write_text("{}")
+    with pytest.raises(ValueError, match="no file of an exported model: remove it"):
+        require_pushable(folder, "somebody/something")
+    (folder / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
+        require_pushable(folder, "somebody/something")
+
+
 @pytest.mark.parametrize("target", ["file.json", "folder", "nothing"])
 def test_links_are_not_pushed(saved, tmp_path, target):
     _, folder = saved

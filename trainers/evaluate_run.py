@@ -4,7 +4,6 @@ hf-genrec evaluate runs/mine
 hf-genrec evaluate runs/mine --split validation
 """
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ import numpy as np
 
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.evaluation.baselines import ItemKNN, MostPopular
-from hf_genrec.evaluation.evaluator import EvaluationResult, evaluate_recommender
-from hf_genrec.evaluation.report import data_set, render_table, result_record, tie_order
-from hf_genrec.files import write_json
+from hf_genrec.evaluation.evaluator import KS, EvaluationResult, evaluate_recommender
+from hf_genrec.evaluation.report import data_set, render_table, result_record, tie_order, training_seed
+from hf_genrec.files import require_writable, write_json
 from hf_genrec.hub import model_fingerprint, write_model_card
 from hf_genrec.method import load_method, load_model
 from hf_genrec.training.lineage import require_model_of
@@ -29,15 +28,23 @@ def main(
 ) -> dict[str, EvaluationResult]:
     """Evaluate, write `results/<split>.json` with one record per system, and return the results by system."""
     run = RunFolder(Path(run_folder))
+    require_writable(run.results, run.model)
     model = load_model(run.require_model())
     prepared = PreparedData.load(run.data)
     require_model_of(run.model, prepared, model.processor.item_ids, "train it again")
     targets = prepared.split(split)
+    said: Any = {"data_set": data_set(prepared), "seed": training_seed(run.model), "tie_order": tie_order(prepared)}
     num_items, train = len(prepared.item_ids), prepared.train_sequences()
 
     method = load_method(model.config.model_type)
     search: dict[str, Any] = {}
     if "num_beams" in method.search_options:
+        least = min(max(KS), num_items)
+        if num_beams is not None and num_beams < least:
+            raise ValueError(
+                f"--num-beams {num_beams}: evaluation looks at lists of {least} items (Recall@{max(KS)}), which need "
+                f"as many beams: give {least} or more, or leave it out"
+            )
         search["num_beams"] = num_beams
     elif num_beams is not None:
         raise ValueError(f"--num-beams: {run.model} scores every item and searches no beams: leave it out")
@@ -69,14 +76,11 @@ def main(
         )
         for name, system in systems.items()
     }
-    training = json.loads((run.model / "training_args.json").read_text(encoding="utf-8"))
     records = {
         name: result_record(
             result,
             system=name,
-            data_set=data_set(prepared),
-            seed=training["seed"],
-            tie_order=tie_order(prepared),
+            **said,
         )
         for name, result in results.items()
     }

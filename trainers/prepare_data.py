@@ -11,7 +11,7 @@ import sys
 from hf_genrec.data.preparation import prepare
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.dataset_scripts import load_source
-from hf_genrec.files import working_in
+from hf_genrec.files import require_writable, working_in
 from hf_genrec.training.config import RunConfig, parse_command_line
 from hf_genrec.training.lineage import read_from
 
@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 def main(config: RunConfig) -> PreparedData:
     """Read the source, filter, split, and save."""
+    require_writable(config.run.path)
     tables = load_source(config.data)
     prepared = prepare(tables["interactions"], tables["items"], config.data)
     prepared.report["sources"] = read_from(config.data)

@@ -14,9 +14,10 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from hf_genrec.catalogue.json_files import naming, number, read_json
 from hf_genrec.data.prepared import REPORT_FILE, PreparedData
 from hf_genrec.evaluation.report import markdown_table, record_header
-from hf_genrec.files import copy_folder, restore_folder, whole_file, write_json
+from hf_genrec.files import copy_folder, require_writable, restore_folder, whole_file, write_json
 from hf_genrec.method import load_method
 from hf_genrec.semantic_ids.ids import read_table
 from hf_genrec.trainers import evaluate_run, prepare_data, tokenize_items, train
@@ -51,6 +52,7 @@ def main(config: str | None, key: str, values: Sequence[str], overrides: Sequenc
     if not values or len(set(values)) < len(values):
         raise ValueError(f"--values {','.join(values)}: give different values, separated by commas")
     runs = {value: _configuration(config, key, value, overrides, base) for value in values}
+    require_writable(base.run.path, base.run.results, *(run.run.path for run in runs.values()))
     restore_folder(base.run.data)
     if not (base.run.data / REPORT_FILE).is_file():
         prepare_data.main(base)
@@ -111,13 +113,14 @@ def _settings(run: RunConfig, prepared: PreparedData, codes: str | None) -> dict
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     if not path.is_file():
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json(path, remedy=f"delete {path.parent}, or use another output_dir")
     wanted = json.loads(json.dumps(settings))
     for group in wanted:
         if found.get(group) != wanted[group]:
             differ = wanted[group]
             if isinstance(differ, dict):
-                others = found.get(group) or {}
+                others = found.get(group)
+                others = others if isinstance(others, dict) else {}
                 differ = ", ".join(name for name in differ if differ[name] != others.get(name))
             raise ValueError(
                 f"{path.parent} was made with other settings ({group}: {differ}): delete it, or use another output_dir"
@@ -126,18 +129,18 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
 
 def _line(value: str, folder: Path) -> dict[str, Any]:
     """A finished run's figures on the validation split, and what its training took."""
-    records = json.loads((folder / "results" / f"{SPLIT}.json").read_text(encoding="utf-8"))
-    metrics = next(iter(records.values()))["metrics"]  # the model's; the baselines follow
-    training = json.loads((folder / "results" / "training.json").read_text(encoding="utf-8"))
-    return {
-        "value": value,
-        "run": str(folder),
-        "ndcg@10": metrics["ndcg@10"],
-        "recall@10": metrics["recall@10"],
-        "epochs": training["epochs"],
-        "best_step": training["best_step"],
-        "cpu_seconds": training["cpu_seconds"],
-    }
+    line: dict[str, Any] = {"value": value, "run": str(folder)}
+    path, remedy = folder / "results" / f"{SPLIT}.json", f"delete {folder}, and sweep again"
+    with naming(path, remedy):
+        metrics = next(iter(read_json(path, remedy=remedy).values()))["metrics"]  # the model's; the baselines follow
+        for name in ("ndcg@10", "recall@10"):
+            line[name] = {bound: number(metrics[name][bound]) for bound in ("value", "low", "high")}
+    path = folder / "results" / "training.json"
+    with naming(path, remedy):
+        training = read_json(path, remedy=remedy)
+        line |= {name: number(training[name]) for name in ("epochs", "cpu_seconds")}
+        line["best_step"] = training["best_step"]
+    return line
 
 
 def render(record: dict[str, Any]) -> str:

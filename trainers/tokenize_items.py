@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from hf_genrec.data.prepared import PreparedData
+from hf_genrec.files import require_writable
 from hf_genrec.method import load_method
 from hf_genrec.semantic_ids.build import (
     assign_semantic_ids,
@@ -41,6 +42,7 @@ def main(config: RunConfig) -> None:
         )
         return
     folder, arguments = config.run.semantic_ids, config.tokenizer
+    require_writable(config.run.path)
     made_from = tokenized_from(config, require_prepared(config))
     if config.data.codes_path is not None and arguments.codes_run is not None:
         raise ValueError("codes_path and codes_run are two sources of the codes: leave one out")

@@ -8,6 +8,7 @@ accelerate launch --config_file configs/accelerate/zero2.yaml -m hf_genrec.train
 
 import sys
 
+from hf_genrec.files import require_writable
 from hf_genrec.method import load_method
 from hf_genrec.training.checkpoints import checkpoint_to_resume
 from hf_genrec.training.config import RunConfig, parse_command_line
@@ -18,6 +19,7 @@ from hf_genrec.training.train_and_save import train_and_save
 def main(config: RunConfig) -> None:
     """Load, build, train, save."""
     run = config.run  # now: building moves `output_dir` to the checkpoints
+    require_writable(run.path, run.checkpoints, run.results)
     method = load_method(config.model.method)
     lineage = lineage_of(config)
     resume = checkpoint_to_resume(run.checkpoints, config.training.resume_from_checkpoint, lineage)

@@ -13,7 +13,7 @@ from pathlib import Path
 from transformers import set_seed
 
 from hf_genrec.data.prepared import PreparedData, read_report
-from hf_genrec.files import copy_folder, weights_fingerprint
+from hf_genrec.files import copy_folder, require_writable, weights_fingerprint
 from hf_genrec.method import load_method
 from hf_genrec.post_training.build_grpo import build_prompts, layer_precision, load_policy, lora_config
 from hf_genrec.post_training.grpo_arguments import GRPOArguments, parse_grpo_config
@@ -34,6 +34,7 @@ def main(arguments: GRPOArguments) -> None:
     source, run = RunFolder(Path(arguments.pretrained)), RunFolder(Path(str(arguments.output_dir)))
     if source.path.resolve() == run.path.resolve():
         raise ValueError(f"pretrained and output_dir are both {run.path}: give the result a folder of its own")
+    require_writable(run.path, run.checkpoints, run.results)
     model_folder, prepared = source.require_model(), PreparedData.load(source.data)
     validation = prepared.split("validation", may_be_empty=arguments.eval_strategy == "no")
     set_seed(arguments.seed)
@@ -44,6 +45,8 @@ def main(arguments: GRPOArguments) -> None:
     made_from = found | {"pretrained": weights_fingerprint(model_folder)}
     lineage = {"made_from": made_from, "model": {}, "training": training_settings(arguments)}
     resume = checkpoint_to_resume(run.checkpoints, arguments.resume_from_checkpoint, lineage)
+    post_training = load_method(model.config.model_type).post_training()  # type: ignore[misc]  # or load_policy refuses
+    rewards = post_training.build_rewards(arguments, model, model_folder / "item_tokenizer")
     arguments.output_dir, arguments.run_name = str(run.checkpoints), arguments.run_name or run.path.name
     if arguments.process_index == 0:
         for part in (source.data, source.semantic_ids):
@@ -56,10 +59,9 @@ def main(arguments: GRPOArguments) -> None:
     prompts = build_prompts(
         prepared.train_sequences(), arguments.targets, model.processor.max_history, arguments.horizon
     )
-    post_training = load_method(model.config.model_type).post_training()  # type: ignore[misc]  # or load_policy refuses
     trainer = post_training.trainer(
         model,
-        post_training.build_rewards(arguments, model, model_folder / "item_tokenizer"),
+        rewards,
         arguments,
         peft_config=lora_config(arguments, post_training.trained_whole(model.config)),
         train_dataset=prompts,

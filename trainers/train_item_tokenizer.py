@@ -12,6 +12,7 @@ import torch.distributed
 from accelerate import PartialState
 
 from hf_genrec.data.prepared import PreparedData
+from hf_genrec.files import require_writable
 from hf_genrec.semantic_ids.build import assign_semantic_ids, item_parts, save_semantic_ids
 from hf_genrec.training.config import RunConfig, parse_command_line
 from hf_genrec.training.item_tokenizer import train_item_tokenizer
@@ -31,6 +32,7 @@ def main(config: RunConfig) -> None:
         raise ValueError(
             "codes_run keeps the codes of an earlier run, and nothing is trained: use `hf-genrec tokenize`"
         )
+    require_writable(run.path)
     made_from = tokenized_from(config, require_prepared(config))
     prepared = PreparedData.load(run.data)
     process = PartialState(cpu=config.training.use_cpu)

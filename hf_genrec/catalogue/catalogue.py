@@ -222,7 +222,8 @@ class ProcessorCarrier(FlatModelCode, PreTrainedModel):
         [`recommend`] in catalogue rows instead of item ids.
 
         Returns:
-            rows (B, k) int64, -1 where fewer items are allowed, and scores (B, k) float32, -inf there.
+            rows (B, n) int64, -1 where fewer items are allowed, and scores (B, n) float32, -inf there; n is k or, if
+            that is less, the number of candidates.
         """
         raise NotImplementedError
 

@@ -4,12 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import LogitsProcessor
 
 from .flat_lists import expand_ranges
 from .item_trie import ItemTrie
-from .request_checks import checked_choice
-from .sound_scores import require_sound_codes
 from .trie_arrays import LIMIT, is_division, require_items
 
 MAX_COMPLETIONS = 2**20  # leaves times states whose completions are summed at once
@@ -405,44 +402,3 @@ def _postings(leaf_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     counts = torch.bincount(tokens, minlength=int(tokens.max()) + 1)
     starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
     return (order // leaf_tokens.shape[1]).int(), starts.int()
-
-
-class SetLogitsProcessor(LogitsProcessor):
-    """
-    Lets `model.generate` of an encoder-decoder (greedy, beam search, sampling) write sets of codes that are items of
-    the catalogue, in any order or codebook after codebook.
-
-    The codes already chosen are what follows the start token. Scores of all other tokens than those that go on become
-    -inf, without renormalising. After M codes every row is finished and its scores are left as they are.
-
-    Args:
-        sets ([`ItemSets`]): the catalogue, or a part of it.
-        order: `"confidence"` (any) or `"fixed"`, the model's `code_order`.
-
-    Raises:
-        ValueError: for another order, or scores that are NaN or infinite.
-    """
-
-    def __init__(self, sets: ItemSets, order: str = "confidence"):
-        self.sets = sets
-        self.order = checked_choice("order", order, ("confidence", "fixed"))
-
-    @property
-    def num_answers(self) -> int:
-        """How many different answers it lets through, an item's codes in another order not counted."""
-        return self.sets.num_leaves
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if input_ids.shape[1] > self.sets.num_codebooks:
-            return scores
-        # One assignment: threads that move them at once both go on with sets on their device.
-        sets = self.sets = self.sets.to(input_ids.device)
-        legal = sets.allowed(sets.walk(input_ids[:, 1:]), self.order)
-        masked = torch.full_like(scores, -torch.inf)
-        width = legal.shape[1]
-        masked[:, :width] = scores[:, :width].masked_fill(~legal, -torch.inf)
-        require_sound_codes(masked[:, :width])
-        # A row that left the catalogue (a beam that was never alive) keeps its scores: all -inf is not a distribution.
-        dead = ~legal.any(1)
-        masked[dead] = scores[dead]
-        return masked

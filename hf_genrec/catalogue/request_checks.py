@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -17,16 +17,16 @@ def shown(value: Any) -> str:
     if isinstance(value, int) and value.bit_length() > 64:
         return f"an int of {value.bit_length()} bits"
     if value is None or isinstance(value, str | bytes | Real):
-        text = repr(value)
+        text = " ".join(repr(value).split())
         return text if len(text) <= 60 else f"{text[:57]}..."
     return f"a {type(value).__name__}"
 
 
 def _has_entries(value: Any) -> bool:
-    """Whether it can be a list of ids: not a string, a mapping, a table or a single number."""
-    if isinstance(value, str | bytes | bytearray | Mapping) or not isinstance(value, Iterable):
+    """Whether it can be a list of ids: not a string, bytes, a file, a mapping, a table or a single number."""
+    if isinstance(value, str | bytes | bytearray | memoryview | Mapping | type) or not isinstance(value, Iterable):
         return False
-    return getattr(value, "ndim", 1) > 0 and not hasattr(value, "columns")
+    return getattr(value, "ndim", 1) > 0 and not hasattr(value, "columns") and not hasattr(value, "read")
 
 
 def listed(value: Any, where: str, ordered: bool = True) -> list:
@@ -34,7 +34,8 @@ def listed(value: Any, where: str, ordered: bool = True) -> list:
     The entries of a list, tuple, array, column of a table or generator; where order does not matter, also of a set.
 
     Raises:
-        ValueError: for anything else, a string among them: it is one id, not the ids of its letters.
+        ValueError: for anything else, a string among them: it is one id, not the ids of its letters. Also for a
+        generator that gives nothing: one that was read before does not, either.
     """
     if not _has_entries(value):
         example = f"[{shown(value)}]" if isinstance(value, str) else EXAMPLE
@@ -46,7 +47,10 @@ def listed(value: Any, where: str, ordered: bool = True) -> list:
     for convert in ("to_pylist", "tolist"):  # of pyarrow; of numpy, torch and pandas
         if hasattr(value, convert):
             return getattr(value, convert)()
-    return list(value)
+    entries = list(value)
+    if not entries and isinstance(value, Iterator):
+        raise ValueError(f"{where}: a {type(value).__name__} gave nothing, as one that was read before: give a list.")
+    return entries
 
 
 def as_batch(histories: Any) -> tuple[list[list], bool]:
@@ -104,9 +108,32 @@ def checked_number(name: str, value: Any) -> float:
     Raises:
         ValueError: for anything else, or NaN.
     """
-    if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value) or value < 0:
+    number = _as_float(value)
+    if not number >= 0:
         raise ValueError(f"{name}={shown(value)}: give a number, 0 or more.")
-    return float(value)
+    return number
+
+
+def checked_temperature(value: Any) -> float:
+    """
+    What scores are divided by before a code is sampled.
+
+    Raises:
+        ValueError: for what is no number above 0, or is infinite.
+    """
+    number = _as_float(value)
+    if not 0 < number < math.inf:
+        raise ValueError(f"temperature={shown(value)}: give a number above 0, as 1.0.")
+    return number
+
+
+def _as_float(value: Any) -> float:
+    """A number of Python or numpy; infinity for one that is too large, NaN for anything else."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    try:
+        return float(value) if is_number else math.nan
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def checked_choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
@@ -169,6 +196,8 @@ def checked_row_histories(histories: Any, num_items: int) -> list[np.ndarray]:
     """
     if not _has_entries(histories):
         raise ValueError(f"histories: {shown(histories)} is no batch of catalogue rows: give lists of them, [[3, 0]].")
+    if isinstance(histories, Set):
+        raise ValueError(f"histories: a {type(histories).__name__} has no order: give lists of catalogue rows, [[3]].")
     histories = list(histories)
     if all(isinstance(history, np.ndarray) and history.dtype == np.int64 for history in histories):
         # One look at all of them, unless something is wrong.
@@ -189,8 +218,8 @@ class RowRequest:
         candidates: rising rows, each once; `None` for the whole catalogue.
         count: the items to look for, at most as many as there are.
         batch_size: histories at a time.
-        rows: (B, k) int64, -1.
-        scores: (B, k) float32, -inf.
+        rows: (B, count) int64, -1.
+        scores: (B, count) float32, -inf.
     """
 
     histories: list[np.ndarray]
@@ -219,7 +248,7 @@ def checked_request(
         if not len(candidates):
             raise ValueError("candidates is empty: give at least 1 item to choose from.")
     count = min(k, num_items if candidates is None else len(candidates))
-    rows = np.full((len(histories), k), -1, dtype=np.int64)
+    rows = np.full((len(histories), count), -1, dtype=np.int64)
     return RowRequest(histories, candidates, count, batch_size, rows, np.full(rows.shape, -np.inf, dtype=np.float32))
 
 

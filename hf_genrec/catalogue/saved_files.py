@@ -1,49 +1,24 @@
 """The files of a saved folder or of a repository on the Hub: whatever is wrong with one is told in one line that names
 it and says what to do."""
 
-import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from safetensors import safe_open
 
+from .json_files import REMEDY, naming
+from .json_files import DamagedFile as DamagedFile
+from .json_files import read_json as read_json  # what reads a saved folder finds it here
+from .sizes import LARGEST
 from .transformers_bridge import cached_file
 
 HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-REMEDY = "save or download it again"
-
-
-class DamagedFile(ValueError):
-    """A saved file that is wrong, told in one line that names it."""
 
 
 def hub_place(kwargs: dict) -> dict:
     """Of the arguments of a `from_pretrained`, those that say where its files are."""
     return {name: kwargs[name] for name in HUB_KEYS if kwargs.get(name) is not None}
-
-
-@contextmanager
-def naming(place: Any, remedy: str = REMEDY) -> Iterator[None]:
-    """
-    Whatever goes wrong meanwhile, in one line that names `place`, a file, folder or repository.
-
-    Raises:
-        DamagedFile, OSError: instead of any other error than one of memory or of a missing package.
-    """
-    try:
-        yield
-    except (DamagedFile, ImportError, MemoryError):
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, OSError):
-            if str(place) in reason and "\n" not in str(error):
-                raise
-            raise OSError(f"{place} cannot be read ({reason}): {remedy}.") from error
-        raise DamagedFile(f"{place} is damaged ({reason}): {remedy}.") from error
 
 
 def saved_file(folder: Any, name: str, required: bool = True, **place: Any) -> str | None:
@@ -73,24 +48,6 @@ def saved_file(folder: Any, name: str, required: bool = True, **place: Any) -> s
     return path
 
 
-def read_json(path: str) -> dict[str, Any]:
-    """
-    The object in a JSON file.
-
-    Raises:
-        DamagedFile: if it holds anything else, or NaN or Infinity.
-    """
-    with naming(path), open(path, encoding="utf-8") as file:
-        content = json.load(file, parse_constant=_no_constant)
-        if not isinstance(content, dict):
-            raise ValueError("it holds no JSON object")
-    return content
-
-
-def _no_constant(name: str):
-    raise ValueError(f"it holds {name}, which is no JSON")
-
-
 def load_tensors(path: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """
     A safetensors file: its tensors by name, mapped, and its metadata.
@@ -105,9 +62,15 @@ def load_tensors(path: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 def require_number(name: str, value: Any, low: float, high: float | None = None, whole: bool = True) -> None:
     """
     Raises:
-        ValueError: if `value` is no number, no whole one where it must be, or not from `low` to `high`.
+        ValueError: if `value` is no number, no whole one where it must be, or not from `low` to `high`, by default
+            that of [`LARGEST`].
     """
+    high = LARGEST.get(name) if high is None else high
     kinds = (int,) if whole else (int, float)
-    if not isinstance(value, kinds) or isinstance(value, bool) or not low <= value <= (high or float("inf")):
+    if (
+        not isinstance(value, kinds)
+        or isinstance(value, bool)
+        or not low <= value <= (float("inf") if high is None else high)
+    ):
         upper = "" if high is None else f" and at most {high:,}"
         raise ValueError(f"{name}={value!r}: give at least {low}{upper}{', a whole number' if whole else ''}.")

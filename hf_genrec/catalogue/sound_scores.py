@@ -69,3 +69,36 @@ def require_sound_codes(scores: torch.Tensor) -> None:
     """
     if not (scores < torch.inf).all():
         raise ValueError(f"The model's scores of codes, so its weights, hold NaN or infinity: {REMEDY}.")
+
+
+def illegal_scores(scores: torch.Tensor, closed: torch.Tensor) -> torch.Tensor:
+    """
+    What a logits processor of the catalogue gives to tokens (rows, V) that are not legal: -inf, or the lowest finite
+    number in rows where a legal code has -inf itself (`closed`, (rows,) boolean) and must not be chosen instead.
+    """
+    lowest = torch.full_like(scores, -torch.inf)
+    return lowest.masked_fill_(closed[:, None], torch.finfo(scores.dtype).min)
+
+
+def require_choice(open_codes: torch.Tensor, closed: torch.Tensor, num_beams: int) -> None:
+    """
+    That there is something to sample, where some scores are -inf.
+
+    Args:
+        open_codes: (rows,) boolean, whether a code is left whose score is above -inf.
+        closed: (rows,) boolean, whether a legal code has a score of -inf.
+        num_beams: beams that are sampled; more than one are drawn without replacement, past what has no probability.
+
+    Raises:
+        ValueError: if a row has none left; for several beams, if any legal code is ruled out.
+    """
+    if not open_codes.all():
+        raise ValueError(
+            "The model's scores rule out every legal code (-inf), so there is nothing to sample: call recommend, which "
+            "leaves such items out, or allow more candidates."
+        )
+    if num_beams > 1 and closed.any():
+        raise ValueError(
+            f"The model's scores rule out legal codes (-inf), and num_beams={num_beams} would sample them, too: sample "
+            f"with num_beams=1, or leave do_sample out."
+        )

@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-SAMPLE = 512  # numbers of a tensor that are looked at
+WHOLE = 2**22  # numbers of a model whose weights are compared whole: 16 MB in float32
+SAMPLE = 512  # numbers of each weight of a larger one
 
 
 def weights_mark(model: torch.nn.Module) -> list[tuple[Any, ...]]:
@@ -21,11 +22,26 @@ def weights_mark(model: torch.nn.Module) -> list[tuple[Any, ...]]:
     ]
 
 
-def weights_sample(model: torch.nn.Module) -> torch.Tensor:
+class WeightsCopy:
     """
-    Some numbers of each weight, in a flat copy: they change, too, where `weight.data` is written to, as merging
-    adapters does, which counts as no write.
+    The numbers of a model's weights as they are now, to be compared with what they are later.
+
+    Writing to `weight.data`, as merging adapters does, counts as no change anywhere. Of up to `WHOLE` numbers all are
+    kept, and every change is seen. Of a larger model, whose weights would take long to read for each request, only
+    `SAMPLE` of each weight are: a change to other numbers alone is not seen.
     """
-    tensors = [tensor.detach() for tensors in (model.parameters(), model.buffers()) for tensor in tensors]
-    numbers = [tensor.reshape(-1)[:: max(1, tensor.numel() // SAMPLE)] for tensor in tensors]
-    return torch.cat([some.to(numbers[0].device) for some in numbers])
+
+    def __init__(self, model: torch.nn.Module):
+        self.numbers = [tensor.clone() for tensor in self._looked_at(model)]
+
+    def is_of(self, model: torch.nn.Module) -> bool:
+        """Whether all numbers that are looked at are those of before."""
+        now = self._looked_at(model)
+        return len(now) == len(self.numbers) and all(map(torch.equal, now, self.numbers))
+
+    @staticmethod
+    def _looked_at(model: torch.nn.Module) -> list[torch.Tensor]:
+        weights = [tensor.detach() for tensors in (model.parameters(), model.buffers()) for tensor in tensors]
+        if sum(tensor.numel() for tensor in weights) <= WHOLE:
+            return weights
+        return [tensor.reshape(-1)[:: max(1, tensor.numel() // SAMPLE)] for tensor in weights]

@@ -47,11 +47,11 @@ class DataArguments:
         default="leave_one_out",
         metadata={"help": "leave_one_out (last item test, the one before validation) or global_time"},
     )
-    validation_time: str | None = field(
+    validation_time: int | str | None = field(
         default=None,
         metadata={"help": "global_time: validation starts here (ISO date or milliseconds UTC, inclusive)"},
     )
-    test_time: str | None = field(
+    test_time: int | str | None = field(
         default=None, metadata={"help": "global_time: test starts here (ISO date or milliseconds UTC, inclusive)"}
     )
     tie_order: TieOrder = field(
@@ -106,7 +106,7 @@ class DataArguments:
             if self.validation_time is not None or self.test_time is not None:
                 raise ValueError("validation_time and test_time need split: global_time")
             return
-        # YAML reads 2015-01-01 as a date and 1420070400000 as an integer
+        # of a configuration 1420070400000 is an integer, of a caller anything a time
         self.validation_time = _time_text(self.validation_time)
         self.test_time = _time_text(self.test_time)
         if self.validation_ms >= self.test_ms:
@@ -131,9 +131,10 @@ def _time_text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def _setting_to_ms(name: str, value: str | None) -> int:
+def _setting_to_ms(name: str, value: int | str | None) -> int:
     if value is None:
         raise ValueError(f"{name} is missing: split global_time needs an ISO date or milliseconds")
+    value = str(value)
     try:
         return parse_time(value, "ms" if value.lstrip("-").isdigit() else "iso")
     except ValueError:

@@ -46,21 +46,26 @@ def check_dates(log: "ibis.Table", arguments: DataArguments) -> dict[str, str]:
     first, last, parts = row.to_pyarrow().to_pylist()[0].values()
     now = now_ms()
     span = f"{shown_date(first)} to {shown_date(last)}"
+    place = arguments.source_path or "the log"
     unit = f"time_unit ({arguments.time_unit})" if arguments.source == "tabular" else "the unit of the times"
     if first < 0:
-        _refuse(log, log.timestamp < 0, "before 1970", f"correct or empty them, or correct {unit}")
+        _refuse(log, place, log.timestamp < 0, "before 1970", f"correct or empty them, or correct {unit}")
     if last > now + _YEAR_MS:
         late = f"later than {shown_date(now + _YEAR_MS)}, a year from now"
-        _refuse(log, log.timestamp > now + _YEAR_MS, late, f"correct them, or correct {unit}")
+        _refuse(log, place, log.timestamp > now + _YEAR_MS, late, f"correct them, or correct {unit}")
     # Where seconds were asked for and all are whole, small numbers are what the file holds.
     whole_seconds = arguments.source == "tabular" and arguments.time_unit == "s" and not parts
     if first >= _SECONDS_OF_1985 and last <= (now + _YEAR_MS) // 1000 and not whole_seconds:
         remedy = "set time_unit: s" if arguments.time_unit == "ms" else "give milliseconds"
-        raise ValueError(f"all interactions are dated {span}: these are seconds read as milliseconds: {remedy}")
+        raise ValueError(
+            f"{place}: all interactions are dated {span}: these are seconds read as milliseconds: {remedy}"
+        )
     if last < _YEAR_MS and arguments.source == "tabular":
         nanoseconds = arguments.time_unit == "s" and parts and first >= _SECONDS_OF_1985 // 1_000_000
         if arguments.time_unit == "iso" or nanoseconds:
-            raise ValueError(f"all interactions are dated {span}: the times were written in another unit: correct them")
+            raise ValueError(
+                f"{place}: all interactions are dated {span}: the times were written in another unit: correct them"
+            )
         logger.warning(
             "all interactions are dated %s: right if the times are a mere order; if they are times, correct time_unit",
             span,
@@ -84,11 +89,11 @@ def check_dates(log: "ibis.Table", arguments: DataArguments) -> dict[str, str]:
     return {"first": shown_date(first), "last": shown_date(last)}
 
 
-def _refuse(log: "ibis.Table", condition: Any, what: str, remedy: str) -> None:
+def _refuse(log: "ibis.Table", place: str, condition: Any, what: str, remedy: str) -> None:
     bad = log.filter(condition)
     count, of = bad.count().to_pyarrow().as_py(), log.count().to_pyarrow().as_py()
     row = bad.order_by("row").limit(1).to_pyarrow().to_pylist()[0]
     raise ValueError(
-        f"{count} of {of} interactions are dated {what}, the first {shown_date(row['timestamp'])} (user "
+        f"{place}: {count} of {of} interactions are dated {what}, the first {shown_date(row['timestamp'])} (user "
         f"{shown(row['user_id'])}, item {shown(row['item_id'])}): {remedy}"
     )

@@ -242,13 +242,16 @@ def _check_text(catalogue: pa.Table, items: pa.Table, arguments: DataArguments) 
 
 def _is_timed(log: "ibis.Table", arguments: DataArguments) -> bool:
     """Whether the interactions have times; refuses logs that cannot be ordered or split by time."""
-    rows, timed = log.agg(rows=log.count(), timed=log.timestamp.count()).to_pyarrow().to_pylist()[0].values()
-    if timed < rows and arguments.split == "global_time":
-        raise ValueError(f"split global_time needs times, but {rows - timed} of {rows} interactions have no timestamp")
-    if 0 < timed < rows:
+    first = log.row.min(where=log.timestamp.isnull())
+    counts = log.agg(rows=log.count(), timed=log.timestamp.count(), first=first).to_pyarrow().to_pylist()[0]
+    rows, timed = counts["rows"], counts["timed"]
+    if timed < rows and (timed or arguments.split == "global_time"):
+        log_path, remedy = arguments.source_path or "the log", "set time_column: null"
+        if arguments.split == "global_time":
+            log_path, remedy = f"split global_time needs times: {log_path}", "use split: leave_one_out"
         raise ValueError(
-            f"{arguments.source_path}: {rows - timed} of {rows} interactions have no timestamp: give every row one, or "
-            f"set time_column: null"
+            f"{log_path}: {rows - timed} of {rows} interactions have no timestamp, the first is row "
+            f"{counts['first'] + 1} (from 1, without a header): give every row one, or {remedy}"
         )
     return timed > 0
 

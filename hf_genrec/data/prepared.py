@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from hf_genrec.catalogue.json_files import read_json
 from hf_genrec.files import fingerprint, restore_folder, whole_folder, write_json
 
 SEQUENCES_FILE = "sequences.parquet"
@@ -183,12 +184,16 @@ def read_report(folder: Path) -> dict[str, Any]:
         ValueError: the report is damaged, or of an earlier version of this library.
     """
     require_files(folder)
-    try:
-        report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder / REPORT_FILE} is not JSON ({error}): run prepare again") from None
-    if not isinstance(report, dict) or not isinstance(report.get("fingerprint"), str):
-        raise ValueError(f"{folder / REPORT_FILE} does not say what the data are known by: run prepare again")
+    path = folder / REPORT_FILE
+    report = read_json(path, remedy="run prepare again")
+    if not isinstance(report.get("fingerprint"), str):
+        raise ValueError(f"{path} does not say what the data are known by: run prepare again")
+    sources = report.get("sources", {})
+    known = isinstance(sources, dict) and all(isinstance(source, dict) for source in sources.values())
+    if not known or not all(isinstance(s.get(key), str) for s in sources.values() for key in ("path", "fingerprint")):
+        raise ValueError(f"{path} does not say which files the data are from (sources): run prepare again")
+    if not isinstance(report.get("settings", {}), dict):
+        raise ValueError(f"{path} does not say how the data were prepared (settings): run prepare again")
     return report
 
 

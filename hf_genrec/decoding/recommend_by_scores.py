@@ -66,7 +66,8 @@ class ItemRecommenderMixin(ProcessorCarrier):
             batch_size: histories encoded at a time.
 
         Returns:
-            rows (B, k) int64, -1 where fewer items are allowed, and scores (B, k) float32, -inf there.
+            rows (B, n) int64, -1 where fewer items are allowed, and scores (B, n) float32, -inf there; n is k or, if
+            that is less, the number of candidates.
 
         Raises:
             ValueError: for a row outside the catalogue, numbers that make no sense, or scores that are no numbers.

@@ -1,10 +1,12 @@
 """The catalogue's trie as a logits processor of `model.generate`."""
 
+import copy
+
 import torch
 from transformers import LogitsProcessor
 
 from ..catalogue.item_trie import ItemTrie
-from ..catalogue.sound_scores import require_sound_codes
+from ..catalogue.sound_scores import illegal_scores, require_choice, require_sound_codes
 
 
 class TrieLogitsProcessor(LogitsProcessor):
@@ -13,6 +15,9 @@ class TrieLogitsProcessor(LogitsProcessor):
 
     The codes already written are what follows the last answer token. Scores of tokens that lead to no item become
     -inf, without renormalising. After L codes every row is finished and its scores are left as they are.
+
+    A code that the model itself rules out (-inf) is not written. Where it competes, what leads to no item has the
+    lowest finite score: a row that nothing else is left to becomes no item's, and `batch_decode_items` gives `None`.
 
     Args:
         trie ([`ItemTrie`]): the catalogue, or a part of it.
@@ -25,10 +30,22 @@ class TrieLogitsProcessor(LogitsProcessor):
     def __init__(self, trie: ItemTrie, answer_token_id: int):
         self.trie = trie
         self.answer_token_id = answer_token_id
+        self.sampled_beams = 0
+
+    def for_sampling(self, num_beams: int) -> "TrieLogitsProcessor":
+        """One for `do_sample`: it raises a ValueError where all that is legal has a score of -inf."""
+        sampling = copy.copy(self)
+        sampling.sampled_beams = num_beams
+        return sampling
 
     @property
     def num_answers(self) -> int:
         """How many different answers it lets through."""
+        return self.trie.num_leaves
+
+    @property
+    def num_paths(self) -> int:
+        """How many beams can be alive."""
         return self.trie.num_leaves
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -59,18 +76,25 @@ class TrieLogitsProcessor(LogitsProcessor):
             return scores
         nodes = trie.walk(input_ids[:, input_ids.shape[1] - level :])
         tokens, _, mask = trie.allowed(nodes if level > 0 else nodes[:1], level)  # all rows share the root
-        masked, illegal, table = torch.full_like(scores, -torch.inf), mask.bool(), trie._tables[level]
+        illegal, table = mask.bool(), trie._tables[level]
         if table is not None:
-            legal = scores[:, table.span].masked_fill(illegal, -torch.inf)
+            chosen = scores[:, table.span]
+            legal = chosen.masked_fill(illegal, -torch.inf)
+            closed = ((chosen == -torch.inf) & ~illegal).any(-1)
+            masked = illegal_scores(scores, closed)
             masked[:, table.span] = legal
         else:
             # What is not legal repeats the first legal token, so that every score is written with the same value.
             tokens = torch.where(illegal, tokens[:, :1], tokens).long().expand(len(scores), -1)
             legal = scores.gather(1, tokens)
+            closed = (legal == -torch.inf).any(-1)
+            masked = illegal_scores(scores, closed)
             masked.scatter_(1, tokens, legal)
         require_sound_codes(legal)
         # A row that left the catalogue (a beam that was never alive) keeps its scores: all -inf is not a distribution.
         dead = nodes < 0
+        if self.sampled_beams:
+            require_choice((legal > -torch.inf).any(-1) | dead, closed & ~dead, self.sampled_beams)
         if dead.any():
             masked[dead] = scores[dead]
         return masked

@@ -6,7 +6,7 @@ from collections import OrderedDict
 import torch
 
 from ..catalogue.request_checks import checked_number, shown
-from ..catalogue.weights_mark import weights_mark, weights_sample
+from ..catalogue.weights_mark import WeightsCopy, weights_mark
 from .beam_decoder import BeamDecoder
 
 
@@ -27,7 +27,10 @@ class UserCache:
     new codes only. Its entry then makes room for that of the longer history. A history that has outgrown `max_history`
     begins with another item than before and is encoded anew: what its items have read is no longer in it.
 
-    Several threads may share one. When the model's weights have changed, everything is forgotten.
+    Several threads may share one. When the model's weights have changed, or it is asked under another `autocast` or
+    another precision of products, everything is forgotten. What is changed past torch, through `weight.data` or a
+    `numpy()` view, is seen in every number of models of up to `WHOLE` weights (see [`WeightsCopy`]); of larger ones
+    call [`clear`] after such a change. Hooks and settings that change what the same weights compute are not seen.
 
     Args:
         max_bytes: what all entries together may take.
@@ -50,7 +53,8 @@ class UserCache:
         with self._lock:
             self._entries: OrderedDict[bytes, torch.Tensor] = OrderedDict()
             self._model: torch.nn.Module | None = None
-            self._mark: tuple[list, torch.Tensor] | None = None
+            self._mark: list[tuple] | None = None
+            self._weights: WeightsCopy | None = None
             self.num_bytes = self.hits = self.misses = 0
 
     def __len__(self) -> int:
@@ -79,7 +83,9 @@ class UserCache:
         """
         histories = [ids[mask.bool()][:-1] for ids, mask in zip(input_ids, attention_mask, strict=True)]
         keys = [history.cpu().numpy().tobytes() for history in histories]
-        mark = weights_mark(decoder.model), weights_sample(decoder.model)
+        device = input_ids.device.type
+        autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+        mark = [*weights_mark(decoder.model), (autocast, torch.get_float32_matmul_precision())]
         with self._lock:
             self._belongs_to(decoder.model, mark)
             entries_then = self._entries
@@ -116,12 +122,13 @@ class UserCache:
                 self._keep(decoder, mask, keys, known)
         return states
 
-    def _belongs_to(self, model: torch.nn.Module, mark: tuple[list, torch.Tensor]) -> None:
+    def _belongs_to(self, model: torch.nn.Module, mark: list[tuple]) -> None:
         """Forget the entries if they are of other weights; of another model they are refused."""
         if self._model is not None and self._model is not model:
             raise ValueError("The user cache holds histories of another model: give each model its own.")
-        if self._mark is not None and not (self._mark[0] == mark[0] and torch.equal(self._mark[1], mark[1])):
+        if self._weights is None or self._mark != mark or not self._weights.is_of(model):
             self._entries, self.num_bytes = OrderedDict(), 0
+            self._weights = WeightsCopy(model)
         self._model, self._mark = model, mark
 
     def _keep(self, decoder: BeamDecoder, mask: torch.Tensor, keys: list[bytes], known: list[int]) -> None:

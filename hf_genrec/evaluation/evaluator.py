@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+KS = (5, 10, 20)  # the lengths of the lists that are measured
+
 
 @dataclass
 class EvaluationResult:
@@ -69,7 +71,7 @@ def evaluate_recommender(
     recommend: Callable[[list[np.ndarray], int], np.ndarray],
     split: "EvaluationSplit",
     num_items: int,
-    ks: Sequence[int] = (5, 10, 20),
+    ks: Sequence[int] = KS,
     batch_size: int = 256,
     popularity: np.ndarray | None = None,
     codes: np.ndarray | None = None,

@@ -1,6 +1,5 @@
 """An evaluation as one JSON record, and several as a table."""
 
-import json
 import math
 import os
 import platform
@@ -12,7 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from hf_genrec.data.prepared import PreparedData
+from hf_genrec.catalogue.json_files import naming, read_json
+from hf_genrec.data.prepared import REPORT_FILE, PreparedData
 from hf_genrec.evaluation.evaluator import EvaluationResult
 
 METRIC_TITLES = {"recall": "Recall", "ndcg": "NDCG"}
@@ -70,26 +70,48 @@ def result_record(
 
 def record_header(model_folder: Path, prepared: PreparedData) -> dict[str, Any]:
     """Of a measurement of a trained model: data set, seed of its training, order of ties, command, date, versions."""
-    training = json.loads((model_folder / "training_args.json").read_text(encoding="utf-8"))
     return {
         "data_set": data_set(prepared),
-        "seed": training["seed"],
+        "seed": training_seed(model_folder),
         "tie_order": tie_order(prepared),
         "seen_items_removed": False,
         **_made_by(),
     }
 
 
+def training_seed(model_folder: Path) -> int:
+    """
+    The seed that a model was trained with.
+
+    Raises:
+        FileNotFoundError, ValueError: if its training_args.json is missing or does not say.
+    """
+    path = model_folder / "training_args.json"
+    with naming(path, "train again, or put it back"):
+        seed = read_json(path)["seed"]
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise ValueError(f"seed {seed!r} is no whole number"[:100])
+    return seed
+
+
 def data_set(prepared: PreparedData) -> str:
     """Where the data came from."""
-    settings = prepared.report["settings"]
+    settings = _settings(prepared)
     return settings["source_path"] or settings["source"]
 
 
 def tie_order(prepared: PreparedData) -> str:
     """How equal timestamps of a user were ordered."""
-    settings = prepared.report["settings"]
+    settings = _settings(prepared)
     return settings["tie_order"] if settings["tie_order"] == "file" else f"shuffle, seed {settings['tie_seed']}"
+
+
+def _settings(prepared: PreparedData) -> dict[str, Any]:
+    settings = prepared.report.get("settings", {})
+    missing = [name for name in ("source", "source_path", "tie_order", "tie_seed") if name not in settings]
+    if missing:
+        raise ValueError(f"{REPORT_FILE} does not say {', '.join(missing)} of the prepared data: run prepare again")
+    return settings
 
 
 def _made_by(command: Sequence[str] | None = None) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def code_vectors(processor, item_tokenizer: Path) -> np.ndarray:
     """
     if not item_tokenizer.is_dir():
         raise FileNotFoundError(
-            f"rewards: path adds up codewords of the item tokenizer, and there is no {item_tokenizer}"
+            f"rewards: path adds up codewords of the item tokenizer, and there is no {item_tokenizer}: leave path out"
         )
     codebooks = load_item_tokenizer(item_tokenizer).codebooks
     vectors = np.zeros((len(processor.tokenizer), codebooks[0].shape[1]), dtype=np.float32)

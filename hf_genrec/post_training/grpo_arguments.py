@@ -1,5 +1,6 @@
 """Arguments of post-training by GRPO."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -7,7 +8,7 @@ import torch
 from trl import GRPOConfig
 
 from hf_genrec.post_training.grpo_keys import GRPO_KINDS
-from hf_genrec.training.arguments import check_training, join_processes
+from hf_genrec.training.arguments import check_rows_and_metric, check_training, join_processes
 from hf_genrec.training.config import parse_arguments
 from hf_genrec.training.option_help import option_help, own_fields
 
@@ -127,25 +128,35 @@ class GRPOArguments(GRPOConfig):
             raise ValueError(f"rewards {self.rewards}: name at least one, and none twice")
         if self.reward_weights is not None and len(self.reward_weights) != len(self.rewards):
             raise ValueError(f"reward_weights has {len(self.reward_weights)} numbers for {len(self.rewards)} rewards")
+        if self.num_generations is None:
+            raise ValueError("num_generations: null is no size of a group: give at least 2, or leave it out")
         if self.horizon < 1 or not 0 < self.horizon_decay <= 1:
             raise ValueError(
                 f"horizon {self.horizon}, horizon_decay {self.horizon_decay}: give at least 1, and above 0 to 1"
             )
         if self.path_top_n < 1 or self.path_errors < 0:
             raise ValueError(f"path_top_n {self.path_top_n}, path_errors {self.path_errors}: give 1 or more, 0 or more")
-        if self.temperature <= 0:
+        if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature {self.temperature}: give a number above 0")
+        for name in ("beta", "epsilon", "layer_precision_budget"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} {getattr(self, name)}: give a number, 0 or more")
+        if not all(map(math.isfinite, self.reward_weights or [])):
+            raise ValueError(f"reward_weights {self.reward_weights}: give numbers")
+        if self.lora_r is not None and self.lora_r < 1:
+            raise ValueError(f"lora_r {self.lora_r}: give a whole number, at least 1, or null to train all weights")
         if self.layer_precision not in (None, "adaptive", "bf16", "fp8"):
             raise ValueError(f"layer_precision: {self.layer_precision!r} is not one of adaptive, bf16, fp8, null")
         if self.layer_precision is not None and (self.bf16 or self.fp16):
             raise ValueError("layer_precision sets the precision layer by layer: leave bf16 and fp16 out")
-        if self.layer_precision_steps < 1 or self.layer_precision_budget < 0:
-            raise ValueError("layer_precision_steps must be at least 1, layer_precision_budget 0 or more")
+        if self.layer_precision_steps < 1:
+            raise ValueError(f"layer_precision_steps {self.layer_precision_steps}: give a whole number, at least 1")
         for name, neutral in UNUSED.items():
             if getattr(self, name) != neutral:
                 raise ValueError(f"{name}: answers are sampled from the whole policy under the trie, leave it out")
         join_processes(self)
         super().__post_init__()
+        check_rows_and_metric(self)
         check_training(self)
         if self.per_device_train_batch_size * int(self.steps_per_generation or 0) % int(self.num_generations or 0):
             raise ValueError(

@@ -48,7 +48,10 @@ class ItemRewards:
         """
         for name in names:
             if name not in self.names:
-                raise ValueError(f"rewards: {name!r} is none of this model's, which are {', '.join(self.names)}")
+                raise ValueError(
+                    f"rewards: {name!r} is none of this model's, which are {', '.join(self.names)}: name one or more "
+                    f"of them, as rewards: [{', '.join(self.names[:2])}]"
+                )
         return [getattr(self, name) for name in names]
 
     def hit(self, completion_ids, targets, **kwargs) -> list[float]:
@@ -87,7 +90,7 @@ class SetRewards(ItemRewards):
 
     Args:
         categories: (items,) class of each item.
-        codewords: (vocabulary, D) vectors of the codes, by token id; without them `path` is none of the rewards.
+        codewords: (vocabulary, D) vectors of the codes, by token id; only `path` needs them.
         path_top_n, path_errors: see `path_hit`.
     """
 
@@ -106,11 +109,9 @@ class SetRewards(ItemRewards):
         super().__init__(processor, decay, group_size)
         self.categories = categories
         self.path_top_n, self.path_errors = path_top_n, path_errors
-        if codewords is None:
-            self.names = tuple(name for name in self.names if name != "path")
-            return
-        self.codewords = codewords
-        self.item_vectors = codewords[self.token_ids].sum(axis=1)
+        if codewords is not None:
+            self.codewords = codewords
+            self.item_vectors = codewords[self.token_ids].sum(axis=1)
 
     def _compared(self, completion_ids, targets):
         codes, target_codes, rows = super()._compared(completion_ids, targets)

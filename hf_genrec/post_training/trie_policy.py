@@ -7,6 +7,7 @@ functions encode the history of a group's samples once.
 import torch
 
 from hf_genrec.catalogue.item_trie import ItemTrie
+from hf_genrec.catalogue.request_checks import checked_count, checked_temperature
 from hf_genrec.catalogue.sound_scores import require_sound, require_sound_weights
 from hf_genrec.decoding.beam_decoder import BeamDecoder
 from hf_genrec.post_training.prompt_groups import PromptGroups
@@ -29,8 +30,10 @@ def sample_items(
         codes (P, G, L), token ids, and their log-probabilities (P, G, L) float32.
 
     Raises:
-        ValueError: if the model's scores are NaN or infinite, or rule out everything that is legal.
+        ValueError: if the model's scores are NaN or infinite, or rule out everything that is legal; for a temperature
+        that is not above 0.
     """
+    num_samples, temperature = checked_count("num_samples", num_samples), checked_temperature(temperature)
     require_sound_weights(model)
     num_prompts, device = len(inputs["input_ids"]), inputs["input_ids"].device
     decoder = getattr(model, "beam_decoder_class", BeamDecoder)(model, num_samples, trie.num_levels - 1)

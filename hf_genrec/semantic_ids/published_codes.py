@@ -1,6 +1,5 @@
 """Semantic IDs that others published: LETTER/TIGER JSON, or TSV."""
 
-import json
 import logging
 import re
 from collections.abc import Sequence
@@ -9,12 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from hf_genrec.catalogue.json_files import read_json
+from hf_genrec.catalogue.sizes import LARGEST
+from hf_genrec.cells import shown
+
 from .collisions import count_collisions
 from .ids import SemanticIds
 
 logger = logging.getLogger(__name__)
 
-TOKEN = re.compile(r"<([a-z])_(\d+)>")
+TOKEN = re.compile(r"<([a-z])_([0-9]+)>")
+MOST_LEVELS = 26  # named by the letters a to z
+MOST_CODES = LARGEST["codebook_sizes"]
+DIGITS = len(str(MOST_CODES)) + 1
 
 
 def load_published_codes(
@@ -66,38 +72,39 @@ def load_published_codes(
 
 def _read_tsv(path: Path) -> dict[str, list[int]]:
     published: dict[str, list[int]] = {}
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", errors="surrogateescape") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
+            if not line.isascii() and any("\udc80" <= letter <= "\udcff" for letter in line):
+                raise ValueError(f"{path}, line {number}: this is not UTF-8: convert the file")
             item_id, tab, tokens = line.rstrip("\r\n").partition("\t")
             if not tab or not item_id:
                 raise ValueError(
-                    f"{path}, line {number}: expected item_id, a tab and the codes, found {line.strip()!r}"
+                    f"{path}, line {number}: expected item_id, a tab and the codes, found {shown(line.strip())}"
                 )
             _add(published, item_id, tokens.split(), f"{path}, line {number}")
     return published
 
 
 def _read_json(path: Path) -> dict[str, list[int]]:
-    try:
-        # Pairs, because a dict would silently keep only the last of two entries for one item
-        pairs = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=list)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: this is not JSON ({error.msg})") from error
+    # Pairs, because a dict would silently keep only the last of two entries for one item
+    pairs = read_json(path, object, "correct the file, or codes_path", pairs=list)
     published: dict[str, list[int]] = {}
     if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
         raise ValueError(f'{path}, line 1: expected an object {{"item": ["<a_12>", ...], ...}}')
     for item_id, tokens in pairs:
-        _add(published, item_id, tokens, f"{path}, item {item_id!r}")
+        _add(published, item_id, tokens, f"{path}, item {shown(item_id)}")
     return published
 
 
 def _add(published: dict[str, list[int]], item_id: str, tokens: Any, place: str) -> None:
     if item_id in published:
-        raise ValueError(f"{place}: item {item_id!r} has codes already; an item stands in the file once")
+        raise ValueError(f"{place}: item {shown(item_id)} has codes already; an item stands in the file once")
     if not isinstance(tokens, list) or not tokens:
-        raise ValueError(f"{place}: expected a list of codes, found {tokens!r}")
+        raise ValueError(f"{place}: expected a list of codes, found {shown(tokens)}")
+    if len(tokens) > MOST_LEVELS:
+        raise ValueError(f"{place}: {len(tokens):,} codes, and an item has at most {MOST_LEVELS}")
     codes = [_code(token, level, place) for level, token in enumerate(tokens)]
     levels = len(next(iter(published.values()), codes))
     if len(codes) != levels:
@@ -106,10 +113,17 @@ def _add(published: dict[str, list[int]], item_id: str, tokens: Any, place: str)
 
 
 def _code(token: Any, level: int, place: str) -> int:
-    if isinstance(token, int) and not isinstance(token, bool) and token >= 0:
-        return token
     match = TOKEN.fullmatch(token) if isinstance(token, str) else None
     letter = chr(ord("a") + level)
-    if match is None or match[1] != letter:
-        raise ValueError(f"{place}, level {level}: found {token!r}, expected <{letter}_number>")
-    return int(match[2])
+    if match is not None and match[1] == letter:
+        code = int(match[2].lstrip("0")[:DIGITS] or "0")  # too large all the same where digits are cut
+    elif isinstance(token, int) and not isinstance(token, bool) and token >= 0:
+        code = token
+    else:
+        raise ValueError(f"{place}, level {level}: found {shown(token)}, expected <{letter}_number>")
+    if code >= MOST_CODES:
+        raise ValueError(
+            f"{place}, level {level}: code {shown(token)} is too large, a codebook has at most {MOST_CODES:,} codes: "
+            f"number the codes of each level from 0"
+        )
+    return code

@@ -79,10 +79,15 @@ def ready_embeddings(items: pa.Table, arguments: TokenizerArguments) -> np.ndarr
 def _read_npy(path: Path) -> tuple[list[str], np.ndarray]:
     ids_path = path.with_suffix(IDS_SUFFIX)
     try:
-        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "it is empty"
-        raise ValueError(f"{path} is not a NumPy file that can be read ({reason})") from None
+        with np.errstate(over="ignore"):
+            vectors = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: whatever it says, nothing is allocated
+        if not isinstance(vectors, np.memmap):
+            raise ValueError("it is no array")
+        if min(vectors.shape, default=0) < 0 or vectors.nbytes + vectors.offset > path.stat().st_size:
+            raise ValueError(f"its header says shape {vectors.shape}, which it does not hold")
+    except Exception as error:  # of many kinds, by what is wrong with its header
+        reason = " ".join(str(error).split())[:200] or "it is empty"
+        raise ValueError(f"{path} is not a NumPy file that can be read ({reason}): write it by numpy.save") from None
     if vectors.ndim != 2 or vectors.dtype.kind not in "fiu" or not vectors.shape[1]:
         raise ValueError(f"{path} holds {vectors.dtype} of shape {vectors.shape}: expected numbers, one row per item")
     if not ids_path.is_file():

@@ -1,6 +1,7 @@
 """Arguments of every training."""
 
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,6 +80,7 @@ class GenRecTrainingArguments(TrainingArguments):
             raise ValueError(f"packed_row_tokens must be at least 1, not {self.packed_row_tokens}")
         join_processes(self)
         super().__post_init__()
+        check_rows_and_metric(self)
         check_training(self)
 
 
@@ -94,8 +96,11 @@ def join_processes(arguments: Any) -> None:
 def check_training(arguments: Any) -> None:
     """
     Raises:
-        ValueError: for processes that do not train together, or a best checkpoint that would not be saved.
+        ValueError: for processes that do not train together, a best checkpoint that would not be saved, or no user to
+            evaluate.
     """
+    if arguments.eval_users is not None and arguments.eval_users < 1:
+        raise ValueError(f"eval_users {arguments.eval_users}: give a whole number, at least 1, or null to take all")
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started > 1 and arguments.world_size == 1:
         raise ValueError(
@@ -110,3 +115,15 @@ def check_training(arguments: Any) -> None:
             f"eval_steps {arguments.eval_steps}, save_steps {arguments.save_steps}: with load_best_model_at_end they "
             f"must be equal, or the best model may not be among the checkpoints"
         )
+
+
+def check_rows_and_metric(arguments: Any) -> None:
+    """
+    Raises:
+        ValueError: for rows without what is trained on, or a metric that evaluation does not measure.
+    """
+    if arguments.remove_unused_columns:
+        raise ValueError("remove_unused_columns: true takes history and target from the rows: leave it out")
+    metric = arguments.metric_for_best_model
+    if metric is not None and not re.fullmatch(r"(eval_)?((ndcg|recall)@\d+|users_per_second|loss)", metric):
+        raise ValueError(f"metric_for_best_model: {metric!r} is not measured: use one of ndcg@10, recall@10")

@@ -1,6 +1,5 @@
 """Which checkpoint a training goes on from."""
 
-import json
 import logging
 import re
 import shutil
@@ -11,12 +10,14 @@ from typing import Any
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_genrec.catalogue.json_files import read_json
 from hf_genrec.files import fingerprint, spelled_out, write_json
-from hf_genrec.training.lineage import read_lineage, require_same_lineage
+from hf_genrec.training.lineage import read_lineage, require_same_lineage, trained_by
 
 logger = logging.getLogger(__name__)
 
 COMPLETE_FILE = "complete.json"
+OPENED = {".bin", ".pt", ".pth", ".safetensors", ".json"}  # of what a resumed training reads, also by unpickling
 
 
 def checkpoint_to_resume(folder: Path, resume: str | None, lineage: Mapping[str, Any]) -> str | None:
@@ -45,6 +46,11 @@ def checkpoint_to_resume(folder: Path, resume: str | None, lineage: Mapping[str,
             found = read_lineage(max(numbered, key=lambda path: numbered[path]))
             same = found is not None and found["made_from"] == lineage["made_from"]
             remedy = "go on with --resume_from_checkpoint last, or delete it" if same else "on other data: delete it"
+            if found is not None and trained_by(found) != trained_by(lineage):
+                raise ValueError(
+                    f"{folder} holds checkpoints of {trained_by(found)}, and this is {trained_by(lineage)}: use "
+                    f"another output_dir, or delete {folder}"
+                )
             raise ValueError(f"{folder} holds checkpoints of an earlier training{': ' if same else ' '}{remedy}")
         return None
     if resume != "last":
@@ -63,11 +69,8 @@ def checkpoint_to_resume(folder: Path, resume: str | None, lineage: Mapping[str,
 
 def mark_complete(checkpoint: Path) -> None:
     """Write down what the files of a checkpoint are known by, when all of them are there."""
-    files = sorted(
-        path for path in checkpoint.rglob("*") if path.is_file() and path.name != COMPLETE_FILE and path.name[0] != "."
-    )
-    known = {path.relative_to(checkpoint).as_posix(): fingerprint([path]) for path in files}
-    write_json(known, checkpoint / COMPLETE_FILE)
+    files = _files_of(checkpoint)
+    write_json({name: fingerprint([files[name]]) for name in sorted(files)}, checkpoint / COMPLETE_FILE)
 
 
 def fault_of(checkpoint: Path) -> str | None:
@@ -79,21 +82,38 @@ def fault_of(checkpoint: Path) -> str | None:
     if read_lineage(checkpoint) is None:
         return None  # of an earlier version: refused, and not removed
     try:
-        known = json.loads((checkpoint / COMPLETE_FILE).read_text(encoding="utf-8"))
-        for name, was in known.items():
-            if fingerprint([checkpoint / name]) != was:
+        known = read_json(checkpoint / COMPLETE_FILE)
+        there = _files_of(checkpoint)
+        for name in sorted(known.keys() | there.keys()):
+            if name not in there:
+                return f"{name} is missing"
+            if name not in known:
+                if there[name].suffix in OPENED:
+                    return f"{name} was put there later"
+                continue  # somebody's notes
+            if fingerprint([there[name]]) != known[name]:
                 return f"{name} is not as it was saved"
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         return " ".join(str(error).split())
     return None
+
+
+def _files_of(checkpoint: Path) -> dict[str, Path]:
+    """The files of a checkpoint by their names in it, hidden ones left out."""
+    files = (path for path in checkpoint.rglob("*") if path.is_file() and path.name != COMPLETE_FILE)
+    return {path.relative_to(checkpoint).as_posix(): path for path in files if path.name[0] != "."}
 
 
 def _checked(checkpoint: Path, lineage: Mapping[str, Any]) -> str:
     """The checkpoint, whose best predecessor its state names by where it stands now."""
     require_same_lineage(checkpoint, lineage)
     path = checkpoint / TRAINER_STATE_NAME
-    state = json.loads(path.read_text(encoding="utf-8"))
+    state = read_json(path, remedy=f"delete {checkpoint.parent} and train anew", finite=False)
     if state.get("best_model_checkpoint") is not None:
+        if not isinstance(state["best_model_checkpoint"], str):
+            raise ValueError(
+                f"{path} names no folder as best_model_checkpoint: delete {checkpoint.parent} and train anew"
+            )
         # As it was written, from another working directory perhaps, or before the run was moved.
         best = checkpoint.parent / Path(state["best_model_checkpoint"]).name
         fault = fault_of(best)

@@ -9,14 +9,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from hf_genrec.cells import shortened
 from hf_genrec.data.arguments import DataArguments
 from hf_genrec.method import default_method, load_method, methods
 from hf_genrec.semantic_ids.arguments import TokenizerArguments
 from hf_genrec.terminal import log_to_terminal
+from hf_genrec.training.given_values import check_text, checked_value, kinds_of, shown_value
 from hf_genrec.training.known_keys import DeclaredArguments
 from hf_genrec.training.option_help import option_help, own_fields
+from hf_genrec.training.plain_yaml import read_yaml
 from hf_genrec.training.run_folder import RunFolder
 
 # torch, transformers and trl are imported where arguments are made of the keys, which are checked before.
@@ -114,7 +115,7 @@ def run_options(command: str, name_or_path: str | None, overrides: list[str]) ->
     configuration or by `--method`.
     """
     training_arguments = TRAINING_ARGUMENTS.load()
-    content = {} if name_or_path is None else _read_yaml(find_config(name_or_path))
+    content = {} if name_or_path is None else read_yaml(find_config(name_or_path))
     name = _method(name_or_path or "command line", content, overrides, methods(), default_method())
     method, kind = load_method(name), _run_kinds()[name]
     groups: dict[str, dict[str, Any]] = {
@@ -158,23 +159,26 @@ def check_keys(
         the values by key, `method` among them.
 
     Raises:
-        FileNotFoundError, ValueError: as [`parse_config`], values excepted.
+        FileNotFoundError, ValueError: as [`parse_config`]; of values, those that the classes which are quick to import
+            refuse by their annotations.
     """
     kinds, default = (_run_kinds(), default_method()) if kinds is None else (kinds, default)
     place, content = "command line", {}
     if name_or_path is not None:
         path = find_config(name_or_path)
-        place, content = str(path), _read_yaml(path)
+        place, content = str(path), read_yaml(path)
     arguments = list(overrides or [])
     method = _method(place, content, arguments, list(kinds), default)
     for key in content:
-        _check_key(place, f"key {key!r}", str(key), method, kinds[method])
-    said = {}
+        _check_key(place, f"key {shown_value(key)}", str(key), method, kinds[method])
+    quick = [cls for cls in kinds[method].classes if not isinstance(cls, DeclaredArguments)]
+    content = _checked_values(place, content, kinds_of(quick))
+    said: dict[str, Any] = {}
     for number, argument in enumerate(arguments):
         if argument.startswith("--"):
             key, _, value = argument.removeprefix("--").partition("=")
             key = key.replace("-", "_").removeprefix("no_")
-            _check_key("command line", f"option {argument}", key, method, kinds[method])
+            _check_key("command line", f"option {shortened(argument, 80)}", key, method, kinds[method])
             said[key] = value or next(iter(arguments[number + 1 :]), "")
     return content | said | {"method": method}
 
@@ -195,31 +199,46 @@ def parse_arguments(
     method = check_keys(name_or_path, overrides, kinds, default)["method"]
     from trl import TrlParser
 
-    arguments, place = list(overrides or []), "command line"
+    place, content = "command line", {}
     if name_or_path is not None:
-        place = str(find_config(name_or_path))
-        arguments += ["--config", place]
+        path = find_config(name_or_path)
+        place, content = str(path), read_yaml(path)
     classes = [cls.load() if isinstance(cls, DeclaredArguments) else cls for cls in kinds[method].classes]
+    known = kinds_of(classes)
+    content = _checked_values(place, content, known)
     try:
         parser = TrlParser(classes)
         parser.error = _raise_value_error  # type: ignore[method-assign]  # argparse would print all options and exit
-        return parser.parse_args_and_config(arguments)
-    except (ValueError, TypeError, argparse.ArgumentError) as error:
-        raise ValueError(f"{place}: {str(error).splitlines()[0]}") from error
+        parser.set_defaults_with_config(**content)
+        for key, value in vars(parser.parse_known_args(list(overrides or []))[0]).items():
+            if value != parser.get_default(key):  # an option
+                checked_value(key, value, known[key])
+        return parser.parse_args_into_dataclasses(list(overrides or []), look_for_args_file=False)
+    except ImportError:
+        raise
+    except Exception as error:  # also of transformers and trl, whose classes check by using the values
+        reason = shortened(" ".join(str(error).split()), 400)
+        if not isinstance(error, ValueError | OSError | RuntimeError) or not reason:
+            reason = f"values that cannot be used ({type(error).__name__}: {reason})"
+        raise ValueError(f"{place}: {reason}") from error
+
+
+def _checked_values(place: str, content: dict, known: dict[str, Any]) -> dict:
+    """The values of a configuration, as their keys have them; those of keys that are not `known` as they are."""
+    found = {}
+    for key, value in content.items():
+        try:
+            if key in known:
+                value = checked_value(key, value, known[key])
+            check_text(key, value)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
+        found[key] = value
+    return found
 
 
 def _raise_value_error(message: str):
     raise ValueError(message)
-
-
-def _read_yaml(path: Path) -> dict:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must be a mapping of keys to values")
-    return content
 
 
 def _method(place: str, content: dict, overrides: list[str], names: list[str], default: str) -> str:
@@ -228,7 +247,7 @@ def _method(place: str, content: dict, overrides: list[str], names: list[str], d
     parser.error = _raise_value_error  # type: ignore[method-assign]
     method = parser.parse_known_args(overrides)[0].method
     if method not in names:
-        raise ValueError(f"{place}: method: {method!r} is not one of {', '.join(names)}")
+        raise ValueError(f"{place}: method: {shown_value(method)} is not one of {', '.join(names)}")
     return method
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hf_genrec.catalogue.json_files import read_json
 from hf_genrec.data.arguments import DataArguments
 from hf_genrec.data.prepared import PreparedData, read_report
 from hf_genrec.files import source_fingerprint, spelled_out, weights_fingerprint, write_json
@@ -177,10 +178,11 @@ def write_lineage(folder: Path, lineage: Mapping[str, Any]) -> None:
 def read_lineage(folder: Path) -> dict[str, Any] | None:
     """The `lineage.json` of a checkpoint or model; `None` where there is none or it is damaged."""
     try:
-        lineage = json.loads((folder / LINEAGE_FILE).read_text(encoding="utf-8"))
+        lineage = read_json(folder / LINEAGE_FILE)
     except (OSError, ValueError):
         return None
-    return lineage if isinstance(lineage, dict) and isinstance(lineage.get("made_from"), dict) else None
+    parts = (lineage.get("made_from"), lineage.get("model", {}), lineage.get("training", {}))
+    return lineage if all(isinstance(part, dict) for part in parts) else None
 
 
 def require_same_lineage(checkpoint: Path, lineage: Mapping[str, Any]) -> None:
@@ -195,6 +197,9 @@ def require_same_lineage(checkpoint: Path, lineage: Mapping[str, Any]) -> None:
     remedy = f"delete {checkpoint.parent} and train anew"
     if found is None:
         raise ValueError(f"{checkpoint} does not say what it was made from (no {LINEAGE_FILE}): {remedy}")
+    was, now = trained_by(found), trained_by(lineage)
+    if was != now:
+        raise ValueError(f"{checkpoint} is of {was}, and this is {now}: use another output_dir, or {remedy}")
     for name, wanted in lineage["made_from"].items():
         if found["made_from"].get(name) != wanted:
             raise ValueError(f"{checkpoint} was trained on another state of {NAMES[name]} than is there now: {remedy}")
@@ -203,13 +208,24 @@ def require_same_lineage(checkpoint: Path, lineage: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{checkpoint} is of a model with other settings ({', '.join(changed)}): set them back, or {remedy}"
         )
-    changed = _changes(found.get("training", {}), lineage["training"])
+    changed = changed_settings(checkpoint, lineage)
     if changed:
         logger.warning(
             "resumed with other settings than those of %s: %s (optimizer and schedule go on as they were saved)",
             checkpoint,
             ", ".join(changed),
         )
+
+
+def changed_settings(checkpoint: Path, lineage: Mapping[str, Any]) -> list[str]:
+    """Settings of a training that are other ones than those its checkpoint was made with."""
+    return _changes((read_lineage(checkpoint) or {}).get("training", {}), lineage["training"])
+
+
+def trained_by(lineage: Mapping[str, Any]) -> str:
+    """What kind of training a checkpoint is of: one of a method, or post-training."""
+    method = lineage.get("model", {}).get("method")
+    return "post-training" if method is None else f"a training of method: {method}"
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """What every training program ends with: train, write down what it took, export the best checkpoint."""
 
+import json
 import logging
 import resource
 import time
@@ -10,16 +11,20 @@ from typing import Any
 
 import torch.distributed
 from transformers import IntervalStrategy
+from transformers.trainer import TRAINER_STATE_NAME
 
 from hf_genrec.catalogue.flat_code import FlatCode, require_flat
 from hf_genrec.catalogue.sound_scores import require_sound_weights
 from hf_genrec.files import spelled_out, whole_folder, working_in, write_json
 from hf_genrec.hub import save_model, write_model_card
-from hf_genrec.training.lineage import write_lineage
+from hf_genrec.training.lineage import changed_settings, write_lineage
 from hf_genrec.training.run_folder import RunFolder
 from hf_genrec.training.trainer import GenRecTrainer, StopEarly
 
 logger = logging.getLogger(__name__)
+
+TRAINING_FILE = "training.json"
+OF_THE_MODEL = ("num_weights", "steps", "epochs", "best_step", "best_validation_ndcg@10")
 
 
 def train_and_save(
@@ -59,7 +64,16 @@ def train_and_save(
 def _train_and_save(trainer, run: RunFolder, resume: str | None, lineage, item_tokenizer: Path | None) -> None:
     arguments, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
     start = time.perf_counter()
+    # Before the training, which may delete the checkpoint in favour of newer ones.
+    step = None if resume is None else _step_of(Path(resume))
+    changed = [] if resume is None else changed_settings(Path(resume), lineage)
     trainer.train(resume_from_checkpoint=resume)
+    finished = trainer.state.global_step == step
+    if finished and changed:
+        raise ValueError(
+            f"the training in {run.path} is finished, so that nothing is done with other settings "
+            f"({', '.join(changed)}): set them back, or train in another output_dir"
+        )
     if trainer.is_world_process_zero():
         record = {
             "seconds": time.perf_counter() - start,
@@ -75,14 +89,32 @@ def _train_and_save(trainer, run: RunFolder, resume: str | None, lineage, item_t
             "best_validation_ndcg@10": trainer.state.best_metric,
             "log": trainer.state.log_history,
         }
+        if finished:
+            record |= _what_it_took(run.results / TRAINING_FILE, record["steps"])
         trained = trainer.accelerator.unwrap_model(trainer.model)
         require_sound_weights(trained)
         with whole_folder(run.model) as folder:
             save_model(trained, folder, item_tokenizer)
-            write_json(spelled_out(arguments.to_dict()), folder / "training_args.json")
+            settings = arguments.to_dict() | {"resume_from_checkpoint": None}
+            write_json(spelled_out(settings), folder / "training_args.json")
             write_lineage(folder, lineage)
-        write_json(spelled_out(record), run.results / "training.json")
+        write_json(spelled_out(record), run.results / TRAINING_FILE)
         write_model_card(run.model, run.results)
         best = trainer.state.best_metric
         chosen = "never evaluated" if best is None else f"best validation NDCG@10 {best:.4f}"
         logger.info("%s, saved to %s", chosen, run.model)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
+
+
+def _what_it_took(path: Path, steps: int) -> dict[str, Any]:
+    """What the record of a finished training says of its cost, which starting it again does not change."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # killed before it was written, or damaged since: it is written anew
+    if not isinstance(record, dict) or record.get("steps") != steps:
+        return {}
+    return {name: value for name, value in record.items() if name not in OF_THE_MODEL}

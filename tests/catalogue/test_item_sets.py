@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_genrec.catalogue import item_sets
-from hf_genrec.catalogue.item_sets import ItemSets, SetLogitsProcessor
+from hf_genrec.catalogue.item_sets import ItemSets
+from hf_genrec.decoding.set_logits_processor import SetLogitsProcessor
 
 SIZES = (3, 2, 4)
 STARTS = (0, 3, 5)  # first token of each codebook

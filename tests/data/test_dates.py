@@ -52,7 +52,11 @@ SPAN = {"split": "global_time", "validation_time": "2020-09-20", "test_time": "2
         ([1600, 1601, 1601], TABULAR, "all interactions are dated 1970-01-01T00:00:01Z .* in another unit"),
         ([5000, 6000, 7000], TABULAR | {"time_unit": "iso"}, "all interactions are dated 1970.* in another unit"),
         ([1, -1000, -2000], TABULAR, r"2 of 3 .* before 1970, the first 1969-12-31T23:59:59Z \(user 'u', item 'i1'\)"),
-        ([1, 2, 4_102_444_800_000], TABULAR, r"1 of 3 interactions are dated later than 2027-.* 2100-01-01.*time_unit"),
+        (
+            [1, 2, 4_102_444_800_000],
+            TABULAR,
+            r"csv: 1 of 3 interactions are dated later than 2027-.* 2100-01-01.*time_unit",
+        ),
         ([1, NOW + 367 * 86_400_000, 2], {}, "1 of 3 interactions are dated later than"),
         ([253_402_300_800_000] * 2, {}, "2 of 2 interactions are dated later than .* the first 253402300800000 ms"),
         (

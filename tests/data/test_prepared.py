@@ -223,10 +223,13 @@ def test_ties_are_counted():
         ({"user_core": 5}, "user_core=5, item_core=0 leaves nothing of 8 interactions"),
         ({"items": [*ITEMS, ITEMS[1]]}, "1 item ids are there more than once, first 'a'"),
         ({"log": [*LOG, ("z", None, 1, 1.0)]}, "1 rows have no item_id"),
-        ({"log": [*LOG, ("z", "a", None, 1.0)]}, "1 of 9 interactions have no timestamp"),
+        (
+            {"log": [*LOG, ("z", "a", None, 1.0), ("z", "b", None, 1.0)]},
+            "2 of 10 interactions have no timestamp, the first is row 9 (from 1, without a header): give every row one",
+        ),
         (
             {"log": [("z", "a", None, 1.0)], "split": "global_time", "validation_time": "4", "test_time": "6"},
-            "split global_time needs times, but 1 of 1",
+            "split global_time needs times: the log: 1 of 1 interactions have no timestamp, the first is row 1 ",
         ),
         ({"split": "global_time", "validation_time": "1", "test_time": "6"}, "leaves no training interactions"),
         ({"items": [{"item_id": "B"}]}, "none of the 4 items of the log (for instance 'b') is in the items table"),

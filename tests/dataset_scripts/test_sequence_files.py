@@ -58,7 +58,7 @@ def test_compressed_files_and_text_that_is_not_utf8(folder, tmp_path):
     assert [row["item_id"] for row in tables["interactions"]] == ["x"]
     assert list(tables["items"]) == expected
     (path / "sequences.txt").write_bytes("1 é\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"sequences\.txt, after line 0: not UTF-8 \(invalid continuation byte\)"):
+    with pytest.raises(ValueError, match=r"sequences\.txt, line 1: not UTF-8 \(byte 0xe9 at column 3\): save"):
         sequence_files.load(str(path), cache_dir=cache)
 
 

@@ -2,6 +2,8 @@ import csv
 import gzip
 import json
 import re
+import subprocess
+import sys
 import time
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -13,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hf_genrec.data.arguments import DataArguments
-from hf_genrec.dataset_scripts import load_source, tabular
+from hf_genrec.dataset_scripts import delimited, load_source, table_file, tabular
 
 LOG = "user_id,item_id,timestamp\n007,a,10\n007,b,11.5\n8,a,\n"
 ROWS = [
@@ -165,6 +167,7 @@ LOG_COLUMNS = {"user_id": ["u", "v"], "item_id": ["a", "b"], "timestamp": [1_600
         (pa.array([10, 11]).dictionary_encode(), ["10", "11"]),
         (pa.array([10.0, -3.0]), ["10", "-3"]),  # whole numbers that pandas has turned into floats
         (pa.array([Decimal("10.00"), Decimal("7")]), ["10", "7"]),
+        (pa.array([Decimal(10) ** 50, Decimal(7)], pa.decimal256(60, 2)), [str(10**50), "7"]),
         (pa.array(["10.0", "007"], pa.large_string()), ["10.0", "007"]),
         (pa.array([b"0" * 16, b"1" * 16], pa.uuid()), [str(UUID(bytes=b"0" * 16)), str(UUID(bytes=b"1" * 16))]),
     ],
@@ -310,8 +313,13 @@ def test_bad_json_lines_are_named(write, load, line, message):
 
 def test_damaged_compressed_files_are_named(write, load):
     log = gzip.compress(LOG.encode() * 5000)
-    for content in (log[: len(log) // 2], log[:-6] + b"......", b"not gzip"):
-        with pytest.raises(ValueError, match=r"log\.csv\.gz, after line \d+: not a whole gzip file") as error:
+    whole = r"log\.csv\.gz, after line \d+: not a whole gzip file"
+    for content, message in (
+        (log[: len(log) // 2], whole),
+        (log[:-6] + b"......", whole),
+        (b"not gzip", r"log\.csv\.gz is no gzip file: take \.gz off its name"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
             load(write("log.csv.gz", content))
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=r"log\.parquet\.gz: unknown kind of file"):
@@ -324,6 +332,65 @@ def test_cells_of_any_length_and_the_limit_of_others_as_it_was(write, load):
     tables = load(write("log.csv", f"user_id,item_id,title\n1,a,{text}\n2,b,B\n"), time_column=None)
     assert tables["items"]["title"][:] == [text, "B"]
     assert csv.field_size_limit() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("log.csv", "user_id,item_id\na,1\nb,{x}\n", "line 3: 1,000 characters without a line break: give a file with"),
+        ("log.csv", "{x}", "line 1: 1,000 characters without a line break"),
+        ("log.tsv", "user_id\titem_id\n{tabs}", "line 2: 1,000 characters"),
+        ("log.inter", "user_id:token\titem_id:token\na\tb\n{x}", "line 3: 1,000 characters"),
+        ("log.jsonl", '{{"user_id": "a", "item_id": "b"}}\n{{"user_id": "{x}"', "line 2: 1,000 characters"),
+        (
+            "log.csv",
+            'user_id,item_id\na,1\nb,"{lines}"\n',
+            "line 3: a row of more than 1,000 characters: correct the quot",
+        ),
+        ("log.csv", "user_id,item_id\na,1\n{cells}", "line 3: a row of more than 1,000 characters: correct the quotes"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_lines_without_end_are_not_read_to_their_end(write, load, monkeypatch, name, content, message, packed):
+    """A small gzip file can unpack to gigabytes without a line break."""
+    for module in (table_file, delimited):
+        monkeypatch.setattr(module, "MAX_LINE", 1000)
+    content = content.format(x="x" * 2000, tabs="\t" * 2000, lines="abc\n" * 500, cells='"\n",' * 500).encode()
+    path = write(name + ".gz" * packed, gzip.compress(content) if packed else content)
+    with pytest.raises(ValueError, match=rf"{re.escape(path)}, {message}") as error:
+        load(path, time_column=None)
+    assert "\n" not in str(error.value)
+
+
+def test_many_lines_and_a_line_just_short_enough_are_read(write, load, monkeypatch):
+    for module in (table_file, delimited):
+        monkeypatch.setattr(module, "MAX_LINE", 1000)
+    text = "x" * 800 + "\n" + "y" * 50
+    rows = [{"user_id": "1", "item_id": f"i{row}", "title": text} for row in range(20)]
+    log = "user_id,item_id,title\r\n" + "".join(f'1,i{row},"{text}"\r\n' for row in range(20))
+    for path in (write("log.csv", log), write("log.jsonl", "\n".join(map(json.dumps, rows)))):
+        assert load(path, time_column=None)["items"]["title"][:] == [text] * 20
+
+
+def test_a_file_that_unpacks_to_a_gigabyte_takes_little_memory(tmp_path):
+    """One line of 256 MB; a process of its own says the most that it took."""
+    path = tmp_path / "log.csv.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(b"user_id,item_id\n")
+        for _ in range(64):
+            file.write(b"x" * 2**22)
+    program = (
+        "import sys, tracemalloc\n"
+        "from hf_genrec.dataset_scripts.delimited import DelimitedFile\n"
+        "tracemalloc.start()\n"
+        "try: list(DelimitedFile(sys.argv[1])._lines())\n"
+        "except ValueError as error: print(error)\n"
+        "print(tracemalloc.get_traced_memory()[1] < 160e6)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith(
+        "line 2: 67,108,864 characters without a line break: give a file with one row a line\nTrue\n"
+    )
 
 
 def test_the_header_is_read_in_linear_time(write):

@@ -142,8 +142,8 @@ def test_recommend_equals_sorting_all_scores(data):
         exact = dict(zip(model.processor.item_ids, model.score_items(history).tolist(), strict=True))
         assert line_scores == pytest.approx([exact[item_id] for item_id in line], abs=1e-4, rel=1e-5)
     rows, _ = model.recommend_rows([model.processor.rows(history) for history in histories], k)
-    assert rows.shape == (len(histories), k)
-    assert ((rows == -1).sum(1) == max(0, k - ITEMS)).all()
+    assert rows.shape == (len(histories), min(k, ITEMS))
+    assert (rows >= 0).all()
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,5 +1,10 @@
 """Requests right and wrong: each ends in a right answer or in one clear line, alike for every method."""
 
+import io
+import tracemalloc
+from decimal import Decimal
+from fractions import Fraction
+
 import numpy as np
 import pandas
 import pyarrow
@@ -11,6 +16,8 @@ from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
 
 from hf_genrec.catalogue.request_checks import shown
+from hf_genrec.methods.reg4rec.set_policy import sample_paths
+from hf_genrec.post_training.trie_policy import sample_items
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +80,7 @@ def test_a_table_of_histories_is_a_batch(model):
 def test_nothing_is_one_empty_history_and_a_batch_of_nothing_has_a_line(model):
     ids, scores = model.recommend([], k=3)
     assert len(ids) == len(scores) == 3
-    for empty in ((), np.array([]), iter(())):
+    for empty in ((), np.array([]), pyarrow.array([])):
         assert model.recommend(empty, k=3) == (ids, scores)
     for one in ([[]], [()], np.empty((1, 0)), [np.array([])]):
         assert model.recommend(one, k=3) == ([ids], [scores])
@@ -103,6 +110,16 @@ def test_nothing_is_one_empty_history_and_a_batch_of_nothing_has_a_line(model):
         (torch.tensor([[1, 2]]), r"Item 1 in history 0 \(position 0"),
         ([["{0}"], ["{1}", "nobody"]], r"Item 'nobody' in history 1 is not in the catalogue \(position 1, from 0\)"),
         (pandas.DataFrame({"a": ["x"]}), r"histories: a DataFrame is no list"),
+        (b"", r"histories: b'' is no list"),
+        (memoryview(b""), r"histories: a memoryview is no list"),
+        ({}, r"histories: a dict is no list"),
+        (set(), r"histories: a set has no order"),
+        (io.StringIO(), r"histories: a StringIO is no list"),
+        (io.BytesIO(b"1"), r"histories: a BytesIO is no list"),
+        (iter(()), r"histories: a tuple_iterator gave nothing, as one that was read before: give a list"),
+        (map(str, ()), r"histories: a map gave nothing"),
+        ([["{0}"], iter(())], r"history 1: a tuple_iterator gave nothing"),
+        (list, r"histories: a type is no list"),
     ],
 )
 def test_wrong_histories_are_named_with_their_place(model, histories, line):
@@ -213,6 +230,57 @@ def test_a_k_of_a_billion_takes_no_memory(model):
     beams = {} if not model.can_generate() else {"num_beams": 10**9}
     assert model.recommend(ids, k=10**9, **beams) == everything
     assert len(model.recommend(ids, k=10**30, candidates=ids[:3] * 5, **beams)[0]) == 3
+    rows = [model.processor.rows(ids)] * 3
+    found, scores = model.recommend_rows(rows, 10**9, batch_size=10**30, **beams)
+    assert found.shape == scores.shape == (3, len(model.processor.item_ids))
+    assert [model.processor.item_ids[row] for row in found[0]] == everything[0]
+    assert model.recommend_rows(rows, 10**9, candidates=[4, 5, 4], **beams)[0].shape == (3, 2)
+
+
+def test_ten_million_beams_are_no_more_than_can_be_alive(writer):
+    """transformers repeats the prompts for each: 10 million rows of them, and of what they are decoded to."""
+    inputs = writer.processor(histories=LISTS, return_tensors="pt")
+    searches = [{"logits_processor": [legal(writer)]}]
+    if hasattr(writer.processor, "trie"):
+        searches.append({"custom_generate": writer.processor.constrained_beam_search()})
+    for search in searches:
+        few = writer.generate(**inputs, **search, num_beams=200, num_return_sequences=2)
+        tracemalloc.start()
+        many = writer.generate(**inputs, **search, num_beams=10**7, num_return_sequences=2)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+        tracemalloc.stop()
+        assert torch.equal(few, many)
+        config = type(writer.generation_config)(**writer.generation_config.to_diff_dict() | {"num_beams": 10**7})
+        written = writer.generate(**inputs, **search, generation_config=config)
+        assert torch.equal(written, few[::2])
+        assert config.num_beams == 10**7
+
+
+@pytest.mark.parametrize(
+    "value", [0, -1, True, "1", Decimal(1), float("nan"), np.float32("inf"), 10**5000, 1j], ids=shown
+)
+def test_temperatures_that_make_no_sense(writer, value):
+    inputs = writer.processor(histories=LISTS, return_tensors="pt")
+    with pytest.raises(ValueError, match=r"^temperature=.*: give a number above 0"):
+        writer.generate(**inputs, do_sample=True, temperature=value, logits_processor=[legal(writer)])
+    policy = sample_items if hasattr(writer.processor, "trie") else sample_paths
+    items = getattr(writer.processor, "trie", None) or writer.processor.item_sets
+    with pytest.raises(ValueError, match=r"^temperature=.*: give a number above 0"):
+        policy(writer, inputs, items, 2, value)
+
+
+def test_numbers_of_other_kinds(models):
+    """Right ones are taken for what they are; `10 ** 5000` is above every divergence."""
+    model = models["sets"]
+    ids = first(model, 3)
+    never = model.recommend(ids, reflection_threshold=float("inf"))
+    for value in (10**30, 10**5000, Fraction(10), np.float16(9)):
+        assert model.recommend(ids, reflection_threshold=value) == never
+    half = model.recommend(ids, reflection_threshold=0.5, num_beams=10**30)
+    assert model.recommend(ids, reflection_threshold=Fraction(1, 2), num_beams=np.int16(200)) == half
+    for value in (Decimal("0.5"), True, np.bool_(True), "1", float("nan"), -(10**5000)):
+        with pytest.raises(ValueError, match=r"^reflection_threshold=.*: give a number, 0 or more"):
+            model.recommend(ids, reflection_threshold=value)
 
 
 def test_a_history_of_a_million_items_is_cut_first(model):

@@ -170,6 +170,47 @@ def test_what_the_model_rules_out_is_left_out_and_all_the_rest_is_found(kind, k,
         assert found_scores == pytest.approx([line[processor.item_ids.index(one)].item() for one in found], abs=1e-4)
 
 
+@pytest.mark.parametrize("levels", [[0], [1], [2], [0, 1, 2], "some"])
+@pytest.mark.parametrize("kind", ["trie", "sets", "sets in order"])
+def test_generate_writes_no_item_that_the_model_rules_out(kind, levels):
+    """As `recommend`: items of -inf are no items of the answer, and sampling says that nothing is left."""
+    sizes = (4, 5, 3)
+    processor = make_processor(30, sizes) if kind == "trie" else make_set_processor(30, sizes)
+    fields = {"code_order": "fixed"} if kind == "sets in order" else {}
+    model = make_model(processor) if kind == "trie" else make_reg4rec(processor, **fields)
+    starts = np.cumsum([0, *sizes])
+    whole = [] if levels == "some" else levels
+    codes = [code for level in whole for code in range(starts[level], starts[level + 1])]
+    if kind == "trie":
+        rule_out(model, codes or [0, 2, 5, 6, 9, 10])
+    else:
+        whole_log_probs, ruled_out = model.code_log_probs, torch.tensor(codes or [0, 2, 5, 6, 9, 10])
+        model.code_log_probs = lambda states: whole_log_probs(states).index_fill(-1, ruled_out, -torch.inf)
+    histories = histories_of(model)
+    exact = model.score_items(histories)
+    inputs = processor(histories=histories, return_tensors="pt")
+    if kind == "trie":
+        legal = processor.trie_logits_processor()
+    else:
+        legal = processor.set_logits_processor(order=model.config.code_order)
+    for num_beams in (1, 2, 6, 30):
+        wanted = min(num_beams, 4)
+        options = {"num_beams": num_beams, "num_return_sequences": wanted}
+        found = processor.batch_decode_items(model.generate(**inputs, **options, logits_processor=[legal]))
+        for place, item in enumerate(found):
+            assert item is None or exact[place // wanted, processor.item_ids.index(item)] > -torch.inf
+        if whole:
+            assert set(found) == {None}
+        elif num_beams == 30:
+            assert None not in found
+    torch.manual_seed(0)
+    if whole:
+        with pytest.raises(ValueError, match=r"^The model's scores rule out every legal code \(-inf\), so there is"):
+            model.generate(**inputs, do_sample=True, logits_processor=[legal])
+    with pytest.raises(ValueError, match=r"^The model's scores rule out .*legal code"):
+        model.generate(**inputs, do_sample=True, num_beams=3, logits_processor=[legal])
+
+
 def test_beams_that_die_make_room_for_others():
     """The best first codes lead to nothing in the end: with as many beams the search came out empty."""
     processor = make_processor(40, (10, 40))

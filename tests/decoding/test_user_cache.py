@@ -7,6 +7,7 @@ from conftest import make_model, make_processor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_genrec.catalogue import weights_mark
 from hf_genrec.decoding.beam_search import beam_search
 from hf_genrec.decoding.user_cache import UserCache
 
@@ -144,10 +145,28 @@ def one_embedding_written_to(model) -> None:
         model.model.embed_tokens.weight[model.processor.token_ids[3, 0], 0] += 5
 
 
+def one_number_through_data(model) -> None:
+    """Past what torch counts, in a place that no sample looks at."""
+    model.model.embed_tokens.weight.data[int(model.processor.token_ids[3, 0]), 1] += 5
+
+
+def one_number_through_numpy(model) -> None:
+    model.model.embed_tokens.weight.detach().numpy()[model.processor.token_ids[3, 0], 3] -= 5
+
+
+def two_numbers_exchanged(model) -> None:
+    """Their sum is the same."""
+    weight = model.model.layers[0].self_attn.v_proj.weight.data
+    weight.view(-1)[[1, 2]] = weight.view(-1)[[2, 1]] * 1.0
+
+
 @pytest.mark.parametrize(
     "change",
     [
         multiplied,
+        one_number_through_data,
+        one_number_through_numpy,
+        two_numbers_exchanged,
         stepped,
         merged,
         merged_in_place,
@@ -170,6 +189,46 @@ def test_other_weights_are_seen_and_everything_is_encoded_anew(change):
     assert (len(cache), cache.hits) == (1, 1)
     assert_same(model.recommend(HISTORY, k=5, user_cache=cache), expected)
     assert cache.hits == 2
+
+
+def test_every_change_of_one_number_is_seen():
+    """Of any weight, at any place, by the least that float32 can tell apart."""
+    model, cache = make_model(PROCESSOR), UserCache()
+    rng = np.random.default_rng(0)
+    for name, weight in model.named_parameters():
+        model.recommend(HISTORY, k=2, user_cache=cache)
+        misses = cache.misses
+        flat = weight.data.view(-1)
+        place = int(rng.integers(len(flat)))
+        flat[place] = flat[place].nextafter(torch.tensor(9.0))
+        model.recommend(HISTORY, k=2, user_cache=cache)
+        assert cache.misses == misses + 1, name
+
+
+def test_a_larger_model_is_looked_at_in_samples(monkeypatch):
+    monkeypatch.setattr(weights_mark, "WHOLE", 1000)
+    model, cache = make_model(PROCESSOR), UserCache()
+    model.recommend(HISTORY, k=5, user_cache=cache)
+    assert sum(len(numbers) for numbers in cache._weights.numbers) < sum(p.numel() for p in model.parameters())
+    merged_in_place(model)
+    assert_same(model.recommend(HISTORY, k=5, user_cache=cache), model.recommend(HISTORY, k=5))
+    assert cache.hits == 0
+
+
+@pytest.mark.parametrize("ways", [(None, torch.bfloat16), (torch.bfloat16, None), (torch.bfloat16, torch.float16)])
+def test_another_autocast_is_seen(ways):
+    """Keys and values of another precision: scores that differ by more than what a sum's order makes."""
+    model, cache = make_model(PROCESSOR), UserCache()
+    for dtype in (*ways, *ways):
+        with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+            expected = model.recommend(HISTORY, k=5)
+            found = model.recommend(HISTORY, k=5, user_cache=cache)
+            assert found[0] == expected[0]
+            assert found[1] == expected[1]
+    assert (len(cache), cache.hits) == (1, 0)
+    with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+        model.recommend(HISTORY, k=5, user_cache=cache)
+    assert cache.hits == 1
 
 
 def test_an_adapter_that_is_switched_off_is_seen():

@@ -172,3 +172,8 @@ def test_rewards_of_sets():
     assert values["category_hit"] == pytest.approx([2 / 3, 1])
     assert values["consistency"] == pytest.approx([1 - math.log(2) / 2, 1])
     assert values["path"] == [1, 0]
+    # Without codewords, too, all that can be asked for is named.
+    with pytest.raises(
+        ValueError, match=r"'prefix' is none of this model's, which are hit, .*, path: name one or more"
+    ):
+        SetRewards(processor, 0.8, 2, categories).chosen(["prefix"])

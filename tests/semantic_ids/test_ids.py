@@ -114,17 +114,45 @@ def test_published_json_of_tokens_or_numbers(tmp_path, entries):
         ("c.tsv", "1\t\n", r"c\.tsv, line 1: expected a list of codes"),
         ("c.tsv", "\n", r"c\.tsv: the file holds no codes"),
         ("c.tsv", "2\t<a_1>\n", r"c\.tsv: 1 of 1 items of the catalogue have no codes, the first is '1'"),
-        ("c.json", '{"1": [1],\n "2": [1,}', r"c\.json, line 2: this is not JSON"),
+        ("c.json", '{"1": [1],\n "2": [1,}', r"c\.json is damaged \(.*: line 2 column"),
         ("c.json", '["1"]', r"c\.json, line 1: expected an object"),
         ("c.json", '{"1": "<a_1>"}', r"c\.json, item '1': expected a list of codes"),
         ("c.json", '{"1": [-1]}', r"c\.json, item '1', level 0: found -1"),
+        ("c.json", '{"1": [100000000]}', r"c\.json, item '1', level 0: code 100000000 is too large"),
+        (
+            "c.json",
+            '{"1": [4611686018427387904]}',
+            r"level 0: code 4611686018427387904 is too large, a codebook has at",
+        ),
+        ("c.json", f'{{"1": [{"9" * 400}]}}', r"c\.json, item '1', level 0: code 9+\.\.\.9+ is too large"),
+        ("c.json", f'{{"1": [{"9" * 5000}]}}', r"c\.json is damaged \(Exceeds the limit"),
+        ("c.json", '{"1": ' + "[" * 100_000, r"c\.json is damaged \(maximum recursion"),
+        ("c.json", '{"1": [' + "1," * 1000 + "1]}", r"c\.json, item '1': 1,001 codes, and an item has at most 26"),
+        ("c.tsv", f"1\t<a_{'0' * 50}1048576>\n", r"c\.tsv, line 1, level 0: code '<a_0+.*0+1048576>' is too large"),
+        ("c.tsv", f"1\t<a_{'9' * 5000}>\n", r"c\.tsv, line 1, level 0: code '<a_9+\.\.\.9+>' is too large"),
+        ("c.tsv", "1\t<a_\u0661>\n", r"c\.tsv, line 1, level 0: found '<a_.>', expected <a_number>"),
+        ("c.tsv", "2\t<a_1>\n\udcff", r"c\.tsv, line 2: this is not UTF-8"),
         ("c.json", '{"1": [1], "1": [2]}', r"c\.json, item '1': item '1' has codes already"),
+        (
+            "c.json",
+            '{"1": [1048576]}',
+            r"c\.json, item '1', level 0: code 1048576 is too large, a codebook has at most",
+        ),
+        ("c.json", '{"1": [' + "9" * 400 + "]}", r"c\.json, item '1', level 0: code 999.*999 is too large"),
+        ("c.tsv", "1\t<a_100000000>\n", r"c\.tsv, line 1, level 0: code '<a_100000000>' is too large"),
+        ("c.tsv", "1\t<a_" + "9" * 5000 + ">\n", r"c\.tsv, line 1, level 0: code '<a_999.*999.*' is too large"),
     ],
 )
 def test_errors_of_published_files_name_file_and_line(tmp_path, name, text, message):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match=message):
+    (tmp_path / name).write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(ValueError, match=message) as error:
         load_published_codes(tmp_path / name, ["1"])
+    assert len(str(error.value)) < 300 + len(str(tmp_path))
+
+
+def test_published_codes_with_leading_zeros(tmp_path):
+    (tmp_path / "c.tsv").write_text(f"1\t<a_{'0' * 50}12> <b_0>\n")
+    assert load_published_codes(tmp_path / "c.tsv", ["1"]).codes.tolist() == [[12, 0]]
 
 
 def test_a_missing_published_file_is_named(tmp_path):

@@ -1,5 +1,8 @@
 """Ready-made item embeddings, from NumPy and Parquet files, in place of those of the items' text."""
 
+import tracemalloc
+import warnings
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -172,3 +175,33 @@ def test_a_new_item_needs_an_embedding_not_a_text(fitted):
 def test_settings_that_contradict_each_other(changes, message):
     with pytest.raises(ValueError, match=message):
         TokenizerArguments(embeddings_path="x.npy", **changes)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [
+        ("(-24, 6)", "'<f4'"),
+        ("(-24, -6)", "'<f4'"),
+        ("(4611686018427387904, 6)", "'<f4'"),
+        (f"({'9' * 100}, 6)", "'<f4'"),
+        ("(24, 6000000)", "'<f4'"),
+        ("(0, 4611686018427387904)", "'<f4'"),
+        ("(24.0, 6)", "'<f4'"),
+        ("(True, 6)", "'<f4'"),
+        ("(24, 6)", "'|O'"),
+        ("(24, 6)", "'<M8[s]'"),
+        ("(24,)", "[('a', '<f4')]"),
+    ],
+)
+def test_headers_that_say_what_a_numpy_file_does_not_hold(tmp_path, shape, kind):
+    header = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(245) + b"\n"
+    path = tmp_path / "e.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(24 * 6 * 4))
+    (tmp_path / "e.ids.txt").write_text("".join(f"{row}\n" for row in range(24)))
+    tracemalloc.start()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match=r"e\.npy (is not a NumPy file that can be read|holds)[^\n]*\Z"):
+            load_embeddings(path, [str(row) for row in range(24)])
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()

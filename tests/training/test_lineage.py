@@ -180,6 +180,64 @@ def test_other_settings_on_resume(run, caplog):
     assert "learning_rate" not in caplog.text
 
 
+def test_checkpoints_of_another_method(run):
+    """One line that names both methods, not the settings in which they differ."""
+    run.change("hidden_size: 32", "method: rearec\nhidden_size: 32")
+    run.change("vectors: collaborative\ncollaborative_dim: 8\ncodebook_sizes: [4, 4, 4]\n", "")
+    for options in ((), RESUME):
+        error = run.does("train", *options)
+        assert "of a training of method: care, and this is a training of method: rearec: use another output" in error
+        assert "hidden_size" not in error
+
+
+def test_a_finished_run_that_is_started_again_is_not_changed(run):
+    def record():
+        return {name: (run.run / name).read_bytes() for name in ("results/training.json", "model/training_args.json")}
+
+    before = record()
+    weights = (run.run / "model/model.safetensors").read_bytes()
+    assert (
+        "is finished, so that nothing is done with other settings (targets last, was all): set them back"
+        in run.does("train", *RESUME, "--targets", "last")
+    )
+    assert record() == before
+    assert run.does("train", *RESUME) == ""
+    assert record()["results/training.json"] == before["results/training.json"]
+    assert (run.run / "model/model.safetensors").read_bytes() == weights
+    (run.run / "results/training.json").unlink()  # as if it had been killed before
+    assert run.does("train", *RESUME) == ""
+    assert json.loads((run.run / "results/training.json").read_text())["steps"] == 2
+
+
+def test_fewer_beams_than_evaluation_needs(run):
+    error = run.does("evaluate", "--num-beams", "3")
+    assert "--num-beams 3: evaluation looks at lists of 20 items (Recall@20), which need as many beams" in error
+
+
+@pytest.mark.parametrize("command", ["prepare", "tokenize", "train", "evaluate"])
+def test_a_place_that_cannot_be_written_is_said_first(run, command, monkeypatch):
+    """Before the log, the data or the model are read."""
+
+    def read(*arguments, **options):
+        raise AssertionError("work has begun")
+
+    for place in (
+        "prepare_data.load_source",
+        "tokenize_items.tokenized_from",
+        "train.lineage_of",
+        "evaluate_run.load_model",
+    ):
+        monkeypatch.setattr(f"hf_genrec.trainers.{place}", read)
+    if command == "evaluate":
+        (run.run / "results").rename(run.folder / "kept")
+        (run.run / "results").write_text("a file in its place")
+        assert "results cannot be written (Not a directory)" in run.does(command)
+        return
+    (run.folder / "file").write_text("")
+    monkeypatch.setattr("hf_genrec.data.prepared.require_files", lambda folder: None)
+    assert "run cannot be written" in run.does(command, "--output_dir", run.folder / "file/run")
+
+
 def test_folders_of_earlier_versions_are_refused(run):
     """What does not say where it comes from is not used, and never deleted."""
     checkpoints = sorted((run.run / "checkpoints").iterdir())

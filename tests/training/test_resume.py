@@ -9,8 +9,9 @@ import torch
 from conftest import exit_code
 from safetensors.torch import load_file
 
+from hf_genrec.hub import write_model_card
 from hf_genrec.training.arguments import GenRecTrainingArguments, check_training, join_processes
-from hf_genrec.training.checkpoints import mark_complete
+from hf_genrec.training.checkpoints import fault_of, mark_complete
 from hf_genrec.training.trainer import GenRecTrainer
 
 pytestmark = pytest.mark.libraries
@@ -187,6 +188,68 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(run, train, damage):
     assert record(run)["resumed_from"].endswith(f"checkpoint-{before}")
     found = load(run / f"checkpoints/checkpoint-{last}/model.safetensors")
     assert all((found[name] == expected[name]).all() for name in expected)
+
+
+def test_a_state_that_was_put_into_a_checkpoint_later(run, train):
+    """Nothing is unpickled that was not saved with the checkpoint, and no list of its files may be cut short."""
+    checkpoints = run / "checkpoints"
+    newest, before = (checkpoints / f"checkpoint-{step}" for step in (steps(run)[-1], steps(run)[-2]))
+    (newest / "scaler.pt").write_bytes(b"\x80\x04N.")
+    assert fault_of(newest) == "scaler.pt was put there later"
+    (newest / "scaler.pt").unlink()
+    (newest / "notes.txt").write_text("of mine")
+    assert fault_of(newest) is None
+    known = json.loads((newest / "complete.json").read_text())
+    assert {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= known.keys()
+    (before / "complete.json").write_text("{}")
+    assert fault_of(before).endswith("was put there later")
+    (before / "complete.json").write_text("[" * 100_000)
+    assert "complete.json is damaged (maximum recursion depth" in fault_of(before)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "1", "null", "[" * 100_000, '{"seed": "x"}', '{"seed": true}'])
+@pytest.mark.parametrize(
+    ("file", "command", "says"),
+    [
+        ("model/training_args.json", ("evaluate",), "training_args.json is damaged"),
+        ("model/training_args.json", ("analyze",), "training_args.json is damaged"),
+        ("data/prepare.json", ("evaluate",), "prepare.json"),
+        ("data/prepare.json", ("recommend", "--user", "u01"), "prepare.json"),
+        ("model/lineage.json", ("evaluate",), "does not say what it was trained on"),
+        ("model/catalogue.json", ("evaluate",), "catalogue.json"),
+        ("model/config.json", ("evaluate",), "model"),
+    ],
+)
+def test_files_of_a_run_of_any_shape(run, capsys, file, command, says, content):
+    (run / file).write_text(content)
+    assert exit_code(command[0], run, *command[1:]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert says in line
+    assert len(line) < 500 + len(str(run))
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "1", "null", "[" * 100_000, '{"a": {"model": []}}', '{"steps": "x"}'])
+def test_a_card_is_written_without_figures_that_are_damaged(run, caplog, content):
+    for name in ("training", "test", "validation"):
+        (run / "results" / f"{name}.json").write_text(content)
+    write_model_card(run.resolve() / "model", run / "results")
+    assert "from_pretrained" in (run / "model/README.md").read_text()
+    assert "training.json is damaged" in caplog.text
+    assert "without its figures" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "1", "null", "[" * 100_000, '{"best_model_checkpoint": 5}'])
+@pytest.mark.parametrize("name", ["trainer_state.json", "lineage.json"])
+def test_checkpoints_whose_files_are_of_another_shape(run, train, name, content):
+    """As somebody leaves them who also wrote complete.json anew."""
+    for checkpoint in (run / "checkpoints").iterdir():
+        (checkpoint / name).write_text(content)
+        mark_complete(checkpoint)
+    if name == "trainer_state.json" and content == "{}":
+        return  # a state that says nothing is transformers' to read
+    error = train(run, *LAST)
+    assert "checkpoint-" in error
+    assert "train anew" in error
 
 
 def test_a_folder_that_is_named_like_a_checkpoint(run, train):

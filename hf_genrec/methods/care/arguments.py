@@ -56,7 +56,9 @@ class CareArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.base_model is None and self.hidden_size % self.num_attention_heads:
+        from hf_genrec.methods.care.configuration_care import CareConfig  # imports torch, which the keys need not
+
+        if self.base_model is None and (self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads):
             raise ValueError(
                 f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}: "
                 f"change one"
@@ -69,5 +71,11 @@ class CareArguments:
             raise ValueError(
                 f"num_queries {self.num_queries}: give [n] for every code, or one number (0 or more) per code"
             )
+        checked = ["attention_dropout", "hidden_dropout", "label_smoothing", "query_diversity_weight", "num_queries"]
+        values = {name: getattr(self, name) for name in checked}
+        if self.base_model is None:
+            sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+            values |= {name: getattr(self, name) for name in sizes} | {"num_key_value_heads": self.num_attention_heads}
+        CareConfig(**values)
         if not self.progressive:
             raise ValueError("progressive is empty: give [true] for every code, or one value per code")

@@ -108,6 +108,8 @@ class CareConfig(FlatCode, Qwen2Config):
     def __post_init__(self, **kwargs):
         self.num_queries = list(self.num_queries)
         self.progressive = [bool(stage) for stage in self.progressive] or [True] * len(self.num_queries)
+        for name in ("hidden_size", "num_attention_heads", "num_hidden_layers"):  # or lists as long as they are made
+            require_number(name, getattr(self, name), 1)
         if self.head_dim is None:
             self.head_dim = self.hidden_size // self.num_attention_heads
         super().__post_init__(**kwargs)

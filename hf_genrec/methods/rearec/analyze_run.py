@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 def main(run_folder: str, split: Literal["validation", "test"] = "test") -> dict[str, Any]:
     """Analyse, write `results/reasoning-<split>.json` and `results/reasoning-<split>-*.png`; returns the record."""
     run, model, prepared = open_reasoning_run(run_folder)
-    record = analyze_reasoning(model, prepared.split(split), prepared.item_popularity())
-    record = record_header(run.model, prepared) | record
+    header = record_header(run.model, prepared)
+    record = header | analyze_reasoning(model, prepared.split(split), prepared.item_popularity())
     path = run.results / f"reasoning-{split}.json"
     write_json(record, path)
     pictures = draw_analysis(record, run.results)

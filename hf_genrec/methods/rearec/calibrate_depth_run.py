@@ -16,7 +16,7 @@ import numpy as np
 from hf_genrec.evaluation.cost import median_costs
 from hf_genrec.evaluation.metrics import paired_bootstrap_difference
 from hf_genrec.evaluation.report import markdown_table, record_header
-from hf_genrec.files import spelled_out, whole_folder, write_json
+from hf_genrec.files import require_writable, spelled_out, whole_folder, write_json
 from hf_genrec.hub import write_model_card
 from hf_genrec.methods.rearec.configuration_rearec import DEPTH_RULES
 from hf_genrec.methods.rearec.fit_depth_rules import (
@@ -46,6 +46,9 @@ def main(run_folder: str, rule: str = "all") -> dict[str, Any]:
     if rule not in CHOICES:
         raise ValueError(f"--rule {rule}: use one of {', '.join(CHOICES)}")
     run, model, prepared = open_reasoning_run(run_folder)
+    if rule != "all":
+        require_writable(run.path)  # where model/ is exchanged
+    header = record_header(run.model, prepared)
     splits = {name: prepared.split(name) for name in ("validation", "test")}
     facts = {name: collect_facts(model, split) for name, split in splits.items()}
     calibrations = calibrate_all(facts["validation"])
@@ -59,7 +62,7 @@ def main(run_folder: str, rule: str = "all") -> dict[str, Any]:
     systems = {split: _systems(facts[split], fixed, depths[split], costs[split]) for split in splits}
     best = max(calibrations, key=lambda name: systems["validation"][name]["ndcg@10"])
     ahead = systems["validation"][best]["ndcg@10"] > systems["validation"][f"depth {fixed}"]["ndcg@10"]
-    record = record_header(run.model, prepared) | {
+    record = header | {
         "reasoning": model.config.reasoning,
         "num_reasoning_steps": model.config.steps,
         "chosen_on": f"all validation users; their own figures are of rules fitted on {FOLDS - 1} of {FOLDS} parts",

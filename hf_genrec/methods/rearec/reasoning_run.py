@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from hf_genrec.data.prepared import PreparedData
+from hf_genrec.files import require_writable
 from hf_genrec.method import load_method, load_model
 from hf_genrec.methods.rearec.modeling_rearec import ReaRecForNextItem
 from hf_genrec.training.lineage import require_model_of
@@ -18,6 +19,7 @@ def open_reasoning_run(run_folder: str) -> tuple[RunFolder, ReaRecForNextItem, P
         ValueError: for a model of another method or without reasoning, or of another catalogue than the data.
     """
     run = RunFolder(Path(run_folder))
+    require_writable(run.results)
     model = load_model(run.require_model())
     if not isinstance(model, ReaRecForNextItem):
         method = load_method(model.config.model_type).title

@@ -62,7 +62,7 @@ def _values(cell: str | None) -> list[str]:
         return []
     try:
         parsed = json.loads(cell)
-    except ValueError:
+    except (ValueError, RecursionError):  # a name that only looks like a list
         parsed = None
     parts = parsed if isinstance(parsed, list) else cell.split(", ")
     return [str(part).strip() for part in parts if str(part).strip()]

@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import save_file
 
 from ...catalogue.catalogue_files import TENSORS_FILE, save_items
-from ...catalogue.item_sets import ItemSets, SetLogitsProcessor
+from ...catalogue.item_sets import ItemSets
 from ...catalogue.processing_codes import CodeProcessor
 from ...catalogue.saved_files import load_tensors, naming, saved_file
+from ...decoding.set_logits_processor import SetLogitsProcessor
 
 SETS_FILE = "item_sets.safetensors"
 UNKNOWN_CATEGORY = -1

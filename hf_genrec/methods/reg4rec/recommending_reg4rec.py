@@ -69,8 +69,9 @@ class SetRecommenderMixin(ItemGeneration, ProcessorCarrier):
             return_rollbacks: say how many codes CORP took back.
 
         Returns:
-            rows (B, k) int64, -1 where fewer items are allowed, and scores (B, k) float32, -inf there; with
-            `return_rollbacks` also the codes taken back on the paths that a user's search ended with, (B,) int64.
+            rows (B, n) int64, -1 where fewer items are allowed, and scores (B, n) float32, -inf there; n is k or, if
+            that is less, the number of candidates. With `return_rollbacks` also the codes taken back on the paths that
+            a user's search ended with, (B,) int64.
 
         Raises:
             ValueError: for a row outside the catalogue, numbers that make no sense, an option that the model was not
@@ -89,6 +90,7 @@ class SetRecommenderMixin(ItemGeneration, ProcessorCarrier):
             self._require_any_order("lookahead=True")
         sets = processor.item_sets if candidates is None else processor.item_sets.restrict(request.candidates)
         sets = sets.to(self.device)
+        num_beams = min(num_beams, sets.num_leaves << sets.num_codebooks)  # sets of codes that a path can hold
         rollbacks = np.zeros(len(request.histories), dtype=np.int64)
         # Histories of about one length stand together: little of a batch is padding.
         by_length = np.argsort([len(history) for history in request.histories], kind="stable")
@@ -117,10 +119,11 @@ class SetRecommenderMixin(ItemGeneration, ProcessorCarrier):
             )
 
     def _reflection(self, threshold: float | None) -> Reflection | None:
-        if threshold is not None:
-            checked_number("reflection_threshold", threshold)
         threshold = self.config.reflection_threshold if threshold is None else threshold
-        if threshold is None or threshold == float("inf"):
+        if threshold is None:
+            return None
+        threshold = checked_number("reflection_threshold", threshold)
+        if threshold == float("inf"):
             return None
         return Reflection(threshold, self.config.reflection_interval, self.config.max_rollbacks)
 

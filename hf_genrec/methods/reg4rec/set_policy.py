@@ -9,6 +9,7 @@ Histories are encoded once for a group's samples.
 import torch
 
 from hf_genrec.catalogue.item_sets import ItemSets
+from hf_genrec.catalogue.request_checks import checked_count, checked_temperature
 from hf_genrec.catalogue.sound_scores import require_sound, require_sound_weights
 from hf_genrec.methods.reg4rec.reg4rec_search import PathDecoder
 from hf_genrec.post_training.prompt_groups import PromptGroups
@@ -32,8 +33,10 @@ def sample_paths(
         category distribution predicted at every step, from the codes before it, (P, G, M, categories) float32.
 
     Raises:
-        ValueError: if the model's scores are NaN or infinite, or rule out everything that is legal.
+        ValueError: if the model's scores are NaN or infinite, or rule out everything that is legal; for a temperature
+        that is not above 0.
     """
+    num_samples, temperature = checked_count("num_samples", num_samples), checked_temperature(temperature)
     require_sound_weights(model)
     num_prompts, device = len(inputs["input_ids"]), inputs["input_ids"].device
     input_ids, attention_mask = _readable(model, inputs["input_ids"], inputs["attention_mask"])
