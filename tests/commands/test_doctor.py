@@ -2,6 +2,7 @@
 
 import sys
 from importlib.metadata import PackageNotFoundError, metadata, version
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -78,3 +79,12 @@ def test_a_checkout_that_is_not_installed(monkeypatch, capsys):
     for name in ("metadata", "requires"):
         monkeypatch.setattr(doctor, name, nothing)
     assert "and not installed: pip install hf_genrec" in run_command(monkeypatch, capsys, "doctor")
+
+
+def test_an_accelerator_is_named_with_its_memory(monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    device = SimpleNamespace(name="Made-up 9000", total_memory=24 * 2**30)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda place: device)
+    printed = run_command(monkeypatch, capsys, "doctor")
+    assert "CUDA 0         Made-up 9000, 24.0 GiB\nCUDA 1         Made-up 9000, 24.0 GiB\n" in printed
