@@ -38,7 +38,6 @@ def test_every_command_says_what_it_needs():
         module = sys.modules[entry.callback.__module__]
         assert hasattr(module, "EXTRA") or name in doctor.EXTRAS, f"{module.__file__}: give it EXTRA, an extra or None"
     assert {extra for extra in doctor.extras_of(commands).values() if extra} <= extras
-    assert {row.split()[0] for row in doctor.EXTRAS} <= set(commands)
 
 
 def test_versions_devices_and_every_extra_are_said(monkeypatch, capsys):
