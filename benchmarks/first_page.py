@@ -89,7 +89,8 @@ def walk(place: Path, extras: str) -> None:
         print(f"{stage:10s} {spent[stage]:6.1f} s", flush=True)
 
     def run(*command) -> None:
-        subprocess.run([str(word) for word in command], cwd=place, check=True, stdout=subprocess.DEVNULL)
+        with (place / "log.txt").open("a") as log:
+            subprocess.run([str(word) for word in command], cwd=place, check=True, stdout=log, stderr=log)
 
     shutil.rmtree(ROOT / "build", ignore_errors=True)  # what an earlier build left would be in the wheel
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", place, ROOT)
