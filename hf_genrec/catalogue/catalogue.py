@@ -258,7 +258,7 @@ class ProcessorCarrier(FlatModelCode, PreTrainedModel):
 
         Raises:
             ValueError: for an item that is unknown or no string, no candidate, a k below 1, an option the model
-            refuses, a model whose scores are NaN, or one without a processor.
+                refuses, a model whose scores are NaN, or one without a processor.
             TypeError: for an option the model does not have.
         """
         processor = self._require_processor()
