@@ -12,7 +12,7 @@ ENVIRONMENTS ?= $(HOME)/.cache/hf_genrec/environments
 DECIDED_BY := $(shell cat setup.py setup.cfg pyproject.toml constraints.txt .ci/oldest.py | sha256sum | cut -c1-12)
 KEPT = $(ENVIRONMENTS)/$*-$(DECIDED_BY)
 
-.PHONY: quickstart reg4rec test test-newest test-oldest test-slow lint bench
+.PHONY: quickstart reg4rec test test-newest test-oldest test-slow lint bench wheel docs
 
 # MovieLens 100K -> semantic IDs -> CARE -> figures -> ten titles, and the saved model opened by a stranger
 quickstart: $(VENV)/.train
@@ -74,6 +74,16 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# dist/*.whl, and what runs of it in environments that hold nothing else than what it asks for
+wheel: $(VENV)/.test
+	rm -rf build
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+	$(BIN)/python -m pytest -m "slow or not slow" tests/test_wheel.py
+
+# the site, into site/; a warning is an error
+docs: $(VENV)/.docs
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 $(VENV)/.%: setup.py setup.cfg pyproject.toml constraints.txt
 	@start=$$(date +%s) && set -e \

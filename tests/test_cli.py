@@ -8,7 +8,7 @@ import pytest
 from conftest import exit_code, make_model, make_processor, run_command
 
 import hf_genrec
-from hf_genrec.cli import _history_ids
+from hf_genrec.commands.recommend import _history_ids
 from hf_genrec.method import load_method, methods
 
 

@@ -267,7 +267,7 @@ class ProcessorCarrier(SimilarItems, FlatModelCode, PreTrainedModel):
 
         Raises:
             ValueError: for an item that is unknown or no string, no candidate, a k below 1, an option the model
-            refuses, a model whose scores are NaN, or one without a processor.
+                refuses, a model whose scores are NaN, or one without a processor.
             TypeError: for an option the model does not have.
             ImportError: for `as_frame` without pandas.
         """

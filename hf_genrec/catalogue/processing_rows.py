@@ -45,7 +45,7 @@ class ItemProcessor(CatalogueProcessor):
 
         Raises:
             ValueError: for an empty catalogue, an id that stands twice or is no string, a title that is none, lengths
-            that differ, or a negative popularity.
+                that differ, or a negative popularity.
         """
         self._attach_items(item_ids, titles, checked_popularity(item_ids, titles, popularity))
         return self

@@ -56,7 +56,7 @@ class GenRecProcessor(CodeProcessor):
 
         Raises:
             ValueError: for an empty catalogue, an id that stands twice, lengths that differ, or a code outside its
-            codebook.
+                codebook.
         """
         self._check_and_attach(item_ids, codes, titles, popularity)
         self.trie = ItemTrie.from_token_ids(self.token_ids, popularity=self.popularity)

@@ -23,7 +23,7 @@ class GenerativeRecommenderMixin(ItemGeneration, ProcessorCarrier):
 
     Attributes:
         processor ([`GenRecProcessor`], *optional*): histories, catalogue and trie. Loaded and saved together with the
-        model.
+            model.
     """
 
     processor_class = GenRecProcessor

@@ -36,7 +36,7 @@ def deployment(runs: Sequence[tuple[str | None, str]], settings: ServerSettings,
         """A process that answers."""
 
     answering = serve.ingress(application)(Replica)
-    options = {"num_replicas": replicas, "max_ongoing_requests": settings.max_queue}
+    options: dict[str, Any] = {"num_replicas": replicas, "max_ongoing_requests": settings.max_queue}
     return serve.deployment(**options)(answering).bind()
 
 

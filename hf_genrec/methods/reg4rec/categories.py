@@ -2,10 +2,12 @@
 
 import json
 from collections import Counter
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-import pyarrow as pa
+
+if TYPE_CHECKING:  # the method's keys are read where no log is
+    import pyarrow as pa
 
 CategoryRule = Literal["first", "frequent"]
 DEFAULT_COLUMN = "categories"
@@ -14,7 +16,7 @@ MAX_SHARE = 0.25  # of the items, for the rule `frequent`: what most items have 
 
 
 def item_categories(
-    items: pa.Table, column: str | None = None, rule: CategoryRule = "first"
+    items: "pa.Table", column: str | None = None, rule: CategoryRule = "first"
 ) -> tuple[np.ndarray, list[str]]:
     """
     The category of every item and the names of the categories, most frequent first.

@@ -88,7 +88,7 @@ class Reg4RecProcessor(CodeProcessor):
 
         Raises:
             ValueError: for an empty catalogue, an id that stands twice, lengths that differ, a code outside its
-            codebook or a category without a name.
+                codebook or a category without a name.
         """
         if categories is None:
             categories = np.full(len(item_ids), UNKNOWN_CATEGORY)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+EXTRA = "train"
+
 
 def command(
     run: Annotated[str, typer.Argument(help="Run folder.")],
