@@ -52,10 +52,9 @@ def load(folder_or_repo: str | Path, **place: Any) -> Any:
         ValueError: if there is no model of this library, or a damaged one.
         OSError: if there is nothing of that name.
     """
-    from hf_genrec.method import load_model
+    from hf_genrec.method import open_model
 
-    folder = Path(folder_or_repo)
-    return load_model(folder / "model" if (folder / "model/config.json").is_file() else folder_or_repo, **place)
+    return open_model(folder_or_repo, **place)
 
 
 def fit(

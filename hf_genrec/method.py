@@ -168,6 +168,12 @@ def _auto_class_in(config: dict[str, Any], folder: str | Path) -> str:
     raise ValueError(f"{folder}/config.json names no class under auto_map: it is no model of this library")
 
 
+def open_model(folder_or_repo: str | Path, **settings: Any) -> Any:
+    """[`load_model`] of a run folder's model, a saved model, or a repository on the Hub."""
+    model = Path(folder_or_repo) / "model"
+    return load_model(model if (model / "config.json").is_file() else folder_or_repo, **settings)
+
+
 def load_model(folder: str | Path, **settings: Any) -> Any:
     """
     A saved model with its processor, by the library's own classes and not the code in the folder.

@@ -10,7 +10,7 @@ from conftest import exit_code, make_model, make_processor, run_command
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.trainers.evaluate_model import in_rows_of, prepared_folder
 
-SETTINGS = {"source": "tabular", "source_path": "log.csv", "tie_order": "file", "split": "leave_one_out"}
+SETTINGS = {"tie_seed": 0, "source": "tabular", "source_path": "log.csv", "tie_order": "file", "split": "leave_one_out"}
 
 
 def prepared(item_ids, sequences) -> PreparedData:

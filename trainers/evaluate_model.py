@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-import hf_genrec
 from hf_genrec.catalogue.saved_files import hub_place, read_json, saved_file
 from hf_genrec.data.prepared import REPORT_FILE, PreparedData
 from hf_genrec.evaluation.evaluator import EvaluationResult
 from hf_genrec.files import write_json
+from hf_genrec.method import open_model
 from hf_genrec.trainers.evaluate_run import measure
 from hf_genrec.training.lineage import LINEAGE_FILE
 
@@ -46,7 +46,7 @@ def main(
     """
     prepared = PreparedData.load(prepared_folder(data))
     place = {} if revision is None else {"revision": revision}
-    opened = hf_genrec.load(model, **place)
+    opened = open_model(model, **place)
     aligned, differences = in_rows_of(opened.processor.item_ids, prepared, split, model, data)
     folder = Path(model) / "model" if (Path(model) / "model/config.json").is_file() else model
     made_from = (_beside(folder, LINEAGE_FILE, place) or {}).get("made_from")

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.responses import JSONResponse, Response
 
-import hf_genrec
 from hf_genrec.serving.batching import Batcher, QueueFull
 from hf_genrec.serving.bodies import (
     AddedItems,
@@ -70,7 +70,7 @@ def build_application(models: Sequence[ServedModel], settings: ServerSettings | 
 
     app = FastAPI(
         title="hf_genrec",
-        version=hf_genrec.__version__,
+        version=version("hf_genrec"),
         description=ABOUT,
         lifespan=lifespan,
         responses={422: {"model": Failure, "description": "A request that cannot be answered"}},

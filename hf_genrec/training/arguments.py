@@ -99,14 +99,14 @@ def check_training(arguments: Any) -> None:
         ValueError: for processes that do not train together, a best checkpoint that would not be saved, or no user to
             evaluate.
     """
-    if arguments.eval_users is not None and arguments.eval_users < 1:
-        raise ValueError(f"eval_users {arguments.eval_users}: give a whole number, at least 1, or null to take all")
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started > 1 and arguments.world_size == 1:
         raise ValueError(
             f"{started} processes were started, but this one trains with {arguments.world_size}: start one per device "
             f"by torchrun, or set use_cpu: true"
         )
+    if arguments.eval_users is not None and arguments.eval_users < 1:
+        raise ValueError(f"eval_users {arguments.eval_users}: give a whole number, at least 1, or null to take all")
     if not arguments.load_best_model_at_end:
         return
     when, saved = arguments.eval_strategy, arguments.save_strategy

@@ -169,6 +169,8 @@ class GenRecTrainer(Trainer):
                 f"infinity: lower learning_rate ({self.args.learning_rate})"
             ) from error
         targets = split.targets[mine]
+        short = self.eval_k - rows.shape[1]  # of a catalogue with fewer items
+        rows = np.pad(rows, ((0, 0), (0, max(short, 0))), constant_values=-1)
         mine_sums = [
             ndcg_at_k(rows, targets, self.eval_k).sum(),
             recall_at_k(rows, targets, self.eval_k).sum(),

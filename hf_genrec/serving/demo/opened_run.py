@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from hf_genrec import load
 from hf_genrec.catalogue.item_trie import ItemTrie
 from hf_genrec.explanation import Explanation
-from hf_genrec.method import Method, load_method
+from hf_genrec.method import Method, load_method, open_model
 from hf_genrec.semantic_ids.code_path import code_path
 
 logger = logging.getLogger(__name__)
@@ -94,7 +93,7 @@ def open_run(folder_or_repo: str, **place: Any) -> OpenedRun:
         OSError: if there is nothing of that name.
     """
     folder = Path(folder_or_repo)
-    model = load(folder_or_repo, **place)
+    model = open_model(folder_or_repo, **place)
     name = folder.resolve().name if folder.exists() else folder_or_repo
     if folder.exists() and name == "model":
         name = folder.resolve().parent.name

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from hf_genrec import __version__
 from hf_genrec.files import whole_folder
 
 APP = '''"""A page to try {names} on, made by hf_genrec."""
@@ -67,7 +66,7 @@ def write_space(folder: Path, repositories: Sequence[str]) -> Path:
         models = "\n".join(f"- {name}" for name in repositories)
         readme = README.format(gradio=_gradio_version(), models=models, names=names)
         (new / "README.md").write_text(readme, encoding="utf-8")
-        (new / "requirements.txt").write_text(REQUIREMENTS.format(version=__version__), encoding="utf-8")
+        (new / "requirements.txt").write_text(REQUIREMENTS.format(version=version("hf_genrec")), encoding="utf-8")
     return folder
 
 
