@@ -35,6 +35,8 @@ class Method:
             one more number per list, and the names of their means in the record.
         score_name: what the scores of `recommend` are.
         item_vectors: whether a trained model has a vector per item, from which codes can be made.
+        onnx_scores: from a model to a module of `input_ids` and `attention_mask` that gives the scores of all items and
+            that torch.onnx can export, if there is one. Raises ValueError for a model that has none.
         post_training: gives the [`PostTraining`] of its models, if they can be post-trained.
         unused_keys: keys of the shared argument classes that it has no use for.
         is_default: whether it is meant where no method is named.
@@ -50,6 +52,7 @@ class Method:
     details: Callable[[Any], dict[str, str]] = lambda config: {}
     score_name: str = "score"
     item_vectors: bool = False
+    onnx_scores: Callable[[Any], Any] | None = None
     post_training: "Callable[[], PostTraining] | None" = None
     unused_keys: frozenset[str] = field(default_factory=frozenset)
     is_default: bool = False

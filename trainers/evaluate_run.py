@@ -73,6 +73,7 @@ def main(
             popularity=prepared.item_popularity(),
             codes=model.processor.codes if method.codes else None,
             exclude_seen=exclude_seen,
+            train=train,
         )
         for name, system in systems.items()
     }

@@ -13,6 +13,12 @@ def build_trainer(config):
     return build_trainer(config)
 
 
+def onnx_scores(model):
+    from hf_genrec.methods.rearec.onnx_scores import ItemScores
+
+    return ItemScores(model)
+
+
 def card(config: Mapping[str, Any], num_items: int) -> Card:
     steps = 0 if config["reasoning"] == "none" else config["num_reasoning_steps"]
     return Card(
@@ -35,4 +41,5 @@ METHOD = Method(
     codes=None,
     card=card,
     item_vectors=True,
+    onnx_scores=onnx_scores,
 )
