@@ -99,7 +99,7 @@ def _write_graph(graph: Any, model: Any, path: Path) -> None:
             program, input_names=list(shapes), output_names=["scores"], dynamo=True, verbose=False
         )
     assert exported is not None
-    exported.save(str(path), external_data=False)
+    exported.save(str(path))
 
 
 @contextmanager
@@ -119,7 +119,7 @@ def _compare(model: Any, folder: Path) -> None:
     count, longest = len(model.processor.item_ids), model.processor.max_history
     rng = np.random.default_rng(0)
     rows = [rng.integers(0, count, length) for length in (0, 1, 2, longest, longest + 3)]
-    mine = model.score_rows(rows, np.arange(count)).cpu().numpy()
+    mine = model.score_rows(rows, np.arange(count)).detach().cpu().numpy()
     gap = float(np.abs(OnnxRecommender(folder).scores(rows) - mine).max() / max(1.0, np.abs(mine).max()))
     if not gap <= CLOSE:
         raise ValueError(f"the exported scores differ from the model's by {gap:.2g} of the largest one: not written")
