@@ -14,7 +14,7 @@ FIRST = 1_600_000_000  # seconds
 @pytest.fixture
 def options(tmp_path):
     """A log of ten days: each user has an item a day, the last item on the last day."""
-    rows = [f"u{user},i{(user + day) % 7},{FIRST + day * 86400 + user}" for user in range(20) for day in range(10)]
+    rows = [f"u{user},i{(user + day) % 13},{FIRST + day * 86400 + user}" for user in range(20) for day in range(10)]
     (tmp_path / "log.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]) + "\n")
     said = {"source": "tabular", "source_path": tmp_path / "log.csv", "output_dir": tmp_path / "run", "use_cpu": "true"}
     said |= {"method": "rearec", "hidden_size": 8, "intermediate_size": 8, "num_train_epochs": 1, "max_history": 4}

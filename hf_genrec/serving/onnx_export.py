@@ -120,6 +120,9 @@ def _compare(model: Any, folder: Path) -> None:
     rng = np.random.default_rng(0)
     rows = [rng.integers(0, count, length) for length in (0, 1, 2, longest, longest + 3)]
     mine = model.score_rows(rows, np.arange(count)).detach().cpu().numpy()
-    gap = float(np.abs(OnnxRecommender(folder).scores(rows) - mine).max() / max(1.0, np.abs(mine).max()))
+    gap = float(
+        np.abs(OnnxRecommender(folder).scores([row.tolist() for row in rows]) - mine).max()
+        / max(1.0, np.abs(mine).max())
+    )
     if not gap <= CLOSE:
         raise ValueError(f"the exported scores differ from the model's by {gap:.2g} of the largest one: not written")
