@@ -9,6 +9,7 @@ more trials may be added. The test split is not read.
 
 import json
 import logging
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -106,7 +107,7 @@ def main(
         render(record),
         folder / BEST_FILE,
         path,
-        record["best"]["run"],
+        shlex.quote(record["best"]["run"]),
     )
     return record
 
@@ -255,7 +256,7 @@ def write_best(run: RunConfig, folder: Path, path: Path) -> None:
     values["output_dir"] = str(folder)
     text = yaml.safe_dump(json.loads(json.dumps(values)), sort_keys=False, allow_unicode=True, width=1000)
     head = (
-        f"# hf-genrec evaluate {folder}\n"
+        f"# hf-genrec evaluate {shlex.quote(str(folder))}\n"
         f"# The best settings of a search; to train with them anew, name another output_dir.\n\n"
     )
     with whole_file(path) as temporary:

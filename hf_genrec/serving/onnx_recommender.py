@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 MODEL_FILE, CATALOGUE_FILE = "model.onnx", "catalogue.json"
+BATCH_SIZE = 256  # histories scored at once
 
 
 class OnnxRecommender:
@@ -61,13 +62,13 @@ class OnnxRecommender:
             raise ValueError(f"Item {unknown[0]!r} in a history is not in the catalogue.")
         item_ids: list[list[str]] = []
         found: list[list[float]] = []
-        if not len(histories):
-            return item_ids, found
-        rows = [[self.row_of[item_id] for item_id in history] for history in histories]
-        for history, scores in zip(rows, self.scores(rows), strict=True):
-            best = np.argsort(-scores, kind="stable")
-            if exclude_seen:
-                best = best[~np.isin(best, history)]
-            item_ids.append([self.item_ids[row] for row in best[:k]])
-            found.append(scores[best[:k]].tolist())
+        for start in range(0, len(histories), BATCH_SIZE):
+            batch = histories[start : start + BATCH_SIZE]
+            rows = [[self.row_of[item_id] for item_id in history] for history in batch]
+            for history, scores in zip(rows, self.scores(rows), strict=True):
+                best = np.argsort(-scores, kind="stable")
+                if exclude_seen:
+                    best = best[~np.isin(best, history)]
+                item_ids.append([self.item_ids[row] for row in best[:k]])
+                found.append(scores[best[:k]].tolist())
         return item_ids, found

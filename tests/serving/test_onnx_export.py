@@ -98,6 +98,7 @@ def test_the_reader(tmp_path, monkeypatch):
     )
     assert recommender.recommend([["d", "c", "b"]], exclude_seen=True)[0] == [["a"]]
     assert recommender.recommend([]) == ([], [])
+    assert recommender.recommend([["a"]] * 300 + [["d"]], k=1)[0] == [["a"]] * 300 + [["d"]]  # several batches
     with pytest.raises(ValueError, match="Item 'x' in a history is not in the catalogue"):
         recommender.recommend([["a", "x"]])
     with pytest.raises(ValueError, match="k=0: give 1 or more"):
