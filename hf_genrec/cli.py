@@ -173,7 +173,10 @@ def sweep(
 
 
 def _add_commands() -> None:
-    """A file `commands/<command>.py`, here or in the folder of a method, holds a command: its function `command`."""
+    """A file `commands/<command>.py`, here or in the folder of a method, holds a command: its function `command`.
+
+    `CONTEXT_SETTINGS` beside it are click's, of a command that takes the keys of configurations as options.
+    """
     from hf_genrec.method import FOLDER
 
     shared = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
@@ -182,7 +185,8 @@ def _add_commands() -> None:
             raise SystemExit(f"error: {path} would replace the command {path.stem}: rename it")
         shared.add(path.stem)
         module = import_module(".".join(("hf_genrec", *path.relative_to(FOLDER.parent).with_suffix("").parts)))
-        app.command(name=path.stem.replace("_", "-"))(module.command)
+        settings = getattr(module, "CONTEXT_SETTINGS", None)
+        app.command(name=path.stem.replace("_", "-"), context_settings=settings)(module.command)
 
 
 _add_commands()

@@ -43,6 +43,8 @@ class Method:
         reads_text: from its arguments to whether its models read the items' text, whose settings are then the model's.
         encode_items: from a model, its folder and a table of new items (item_id and text columns) to the vectors that
             its `add_items` takes; for methods without codes whose catalogue can grow.
+        onnx_scores: from a model to a module of `input_ids` and `attention_mask` that gives the scores of all items and
+            that torch.onnx can export, if there is one. Raises ValueError for a model that has none.
         post_training: gives the [`PostTraining`] of its models, if they can be post-trained.
         explain: from a model, a history of catalogue rows, the row of an item and whether items of the history are left
             out of lists, to what the demo shows of how the model came to the item.
@@ -62,6 +64,7 @@ class Method:
     item_vectors: bool = False
     reads_text: Callable[[Any], bool] = lambda arguments: False
     encode_items: Callable[[Any, Path, Any], Any] | None = None
+    onnx_scores: Callable[[Any], Any] | None = None
     post_training: "Callable[[], PostTraining] | None" = None
     explain: "Callable[[Any, np.ndarray, int, bool], list[Explanation]]" = lambda model, history, item, exclude_seen: []
     unused_keys: frozenset[str] = field(default_factory=frozenset)

@@ -109,6 +109,7 @@ def measure(
             popularity=prepared.item_popularity(),
             codes=model.processor.codes if method.codes and num_items == num_known else None,
             exclude_seen=exclude_seen,
+            train=train,
         )
         for name, system in systems.items()
     }

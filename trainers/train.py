@@ -7,6 +7,8 @@ accelerate launch --config_file configs/accelerate/zero2.yaml -m hf_genrec.train
 """
 
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 from hf_genrec.files import require_writable
 from hf_genrec.method import load_method
@@ -16,14 +18,16 @@ from hf_genrec.training.lineage import lineage_of
 from hf_genrec.training.train_and_save import train_and_save
 
 
-def main(config: RunConfig) -> None:
-    """Load, build, train, save."""
+def main(config: RunConfig, callbacks: Sequence[Any] = ()) -> None:
+    """Load, build, train, save. `callbacks` are `TrainerCallback`s that look on."""
     run = config.run  # now: building moves `output_dir` to the checkpoints
     require_writable(run.path, run.checkpoints, run.results)
     method = load_method(config.model.method)
     lineage = lineage_of(config)
     resume = checkpoint_to_resume(run.checkpoints, config.training.resume_from_checkpoint, lineage)
     trainer = method.build_trainer(config)
+    for callback in callbacks:
+        trainer.add_callback(callback)
     train_and_save(trainer, run, resume, lineage, run.semantic_ids / "item_tokenizer" if method.codes else None)
 
 

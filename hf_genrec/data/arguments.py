@@ -54,6 +54,10 @@ class DataArguments:
     test_time: int | str | None = field(
         default=None, metadata={"help": "global_time: test starts here (ISO date or milliseconds UTC, inclusive)"}
     )
+    end_time: int | str | None = field(
+        default=None,
+        metadata={"help": "global_time: interactions from here on are left out (ISO date or milliseconds UTC)"},
+    )
     tie_order: TieOrder = field(
         default="file",
         metadata={"help": "order of a user's simultaneous interactions: file, or shuffle with tie_seed"},
@@ -103,14 +107,17 @@ class DataArguments:
 
     def _check_split(self) -> None:
         if self.split == "leave_one_out":
-            if self.validation_time is not None or self.test_time is not None:
-                raise ValueError("validation_time and test_time need split: global_time")
+            if self.validation_time is not None or self.test_time is not None or self.end_time is not None:
+                raise ValueError("validation_time, test_time and end_time need split: global_time")
             return
         # of a configuration 1420070400000 is an integer, of a caller anything a time
         self.validation_time = _time_text(self.validation_time)
         self.test_time = _time_text(self.test_time)
         if self.validation_ms >= self.test_ms:
             raise ValueError(f"validation_time {self.validation_time} must be before test_time {self.test_time}")
+        self.end_time = _time_text(self.end_time)
+        if self.end_ms is not None and self.test_ms >= self.end_ms:
+            raise ValueError(f"test_time {self.test_time} must be before end_time {self.end_time}")
 
     @property
     def validation_ms(self) -> int:
@@ -121,6 +128,11 @@ class DataArguments:
     def test_ms(self) -> int:
         """`test_time` in milliseconds UTC (split global_time)."""
         return _setting_to_ms("test_time", self.test_time)
+
+    @property
+    def end_ms(self) -> int | None:
+        """`end_time` in milliseconds UTC, `None` where nothing is left out."""
+        return None if self.end_time is None else _setting_to_ms("end_time", self.end_time)
 
 
 def _time_text(value: object) -> str | None:

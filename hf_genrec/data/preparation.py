@@ -44,7 +44,7 @@ _INTERACTIONS = {
 def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", arguments: DataArguments) -> PreparedData:
     """Filters the log, orders every user's interactions, splits them, and reports every row that was left out.
 
-    Order of the steps: rating threshold, repeats, iterative k-core, sequences (by time, then `tie_order`), split. The
+    Order of the steps: rating, end, repeats, iterative k-core, sequences (by time, then `tie_order`), split. The
     catalogue holds the items that kept an interaction: those of the items table in its order, then items it does not
     have, in the order of the log, with null text.
 
@@ -83,6 +83,9 @@ def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", argumen
         report["dropped"]["min_rating"] = _dropped(source, kept, f"min_rating={arguments.min_rating}")
         report["dropped"]["min_rating"]["unrated_interactions"] = unrated
     timed = _is_timed(kept, arguments)
+    if arguments.end_ms is not None:  # before the other filters: what comes later is not known yet
+        before, kept = kept, kept.filter(kept.timestamp < arguments.end_ms)
+        report["dropped"]["end_time"] = _dropped(before, kept, f"end_time={arguments.end_time}", "set it later")
     if arguments.drop_repeats:
         before, kept = kept, first_interactions(kept)
         report["dropped"]["repeats"] = _dropped(before, kept, "drop_repeats")
@@ -212,10 +215,10 @@ def _counts(log: "ibis.Table") -> dict[str, int]:
     return counts.to_pyarrow().to_pylist()[0]
 
 
-def _dropped(before: "ibis.Table", after: "ibis.Table", name: str) -> dict[str, int]:
+def _dropped(before: "ibis.Table", after: "ibis.Table", name: str, remedy: str = "lower it") -> dict[str, int]:
     counts, left = _counts(before), _counts(after)
     if left["interactions"] == 0:
-        raise ValueError(f"{name} leaves nothing of {counts['interactions']} interactions: lower it")
+        raise ValueError(f"{name} leaves nothing of {counts['interactions']} interactions: {remedy}")
     return {key: counts[key] - left[key] for key in counts}
 
 

@@ -41,7 +41,7 @@ class MultiHeadAttention(nn.Module):
         Returns:
             (R, S, d)
         """
-        query = self.heads(self.query(states.reshape(len(keys), -1, states.shape[-1])))
+        query = self.heads(self.query(states.reshape(keys.shape[0], -1, states.shape[-1])))
         read = nn.functional.scaled_dot_product_attention(
             query, keys, values, attn_mask=allowed, dropout_p=self.dropout if self.training else 0.0
         )

@@ -21,6 +21,7 @@ from hf_genrec.evaluation.metrics import (
     short_list_share,
     token_bias_amplification,
 )
+from hf_genrec.evaluation.popularity_metrics import popularity_metrics
 
 if TYPE_CHECKING:
     from hf_genrec.data.prepared import EvaluationSplit
@@ -37,9 +38,10 @@ class EvaluationResult:
     Attributes:
         split, num_users, num_items, ks, exclude_seen: what was evaluated.
         metrics: for every k "recall@k", "ndcg@k", "mrr@k", "precision@k" (means over users), "div_ratio@k",
-            "or_ratio@k", "coverage@k", "gini@k"; and over the longest lists "invalid_share" and "short_list_share".
-        intervals: 95 % bootstrap interval (low, high) over users of every ranking metric.
-        per_user: (users,) values of every ranking metric, in the order of the split, for paired comparisons.
+            "or_ratio@k", "coverage@k", "gini@k"; with `train` "novelty@k", "serendipity@k", "debiased_recall@k",
+            "debiased_ndcg@k" (means over users); and over the longest lists "invalid_share" and "short_list_share".
+        intervals: 95 % bootstrap interval (low, high) over users of every metric that is a mean over users.
+        per_user: (users,) values of these metrics, in the order of the split, for paired comparisons.
         token_bias: (L, 5) amplification per code position and frequency group (`token_bias_amplification`) of the lists
             cut to `table_k`, or None without codes.
         seconds, cpu_seconds: wall and processor time spent in the recommender, all threads of this process.
@@ -77,6 +79,7 @@ def evaluate_recommender(
     codes: np.ndarray | None = None,
     exclude_seen: bool = False,
     progress: bool = True,
+    train: Sequence[np.ndarray] | None = None,
 ) -> EvaluationResult:
     """Evaluates `recommend` on all users of `split`, ranking the whole catalogue.
 
@@ -91,6 +94,7 @@ def evaluate_recommender(
         codes: (items, L) semantic IDs, for the token bias amplification.
         exclude_seen: says that `recommend` leaves out the items of the history. It is checked, not done here.
         progress: shows a progress bar.
+        train: training sequences of item indices, for the metrics that ask how popular an item is.
 
     Raises:
         ValueError: an empty split, an answer of the wrong shape, a -1 before the end of a list, or a seen item
@@ -136,6 +140,8 @@ def evaluate_recommender(
     # from here on an invalid entry is an empty slot: it can neither hit nor count as an item
     recommended = np.where(is_catalogue_item(recommended, catalogue), recommended, -1)
     per_user = per_user_metrics(recommended, split.targets, ks)
+    if train is not None:
+        per_user |= popularity_metrics(recommended, split.targets, train, num_items, ks)
     for name, values in per_user.items():
         metrics[name] = float(values.mean())
     for k in ks:

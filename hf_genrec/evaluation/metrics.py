@@ -21,9 +21,9 @@ import numpy as np
 BOOTSTRAP_CHUNK = 2_000_000  # resampled values held at once: 16 MB
 
 
-def _hits(recommended: np.ndarray, targets: Sequence[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
+def target_hits(recommended: np.ndarray, targets: Sequence[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
     """Where the first `k` columns hold a target (users, k) bool, and how many distinct targets a user has (users,)."""
-    lists = _top(recommended, k)
+    lists = first_columns(recommended, k)
     users = len(lists)
     if len(targets) != users:
         raise ValueError(f"{users} recommended lists but {len(targets)} arrays of targets; give one of each per user")
@@ -46,7 +46,7 @@ def _hits(recommended: np.ndarray, targets: Sequence[np.ndarray], k: int) -> tup
     return hits.reshape(lists.shape), np.bincount(target_keys // base, minlength=users)
 
 
-def _top(recommended: np.ndarray, k: int) -> np.ndarray:
+def first_columns(recommended: np.ndarray, k: int) -> np.ndarray:
     recommended = np.asarray(recommended)
     if recommended.ndim != 2 or len(recommended) == 0:
         raise ValueError(f"recommended has shape {recommended.shape}; it must be (users, K) with at least one user")
@@ -60,7 +60,7 @@ def recall_at_k(recommended: np.ndarray, targets: Sequence[np.ndarray], k: int) 
 
     Example: `recall_at_k(recommended, targets, 2)` is `[0.5, 1.0]`: one of two targets, and the only one.
     """
-    hits, num_targets = _hits(recommended, targets, k)
+    hits, num_targets = target_hits(recommended, targets, k)
     return hits.sum(axis=1) / num_targets
 
 
@@ -69,7 +69,7 @@ def precision_at_k(recommended: np.ndarray, targets: Sequence[np.ndarray], k: in
 
     Example: `precision_at_k(recommended, targets, 4)` is `[0.5, 0.25]`.
     """
-    hits, _ = _hits(recommended, targets, k)
+    hits, _ = target_hits(recommended, targets, k)
     return hits.sum(axis=1) / k
 
 
@@ -80,7 +80,7 @@ def ndcg_at_k(recommended: np.ndarray, targets: Sequence[np.ndarray], k: int) ->
     `[0.9197, 0.6309]`: (1 + 1/log2(4)) / (1 + 1/log2(3)) = 1.5 / 1.6309 for hits at ranks 1 and 3, and 1/log2(3) for
     a single target at rank 2.
     """
-    hits, num_targets = _hits(recommended, targets, k)
+    hits, num_targets = target_hits(recommended, targets, k)
     gains = 1.0 / np.log2(np.arange(2, k + 2))
     return hits @ gains / np.cumsum(gains)[np.minimum(num_targets, k) - 1]
 
@@ -90,7 +90,7 @@ def mrr_at_k(recommended: np.ndarray, targets: Sequence[np.ndarray], k: int) -> 
 
     Example: `mrr_at_k(recommended, targets, 4)` is `[1.0, 0.5]`.
     """
-    hits, _ = _hits(recommended, targets, k)
+    hits, _ = target_hits(recommended, targets, k)
     return np.where(hits.any(axis=1), 1.0 / (hits.argmax(axis=1) + 1), 0.0)
 
 
@@ -107,7 +107,7 @@ def diversity_ratio(recommended: np.ndarray, k: int) -> float:
 
     Example: `diversity_ratio(recommended, 4)` is 7 / 8: the items 0 to 5 and 7 in eight slots, one of them empty.
     """
-    lists = _top(recommended, k)
+    lists = first_columns(recommended, k)
     return len(np.unique(lists[lists >= 0])) / lists.size
 
 
@@ -116,7 +116,7 @@ def over_recommendation_ratio(recommended: np.ndarray, k: int, most: int = 10) -
 
     Example: the lists [[1, 2], [1, 3], [1, 4]] with k=2 and most=1 give 3 / 6: item 1 takes three of six slots.
     """
-    lists = _top(recommended, k)
+    lists = first_columns(recommended, k)
     _, counts = np.unique(lists[lists >= 0], return_counts=True)
     return float(np.sort(counts)[::-1][:most].sum() / lists.size)
 
@@ -143,7 +143,7 @@ def gini(recommended: np.ndarray, k: int, num_items: int) -> float:
 
 
 def _counts(recommended: np.ndarray, k: int, num_items: int) -> np.ndarray:
-    lists = _top(recommended, k)
+    lists = first_columns(recommended, k)
     return np.bincount(lists[(lists >= 0) & (lists < num_items)], minlength=num_items)
 
 

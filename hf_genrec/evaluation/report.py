@@ -16,6 +16,12 @@ from hf_genrec.data.prepared import REPORT_FILE, PreparedData
 from hf_genrec.evaluation.evaluator import EvaluationResult
 
 METRIC_TITLES = {"recall": "Recall", "ndcg": "NDCG"}
+POPULARITY_TITLES = {
+    "novelty": "Novelty",
+    "serendipity": "Serendipity",
+    "debiased_recall": "Debiased Recall",
+    "debiased_ndcg": "Debiased NDCG",
+}
 CATALOGUE_TITLES = {
     "mrr": "MRR",
     "div_ratio": "DivRatio",
@@ -124,7 +130,7 @@ def _made_by(command: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def render_table(results: Mapping[str, EvaluationResult]) -> str:
-    """Two Markdown tables, readable in a terminal of 100 columns: accuracy, then diversity, bias and speed.
+    """Markdown tables, readable in a terminal of 100 columns: accuracy, diversity and speed, popularity where measured.
 
     `results` maps the name of a system to its result on the same split, the system of interest first: the row below it
     holds its 95 % intervals.
@@ -152,7 +158,13 @@ def render_table(results: Mapping[str, EvaluationResult]) -> str:
 
     seen = "removed" if first.exclude_seen else "not removed"
     caption = f"{first.split} split, {first.num_users:,} users, {first.num_items:,} items, seen items {seen}"
-    return f"{caption}\n\n{markdown_table(accuracy)}\n\n{markdown_table(catalogue)}"
+    tables = [accuracy, catalogue]
+    if all(f"novelty@{k}" in result.metrics for result in results.values()):
+        popularity = [["", *(f"{title}@{k}" for title in POPULARITY_TITLES.values())]]
+        for name, result in results.items():
+            popularity.append([name, *(f"{result.metrics[f'{metric}@{k}']:.4f}" for metric in POPULARITY_TITLES)])
+        tables.append(popularity)
+    return "\n\n".join([caption, *map(markdown_table, tables)])
 
 
 def markdown_table(rows: list[list[str]]) -> str:

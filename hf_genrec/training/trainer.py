@@ -20,6 +20,10 @@ from hf_genrec.training.checkpoints import mark_complete
 from hf_genrec.training.lineage import write_lineage
 
 
+class DivergedTraining(RuntimeError):
+    """A loss, weights or scores that are no numbers."""
+
+
 class EpochSampler(Sampler):
     """
     The order of an epoch, drawn from `seed + epoch` alone: random, or grouped by length.
@@ -122,7 +126,7 @@ class GenRecTrainer(Trainer):
     def training_step(self, *args, **kwargs):
         """
         Raises:
-            RuntimeError: for a loss that is not finite; names the step.
+            DivergedTraining: for a loss that is not finite; names the step.
         """
         loss = super().training_step(*args, **kwargs)
         require_finite_loss(loss, self.state.global_step + 1, self.args.learning_rate)
@@ -164,7 +168,7 @@ class GenRecTrainer(Trainer):
                 split.histories[mine], self.eval_k, batch_size=self.args.per_device_eval_batch_size
             )
         except UnsoundModel as error:
-            raise RuntimeError(
+            raise DivergedTraining(
                 f"the training diverged: after step {self.state.global_step} the model's weights or scores hold NaN or "
                 f"infinity: lower learning_rate ({self.args.learning_rate})"
             ) from error
@@ -210,10 +214,10 @@ class StopEarly(EarlyStoppingCallback):
 def require_finite_loss(loss: torch.Tensor, step: int, learning_rate: float) -> None:
     """
     Raises:
-        RuntimeError: for a loss that is not finite.
+        DivergedTraining: for a loss that is not finite.
     """
     if not torch.isfinite(loss).all():
-        raise RuntimeError(
+        raise DivergedTraining(
             f"the training diverged: the loss is {loss.item()} at step {step}: lower learning_rate ({learning_rate})"
         )
 

@@ -198,3 +198,21 @@ def test_table_refuses_results_which_do_not_compare():
         render_table({})
     with pytest.raises(ValueError, match="'other' was evaluated on another"):
         render_table({"first": evaluate(LISTS), "other": evaluate(LISTS, ks=(1, 2, 3))})
+
+
+def test_metrics_of_popularity_where_the_training_is_given():
+    train = [np.array([0, 1]), np.array([2]), np.array([2, 3])]
+    plain, result = evaluate(LISTS), evaluate(LISTS, train=train)
+    names = ("novelty", "serendipity", "debiased_recall", "debiased_ndcg")
+    added = {f"{name}@{k}" for name in names for k in (1, 3)}
+    assert result.metrics.keys() - plain.metrics.keys() == added
+    assert added <= result.intervals.keys()
+    assert all(plain.metrics[name] == result.metrics[name] for name in plain.metrics)
+    # Log2 of three users over those who have the item: item 2 has two of them, the others one or none.
+    assert result.per_user["novelty@1"] == pytest.approx([np.log2(1.5), np.log2(3), np.log2(3)])
+    record = result_record(result, system="a", data_set="b", seed=0, tie_order="file")
+    assert record["metrics"]["novelty@1"].keys() == {"value", "low", "high"}
+    table = render_table({"a": result, "b": result})
+    assert max(len(line) for line in table.splitlines()) <= 100
+    assert "| Novelty@3 | Serendipity@3 | Debiased Recall@3 | Debiased NDCG@3 |" in table
+    assert "Novelty" not in render_table({"a": result, "b": plain})

@@ -13,6 +13,12 @@ def build_trainer(config):
     return build_trainer(config)
 
 
+def onnx_scores(model):
+    from hf_genrec.methods.rearec.onnx_scores import ItemScores
+
+    return ItemScores(model)
+
+
 def card(config: Mapping[str, Any], num_items: int) -> Card:
     steps = 0 if config["reasoning"] == "none" else config["num_reasoning_steps"]
     return Card(
@@ -50,4 +56,5 @@ METHOD = Method(
     reads_text=lambda arguments: arguments.reads_text,
     encode_items=encode_items,
     explain=explain,
+    onnx_scores=onnx_scores,
 )

@@ -30,6 +30,7 @@ from .rearec_layers import (
     noise_of_readings,
     real_items,
     rows_alike,
+    rows_at,
     used_columns,
     whole_table,
 )
@@ -192,7 +193,7 @@ class ReaRecModel(ReaRecPreTrainedModel):
         # Every position attends to itself: so a row without items reads PAD.
         causal = columns >= 0 if self.config.backbone == "bert4rec" else columns <= columns.unsqueeze(-1)
         allowed = (real.unsqueeze(1) & causal) | torch.eye(length, dtype=torch.bool, device=real.device)  # (B, T, T)
-        of_readings = torch.take_along_dim(allowed, readings.unsqueeze(-1), dim=1)  # (B, M, T)
+        of_readings = rows_at(allowed, readings)  # (B, M, T)
         caches = []
         for layer in self.layers[:-1]:
             hidden, cache = layer.encode(hidden, allowed)

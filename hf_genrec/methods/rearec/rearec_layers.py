@@ -43,6 +43,11 @@ def last_items(real: torch.Tensor) -> torch.Tensor:
     return (real * torch.arange(real.shape[1], device=real.device)).argmax(-1, keepdim=True)
 
 
+def rows_at(states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Of (B, T, n) those at the positions (B, M), (B, M, n); take_along_dim would fix the shapes of an export."""
+    return states.gather(1, positions.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+
+
 def used_columns(used: torch.Tensor) -> int:
     """How many columns from the first one on hold all that is used (B, T), at least 1."""
     return int(last_items(used).max()) + 1
@@ -211,7 +216,7 @@ class ReaRecLayer(nn.Module):
         """
         cache = LayerCache(*self.attention.keys_values(hidden))
         if positions is not None:
-            hidden = torch.take_along_dim(hidden, positions.unsqueeze(-1), dim=1)
+            hidden = rows_at(hidden, positions)
         return self.feed_forward(self.attention.encode(hidden, cache, allowed)), cache
 
     def reason(self, hidden: torch.Tensor, cache: LayerCache, mask: torch.Tensor) -> tuple[torch.Tensor, LayerCache]:

@@ -199,7 +199,9 @@ def test_sweep(rearec_config, own_data, monkeypatch, capsys, caplog):
     # Another value is added: the others are not trained again.
     trained = []
     original = train.main
-    monkeypatch.setattr(train, "main", lambda config: trained.append(config.model.temperature) or original(config))
+    monkeypatch.setattr(
+        train, "main", lambda config, *more: trained.append(config.model.temperature) or original(config)
+    )
     with caplog.at_level("INFO"):
         run_command(monkeypatch, capsys, "sweep", *options, "--values", "1,0.5,0.2")
     assert trained == [0.5]
