@@ -7,6 +7,8 @@ import typer
 
 from hf_genrec.terminal import quiet
 
+EXTRA = "onnx"
+
 
 def command(
     run: Annotated[str, typer.Argument(help="Run folder, for instance runs/mine.")],
