@@ -134,7 +134,7 @@ def _metadata(name: str, tags: list[str], results_folder: Path, model: str) -> s
 
     found = _of_results(results_folder / "test.json", partial(_evaluation_results, model))
     measured: dict[str, Any] = {"model_name": name, "eval_results": found} if found else {}
-    return ModelCardData(library_name="transformers", license="apache-2.0", tags=tags, **measured).to_yaml()
+    return ModelCardData(library_name="transformers", tags=tags, **measured).to_yaml()
 
 
 def _evaluation_results(model: str, records: dict[str, Any]) -> list[Any]:

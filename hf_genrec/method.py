@@ -173,7 +173,11 @@ def _auto_class_in(config: dict[str, Any], folder: str | Path) -> str:
 
 def open_model(folder_or_repo: str | Path, **settings: Any) -> Any:
     """[`load_model`] of a run folder's model, a saved model, or a repository on the Hub."""
-    model = Path(folder_or_repo) / "model"
+    place, model = Path(folder_or_repo), Path(folder_or_repo) / "model"
+    if not place.exists() and place.parent != Path() and place.parent.is_dir():
+        raise FileNotFoundError(
+            f"{place} is not there, and {place.parent} is a folder of this machine: correct the name"
+        )
     return load_model(model if (model / "config.json").is_file() else folder_or_repo, **settings)
 
 

@@ -72,12 +72,14 @@ def command(
         return
     from hf_genrec.serving.application import build_application
     from hf_genrec.serving.served_model import ServedModel
-    from hf_genrec.serving.server import serve
+    from hf_genrec.serving.server import bound_port, serve
 
+    listening = bound_port(host, port)
     models = [ServedModel(run, name, cache_bytes) for name, run in named]
     application = build_application(models, settings)
-    typer.echo(f"{', '.join(model.name for model in models)} at http://{host}:{port}, documentation at /docs", err=True)
-    serve(application, settings, host, port)
+    place = f"http://{host}:{listening.getsockname()[1]}"
+    typer.echo(f"{', '.join(model.name for model in models)} at {place}, documentation at {place}/docs", err=True)
+    serve(application, settings, listening)
 
 
 def named_run(value: str) -> tuple[str | None, str]:

@@ -12,7 +12,7 @@ import numpy as np
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as AnyHTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from hf_genrec.serving.batching import Batcher, QueueFull
 from hf_genrec.serving.bodies import (
@@ -139,7 +139,8 @@ def build_application(models: Sequence[ServedModel], settings: ServerSettings | 
             ]
             for ids, scores in zip(*answered.answer, strict=True)
         ]
-        return JSONResponse({"model": model.name, "items": lists[0] if single else lists, "left_out": left_out})
+        found = {"items": lists[0], "left_out": left_out[0]} if single else {"items": lists, "left_out": left_out}
+        return JSONResponse({"model": model.name, **found})
 
     @app.post("/items", response_model=AddedItems, responses=failures | {409: {"model": Failure}})
     async def add_items(body: NewItemsRequest, request: Request) -> Any:  # type: ignore[valid-type]
@@ -181,6 +182,11 @@ def build_application(models: Sequence[ServedModel], settings: ServerSettings | 
             }
         )
 
+    @app.get("/", include_in_schema=False)
+    async def root() -> Any:
+        """Whoever opens the address in a browser."""
+        return RedirectResponse("/docs")
+
     @app.get("/health", responses={200: {"content": {"application/json": {"example": {"status": "ok"}}}}})
     async def health() -> Any:
         """Whether the process answers at all."""
@@ -210,6 +216,8 @@ def build_application(models: Sequence[ServedModel], settings: ServerSettings | 
     @app.exception_handler(RequestValidationError)
     async def not_valid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
+        if "application/json" not in request.headers.get("content-type", "application/json"):
+            return JSONResponse({"detail": "send the body as Content-Type: application/json"}, 422)
         place = ".".join(str(part) for part in first["loc"])
         return JSONResponse({"detail": ascii(f"{place}: {first['msg']}"[:500])[1:-1]}, 422)
 
@@ -237,15 +245,15 @@ def _observer(metrics: ServerMetrics, name: str):
     return observe
 
 
-def _rows(processor: Any, histories: list[list[str]], unknown: str) -> tuple[list[np.ndarray], list[str]]:
+def _rows(processor: Any, histories: list[list[str]], unknown: str) -> tuple[list[np.ndarray], list[list[str]]]:
     """
-    Catalogue rows of histories, and the ids that the catalogue does not have.
+    Catalogue rows of histories, and of each history the ids that the catalogue does not have.
 
     Raises:
         ValueError: for such an id, if `unknown` is "raise".
     """
     if unknown == "raise":
-        return processor.batch_rows(histories)[0], []
-    left_out = [item_id for history in histories for item_id in history if item_id not in processor]
+        return processor.batch_rows(histories)[0], [[] for _ in histories]
+    left_out = [[item_id for item_id in dict.fromkeys(history) if item_id not in processor] for history in histories]
     kept = [[item_id for item_id in history if item_id in processor] for history in histories]
-    return processor.batch_rows(kept)[0], list(dict.fromkeys(left_out))
+    return processor.batch_rows(kept)[0], left_out

@@ -22,7 +22,9 @@ class Recommendations(BaseModel):
 
     model: str
     items: list[RecommendedItem] | list[list[RecommendedItem]]
-    left_out: list[str] = Field(description="items of the histories that the catalogue does not have")
+    left_out: list[str] | list[list[str]] = Field(
+        description="items of the history, or of each history, that the catalogue does not have"
+    )
 
 
 class CatalogueItem(BaseModel):

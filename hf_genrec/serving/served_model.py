@@ -10,7 +10,7 @@ import numpy as np
 
 from hf_genrec.files import restore_folder
 from hf_genrec.hub import model_fingerprint
-from hf_genrec.method import load_method, load_model
+from hf_genrec.method import load_method, open_model
 from hf_genrec.training.run_folder import RunFolder
 
 
@@ -71,7 +71,7 @@ class ServedModel:
         self.folder: str | Path = run.model if is_run else run_or_repo
         if not is_run and run.path.is_dir() and not (run.path / "config.json").is_file():
             run.require_model()
-        self.model = load_model(self.folder)
+        self.model = open_model(run_or_repo)
         self.name = name or Path(run_or_repo).resolve().name
         self.method = load_method(self.model.config.model_type)
         self.fingerprint = model_fingerprint(Path(self.folder)) if Path(self.folder).is_dir() else None

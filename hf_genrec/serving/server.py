@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 import sys
 from typing import Any
 
@@ -31,27 +32,32 @@ class DrainingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(application: Any, settings: ServerSettings, host: str, port: int) -> None:
+def bound_port(host: str, port: int) -> socket.socket:
     """
-    Answer requests until SIGTERM or Ctrl-C; a line of JSON on standard output for each.
+    A socket that listens on a port, before models are loaded for it.
 
     Raises:
-        OSError: if the port is taken.
+        OSError: if the port is taken, or the address is none of this machine's.
     """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise OSError(f"{host}, port {port}: {error.strerror or error}: give another --port or --host") from error
+
+
+def serve(application: Any, settings: ServerSettings, listening: socket.socket) -> None:
+    """Answer requests on a socket until SIGTERM or Ctrl-C; a line of JSON on standard output for each."""
     lines = logging.getLogger("hf_genrec.serving.requests")
     lines.propagate = False
     lines.setLevel(logging.INFO)
     lines.addHandler(logging.StreamHandler(sys.stdout))
     config = uvicorn.Config(
         application,
-        host=host,
-        port=port,
         access_log=False,
         log_level="warning",
         timeout_graceful_shutdown=int(settings.timeout_seconds) + 1,
-        backlog=2048,
     )
-    listening = config.bind_socket()
     server = DrainingServer(config, application, settings.drain_seconds)
     try:
         server.run(sockets=[listening])

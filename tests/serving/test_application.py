@@ -127,6 +127,8 @@ def test_unknown_items_are_refused_or_left_out_and_named(served):
     assert skipped.json()["left_out"] == ["nothing"]
     wanted = served["care"].model.recommend(["item-3", "item-9"])[0]
     assert [item["item_id"] for item in skipped.json()["items"]] == wanted
+    (several,) = ask([served["care"]], {"histories": [["item-3"], history, ["x"]], "unknown": "skip"})
+    assert several.json()["left_out"] == [[], ["nothing"], ["x"]]
     assert candidate.status_code == 422
     assert "candidates" in candidate.json()["detail"]
 

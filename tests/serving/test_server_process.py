@@ -71,4 +71,5 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        assert exit_code("serve", run, "--port", taken.getsockname()[1]) != 0
+        assert exit_code("serve", run, "--port", taken.getsockname()[1]) == 2
+    assert "give another --port" in capsys.readouterr().err

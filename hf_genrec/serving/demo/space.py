@@ -25,7 +25,6 @@ sdk_version: {gradio}
 python_version: "3.11"
 app_file: app.py
 pinned: false
-license: apache-2.0
 models:
 {models}
 ---
