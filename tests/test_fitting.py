@@ -266,7 +266,7 @@ def test_what_numbers_become_is_said(log, items, tmp_path, prepare_only, caplog)
         ({}, {"user_column": "who"}, r"interactions: no column 'who' \(user_column\)"),
         ({"item": "item_id"}, {}, r"items: no column 'item_id' \(item_column\)"),
         ({}, {"hiden_size": 3}, "fit: unknown setting 'hiden_size', did you mean 'hidden_size'"),
-        ({}, {"hidden_size": "big"}, "fit: argument --hidden_size.*invalid int value: 'big'"),
+        ({}, {"hidden_size": "big"}, "fit: hidden_size: 'big' is not a whole number"),
         ({}, {"codebook_sizes": [4]}, "fit: setting 'codebook_sizes' belongs to method"),
         ({}, {"hidden_size": {16}}, "setting 'hidden_size' is a set"),
         ({}, {"source": "movielens"}, "source follows from the other arguments"),
