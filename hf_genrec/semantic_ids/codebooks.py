@@ -75,9 +75,10 @@ def _fit_level(residuals: np.ndarray, level: int, size: int, seed: int) -> tuple
         if len(distinct) == size:
             break
     else:
+        fits = 2 ** max(1, len(distinct).bit_length() - 2)
         raise ValueError(
-            f"level {level} has {len(distinct)} distinct vectors for {size} codes; lower codebook_sizes[{level}] or "
-            "leave the level out"
+            f"level {level} has {len(distinct)} distinct vectors for {size} codes; lower codebook_sizes[{level}] "
+            f"({fits} codes at every level are enough for so few) or leave the level out"
         )
 
     def first_centroids(vectors, count, random_state):
