@@ -39,6 +39,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "num_generations": (1, 2**20),
     "path_top_n": (1, 2**31),
     "horizon": (1, 2**20),
+    "num_iterations": (1, 2**20),
 }
 
 
