@@ -60,7 +60,7 @@ def build_page(desk: Desk) -> gr.Blocks:
                     )
                     users = _pane(elem_id="gr-users")
                 shown_history = _pane(desk.show_history([]), elem_id="gr-history")
-                with gr.Row():
+                with gr.Row(elem_id="gr-buttons"):
                     if desk.users:
                         any_user = gr.Button("Any user", size="sm", elem_id="gr-any-user", min_width=120)
                     clear = gr.Button("Empty the history", size="sm", elem_id="gr-clear", min_width=120)

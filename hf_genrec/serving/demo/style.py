@@ -21,6 +21,7 @@ CSS = """
   border: 1px solid var(--border-color-primary); background: var(--background-fill-primary); }
 .gr-choices button::before { content: "+"; color: var(--color-accent); font-weight: 700; margin-right: .5rem; }
 .gr-choices button:hover, .gr-answer button:hover { border-color: var(--color-accent); }
+#gr-buttons { box-sizing: border-box; padding: 0 calc(var(--spacing-xl) + 2px); }
 .gr-history { display: flex; flex-direction: column; gap: .2rem; max-height: 21rem; overflow-y: auto; }
 .gr-history li { display: flex; align-items: center; justify-content: space-between; gap: .5rem; font-size: .92rem;
   padding: .1rem .2rem .1rem .7rem; border-left: 3px solid var(--color-accent); min-width: 0; }
