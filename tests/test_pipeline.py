@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import USERS, check_a_killed_training, run_command, run_pipeline
+from conftest import USERS, check_a_killed_training, exit_code, run_command, run_pipeline
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -119,3 +119,30 @@ def test_every_run_writes_whole_files(trained):
     assert not [
         path for path in Path(trained).rglob("*") if path.name.endswith(".tmp") or path.name.startswith(".model")
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "no item has a title, and its id stands for it: name the column by title_column (columns: name, kind)"),
+        (["--title_column", "name"], "the items' columns kind are kept, and not part of their text"),
+        (["--title_column", "name", "--text_columns", "title", "kind"], None),
+    ],
+)
+def test_prepare_says_which_columns_of_the_items_are_no_text(tmp_path, caplog, options, said):
+    log = [f"u{user},f{item},{1_600_000_000 + 100 * item}" for user in range(4) for item in range(5)]
+    (tmp_path / "log.csv").write_text("\n".join(["user_id,item_id,timestamp", *log]) + "\n")
+    (tmp_path / "items.csv").write_text("item_id,name,kind\n" + "".join(f"f{item},Film,red\n" for item in range(5)))
+    paths = [
+        "--source_path",
+        tmp_path / "log.csv",
+        "--item_path",
+        tmp_path / "items.csv",
+        "--output_dir",
+        tmp_path / "run",
+    ]
+    with caplog.at_level("INFO", "hf_genrec"):
+        assert exit_code("prepare", "--source", "tabular", *paths, *options) == 0
+    lines = [line for line in caplog.messages if "title_column" in line or "part of their text" in line]
+    assert len(lines) == (said is not None)
+    assert said is None or lines[0].startswith(said)
