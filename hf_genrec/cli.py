@@ -12,8 +12,7 @@ import typer
 
 from hf_genrec.terminal import quiet, shown
 
-HELP = "Generative recommenders: from an interaction log to semantic IDs, a trained model and recommended titles."
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 # Their options are the keys of the argument classes, which take seconds to import: `--help` is passed on, too.
 PASS_ON: dict[str, Any] = {
@@ -24,6 +23,23 @@ ConfigOption = Annotated[
     str | None, typer.Option(help="YAML file, or a shipped name (`hf-genrec configs` lists them).")
 ]
 RunArgument = Annotated[str, typer.Argument(help="Run folder, for instance runs/mine.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(version("hf_genrec"))
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Generative recommenders: from an interaction log to semantic IDs, a trained model and recommended titles."""
 
 
 def main() -> None:
