@@ -111,3 +111,12 @@ def test_a_report_that_lacks_a_part_is_not_whole(tmp_path, place):
     path = written(tmp_path, report)
     read_prepare_report(path)
     assert f"does not say {place} of" in refusal(path, lambda path: require_whole(read_prepare_report(path), path))
+
+
+def test_data_of_before_end_time_are_whole(tmp_path):
+    report = whole(tmp_path)
+    del report["settings"]["end_time"]
+    require_whole(report, tmp_path)
+    report["dropped"]["end_time"] = COUNTS
+    with pytest.raises(ValueError, match=r"does not say settings\.end_time of"):
+        require_whole(report, tmp_path)
