@@ -22,7 +22,7 @@ _EXPECTED = {
     "text": "text columns hold text, numbers, or lists of text",
     "further": "further columns of items hold text, numbers, truth, or lists of text",
 }
-# Beyond it neighbouring whole numbers are the same float64.
+# From it on neighbouring whole numbers are the same float64.
 _EXACT = 2**53
 
 
@@ -60,7 +60,7 @@ def as_id(cell: Any, column: str) -> str:
     if isinstance(cell, float | Decimal):
         # of a long Decimal % has no answer
         part = cell - cell.to_integral_value() if isinstance(cell, Decimal) else cell % 1
-        if part or (isinstance(cell, float) and abs(cell) > _EXACT):
+        if part or (isinstance(cell, float) and abs(cell) >= _EXACT):
             raise ValueError(f"the id {cell} in column {column!r} is a decimal number: store ids as text or integers")
         cell = int(cell)
     if isinstance(cell, bool) or not isinstance(cell, str | int | UUID):

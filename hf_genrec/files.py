@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -199,8 +200,27 @@ def fingerprint(parts: Iterable[bytes | memoryview | Path]) -> str:
 
 
 def source_fingerprint(path: Path) -> str:
-    """What a file, or the files of a folder, are known by: of a changed one size and time may be as they were."""
-    return fingerprint(sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path])
+    """
+    What a file, or the files of a folder, are known by: of a changed one size and time may be as they were.
+
+    Raises:
+        OSError: as [`require_stored`], or if there is no such file.
+    """
+    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    for file in (path, *files):
+        require_stored(file)
+    return fingerprint(files)
+
+
+def require_stored(path: Path) -> None:
+    """
+    Raises:
+        OSError: unless `path` is a file or folder that is stored: devices, pipes and what the system tells in /proc and
+            /sys may be read without end.
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or path.resolve().parts[:2] in (("/", "proc"), ("/", "sys")):
+        raise OSError(f"{path} is no stored file and no folder of such: name one")
 
 
 def weights_fingerprint(folder: Path) -> str | None:

@@ -7,7 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from hf_genrec.catalogue.json_files import naming
 from hf_genrec.data.arguments import DataArguments
+from hf_genrec.data.prepare_report import REMEDY, require_whole
 from hf_genrec.data.prepared import ITEMS_FILE, REPORT_FILE, SEQUENCES_FILE, PreparedData
 from hf_genrec.dataset_scripts.licences import LICENCES
 from hf_genrec.files import source_fingerprint, write_json
@@ -83,10 +85,12 @@ def push_data(
         the address of the commit or of the pull request; for a dry run the files and their sizes.
 
     Raises:
-        ValueError: if the licence of the source forbids it, or the source has changed since it was prepared.
+        ValueError: if the licence of the source forbids it, the source has changed since it was prepared, or
+            prepare.json does not say all of it.
         OSError: if a file is missing, or the Hub cannot be reached or refuses.
     """
     prepared = PreparedData.load(data)
+    require_whole(prepared.report, data / REPORT_FILE)
     settings = prepared.report["settings"]
     known = LICENCES.get(settings["source"])
     if known is not None and not known.may_share and not have_permission:
@@ -101,21 +105,23 @@ def push_data(
             )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        tables = _write(folder, data, prepared, _source_tables(prepared))
+        tables = _write(folder, data, prepared, _source_tables(data, prepared))
         card = _card(to.repo_id, prepared, tables, licence)
         (folder / "README.md").write_text(card, encoding="utf-8")
         files = files_of(folder)
         return listing(files, to) if dry_run else upload(files, to, "Upload data with hf_genrec")
 
 
-def _source_tables(prepared: PreparedData) -> dict[str, Any]:
+def _source_tables(data: Path, prepared: PreparedData) -> dict[str, Any]:
     from hf_genrec.dataset_scripts import load_source
 
     names = {entry.name for entry in fields(DataArguments)}
     settings = {name: value for name, value in prepared.report["settings"].items() if name in names}
     for name, source in prepared.report.get("sources", {}).items():
         settings[name] = source["path"]  # wherever this is called from
-    return load_source(DataArguments(**settings))
+    with naming(data / REPORT_FILE, REMEDY):
+        arguments = DataArguments(**settings)
+    return load_source(arguments)
 
 
 def _write(folder: Path, data: Path, prepared: PreparedData, sources: dict[str, Any]) -> dict[str, tuple[int, list]]:

@@ -1,6 +1,5 @@
 """A run folder in Python: its data, its model, its figures, and lists of recommended items as DataFrames."""
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from hf_genrec.catalogue.json_files import read_json
 from hf_genrec.catalogue.recommendation_frame import load_pandas, recommendation_frame
 from hf_genrec.catalogue.request_checks import as_batch, checked_choice, listed, shown
 from hf_genrec.cells import as_id
@@ -66,9 +66,14 @@ class Run:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """What `results/` holds, by file name: `training`, and what was evaluated, `test` for instance."""
+        """
+        What `results/` holds, by file name: `training`, and what was evaluated, `test` for instance.
+
+        Raises:
+            ValueError: a file is damaged.
+        """
         files = sorted(self._parts.results.glob("*.json"))
-        return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in files}
+        return {path.stem: read_json(path, remedy="train or evaluate again, or delete it") for path in files}
 
     def recommend(
         self,
@@ -178,7 +183,8 @@ class Run:
     @cached_property
     def _numbers(self) -> tuple[bool, ...]:
         """Whether user ids and item ids were whole numbers in the log; only Parquet files and DataFrames tell."""
-        settings, source = self.data.report["settings"], self.data.report.get("sources", {}).get("source_path")
+        settings = self.data.settings("source", "user_column", "item_column")
+        source = self.data.report.get("sources", {}).get("source_path")
         if settings["source"] != "tabular" or source is None:
             return False, False
         for path in (self.folder / SOURCE / INTERACTIONS_FILE, Path(source["path"])):

@@ -4,10 +4,11 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from hf_genrec.files import OLD, naming, require_writable, restore_folder, whole_folder
+from hf_genrec.files import OLD, naming, require_writable, restore_folder, source_fingerprint, whole_folder
 
 
 def contents(folder):
@@ -196,3 +197,21 @@ def test_a_full_disk_is_named_with_what_to_do(tmp_path, number, remedy):
         raise OSError(number, os.strerror(number))
     with pytest.raises(FileNotFoundError, match="nothing"), naming(tmp_path):
         (tmp_path / "nothing").read_text()
+
+
+def test_only_what_is_stored_is_fingerprinted(tmp_path):
+    """A device or a pipe would be read without end."""
+    os.mkfifo(tmp_path / "pipe")
+    for place in ("/dev/zero", "/proc", "/proc/version", tmp_path / "pipe"):
+        with pytest.raises(OSError, match=f"{place} is no stored file and no folder of such"):
+            source_fingerprint(Path(place))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a").write_text("x")
+    before = source_fingerprint(folder)
+    assert before == source_fingerprint(folder / "a")
+    os.mkfifo(folder / "b")  # is none of its files
+    assert source_fingerprint(folder) == before
+    (folder / "c").symlink_to("/proc/version")
+    with pytest.raises(OSError, match="c is no stored file"):
+        source_fingerprint(folder)

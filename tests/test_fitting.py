@@ -176,6 +176,18 @@ def test_figures_and_evaluate(run):
     assert frame.loc["ReaRec", "ndcg@10"] == of_model["ndcg@10"]["value"]
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "{"])
+def test_a_damaged_file_of_figures_is_named(run, text):
+    path = run.folder / "results/damaged.json"
+    path.write_text(text)
+    try:
+        with pytest.raises(ValueError, match=f"{path} is damaged .*delete it") as error:
+            _ = run.figures
+        assert "\n" not in str(error.value)
+    finally:
+        path.unlink()
+
+
 def test_a_finished_run_is_opened_by_its_folder(run):
     opened = hf_genrec.Run(str(run.folder))
     assert opened.recommend([7], k=3) == run.recommend([7], k=3)

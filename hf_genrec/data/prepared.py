@@ -12,12 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hf_genrec.catalogue.json_files import read_json
+from hf_genrec.cells import is_list, shortened, shown
+from hf_genrec.data.prepare_report import REMEDY, read_prepare_report
 from hf_genrec.files import fingerprint, restore_folder, whole_folder, write_json
 
 SEQUENCES_FILE = "sequences.parquet"
 ITEMS_FILE = "items.parquet"
 REPORT_FILE = "prepare.json"
+# What `save` writes, by column.
+_SEQUENCES = {"user_id": "string", "item_ids": "list of string", "num_validation": "int64", "num_test": "int64"}
+_ITEMS = {"item_id": "string"}
 
 
 @dataclass(eq=False)
@@ -50,6 +54,7 @@ class PreparedData:
         num_validation: (users,) int64, how many items before the test targets are validation targets.
         num_test: (users,) int64, how many of the last items are test targets.
         report: settings and counts: what was read, what was dropped and why, what the split holds.
+        folder: where they were read from; `None` for those just prepared.
     """
 
     user_ids: list[str]
@@ -59,6 +64,19 @@ class PreparedData:
     num_validation: np.ndarray
     num_test: np.ndarray
     report: dict[str, Any]
+    folder: Path | None = None
+
+    def settings(self, *names: str) -> dict[str, Any]:
+        """How the data were prepared.
+
+        Raises:
+            ValueError: if the report does not say it of these settings.
+        """
+        settings = self.report.get("settings", {})
+        if missing := [name for name in names if name not in settings]:
+            path = REPORT_FILE if self.folder is None else self.folder / REPORT_FILE
+            raise ValueError(f"{path} does not say {', '.join(missing)} of the prepared data: {REMEDY}")
+        return settings
 
     def train_sequences(self) -> list[np.ndarray]:
         """(users,) sequences without validation and test targets; empty for a user first seen in a target."""
@@ -151,8 +169,8 @@ class PreparedData:
         """
         folder = Path(folder)
         report = read_report(folder)
-        sequences = _read_parquet(folder / SEQUENCES_FILE, {"user_id", "item_ids", "num_validation", "num_test"})
-        items = _read_parquet(folder / ITEMS_FILE, {"item_id"})
+        sequences = _read_parquet(folder / SEQUENCES_FILE, _SEQUENCES)
+        items = _read_parquet(folder / ITEMS_FILE, _ITEMS)
 
         lists = sequences["item_ids"].combine_chunks()
         ids = lists.flatten()
@@ -169,6 +187,7 @@ class PreparedData:
             num_validation=_numbers(sequences["num_validation"].combine_chunks()),
             num_test=_numbers(sequences["num_test"].combine_chunks()),
             report=report,
+            folder=folder,
         )
         if prepared.fingerprint != report["fingerprint"]:
             raise ValueError(f"the files in {folder} are not of one `hf-genrec prepare`: run it again")
@@ -184,17 +203,7 @@ def read_report(folder: Path) -> dict[str, Any]:
         ValueError: the report is damaged, or of an earlier version of this library.
     """
     require_files(folder)
-    path = folder / REPORT_FILE
-    report = read_json(path, remedy="run prepare again")
-    if not isinstance(report.get("fingerprint"), str):
-        raise ValueError(f"{path} does not say what the data are known by: run prepare again")
-    sources = report.get("sources", {})
-    known = isinstance(sources, dict) and all(isinstance(source, dict) for source in sources.values())
-    if not known or not all(isinstance(s.get(key), str) for s in sources.values() for key in ("path", "fingerprint")):
-        raise ValueError(f"{path} does not say which files the data are from (sources): run prepare again")
-    if not isinstance(report.get("settings", {}), dict):
-        raise ValueError(f"{path} does not say how the data were prepared (settings): run prepare again")
-    return report
+    return read_prepare_report(folder / REPORT_FILE)
 
 
 def _no_targets(name: str, settings: dict[str, Any]) -> str:
@@ -220,18 +229,39 @@ def require_files(folder: Path) -> None:
 
 def _numbers(array: pa.Array) -> np.ndarray:
     """(n,) int64. Array.to_numpy would import pandas, which a recommendation has no use for."""
-    if array.null_count:
-        raise ValueError(f"{SEQUENCES_FILE} holds nulls where numbers are expected: run prepare again")
     return np.from_dlpack(array).astype(np.int64)
 
 
-def _read_parquet(path: Path, columns: set[str]) -> pa.Table:
+def _read_parquet(path: Path, columns: dict[str, str]) -> pa.Table:
+    """
+    A table as `save` wrote it: every name once, `columns` of just these types and without nulls, others of what JSON
+    holds.
+    """
     try:
         with pq.ParquetFile(path) as file:  # pq.read_table would import pandas
             table = file.read()
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} cannot be read as Parquet ({reason}): run prepare again") from None
-    if missing := columns - set(table.column_names):
-        raise ValueError(f"{path} has no column {', '.join(sorted(missing))}: run prepare again")
+        raise ValueError(f"{path} cannot be read as Parquet ({reason}): {REMEDY}") from None
+    names = table.column_names
+    if missing := columns.keys() - set(names):
+        raise ValueError(f"{path} has no column {', '.join(sorted(missing))}: {REMEDY}")
+    for name, column in zip(names, table.columns, strict=True):
+        if names.count(name) > 1:
+            raise ValueError(f"{path}: column {shown(name)} is there twice: {REMEDY}")
+        kind = f"list of {column.type.value_type}" if pa.types.is_list(column.type) else str(column.type)
+        if kind != columns.get(name, kind) or not _is_plain(column.type):
+            expected = columns.get(name, "text or numbers")
+            raise ValueError(f"{path}: column {shown(name)} is of type {shortened(kind, 60)}, not {expected}: {REMEDY}")
+        if name in columns and column.null_count:
+            raise ValueError(f"{path}: column {shown(name)} holds nulls: {REMEDY}")
     return table
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether cells of this type are what JSON holds: text, numbers, truth, nothing, or lists of such."""
+    if is_list(kind):
+        return _is_plain(kind.value_type)
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return text or number or pa.types.is_null(kind)

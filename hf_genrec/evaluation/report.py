@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_genrec.catalogue.json_files import naming, read_json
-from hf_genrec.data.prepared import REPORT_FILE, PreparedData
+from hf_genrec.data.prepared import PreparedData
 from hf_genrec.evaluation.evaluator import EvaluationResult
 
 METRIC_TITLES = {"recall": "Recall", "ndcg": "NDCG"}
@@ -102,22 +102,14 @@ def training_seed(model_folder: Path) -> int:
 
 def data_set(prepared: PreparedData) -> str:
     """Where the data came from."""
-    settings = _settings(prepared)
+    settings = prepared.settings("source", "source_path")
     return settings["source_path"] or settings["source"]
 
 
 def tie_order(prepared: PreparedData) -> str:
     """How equal timestamps of a user were ordered."""
-    settings = _settings(prepared)
+    settings = prepared.settings("tie_order", "tie_seed")
     return settings["tie_order"] if settings["tie_order"] == "file" else f"shuffle, seed {settings['tie_seed']}"
-
-
-def _settings(prepared: PreparedData) -> dict[str, Any]:
-    settings = prepared.report.get("settings", {})
-    missing = [name for name in ("source", "source_path", "tie_order", "tie_seed") if name not in settings]
-    if missing:
-        raise ValueError(f"{REPORT_FILE} does not say {', '.join(missing)} of the prepared data: run prepare again")
-    return settings
 
 
 def _made_by(command: Sequence[str] | None = None) -> dict[str, Any]:

@@ -129,4 +129,25 @@ def read_table(folder: str | Path) -> dict[str, Any]:
         for name, entry in (("item_ids", str), ("codebook_sizes", int)):
             if not all(type(value) is entry for value in table[name]):
                 raise ValueError(f"{name} is no list of {entry.__name__}")
+        _check_report(table["report"])
     return table
+
+
+def _check_report(report: dict[str, Any]) -> None:
+    """What is read of it: how the codes were made, and from what."""
+    for name in ("made_from", "collisions"):
+        if not isinstance(report.get(name, {}), dict):
+            raise ValueError(f"report.{name} is no object")
+    made_from, added = report.get("made_from", {}), report.get("items_added", 0)
+    if not isinstance(made_from.get("settings", {}), dict):
+        raise ValueError("report.made_from.settings is no object")
+    if type(added) is not int or added < 0:
+        raise ValueError("report.items_added is no count")
+    if "collisions" not in report:
+        return
+    if report["collisions"].get("policy") not in ("resolve", "extra_code", "keep"):
+        raise ValueError("report.collisions.policy is none of resolve, extra_code, keep")
+    for name in ("before", "after"):
+        counts = report["collisions"].get(name)
+        if not isinstance(counts, dict) or type(counts.get("items")) is not int:
+            raise ValueError(f"report.collisions.{name} holds no counts")

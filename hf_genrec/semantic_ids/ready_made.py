@@ -107,7 +107,7 @@ def _read_npy(path: Path) -> tuple[list[str], np.ndarray]:
 
 def _read_parquet(path: Path, id_column: str) -> tuple[list[str], np.ndarray]:
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, partitioning=None)  # folders' names are no numbers of a vector
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path}: not a Parquet file that can be read ({reason})") from None

@@ -13,6 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hf_genrec.catalogue.json_files import read_json
 from hf_genrec.files import fingerprint, spelled_out, write_json
 from hf_genrec.training.lineage import read_lineage, require_same_lineage, trained_by
+from hf_genrec.training.trainer_state import read_state
 
 logger = logging.getLogger(__name__)
 
@@ -107,13 +108,8 @@ def _files_of(checkpoint: Path) -> dict[str, Path]:
 def _checked(checkpoint: Path, lineage: Mapping[str, Any]) -> str:
     """The checkpoint, whose best predecessor its state names by where it stands now."""
     require_same_lineage(checkpoint, lineage)
-    path = checkpoint / TRAINER_STATE_NAME
-    state = read_json(path, remedy=f"delete {checkpoint.parent} and train anew", finite=False)
-    if state.get("best_model_checkpoint") is not None:
-        if not isinstance(state["best_model_checkpoint"], str):
-            raise ValueError(
-                f"{path} names no folder as best_model_checkpoint: delete {checkpoint.parent} and train anew"
-            )
+    state = read_state(checkpoint)
+    if state["best_model_checkpoint"] is not None:
         # As it was written, from another working directory perhaps, or before the run was moved.
         best = checkpoint.parent / Path(state["best_model_checkpoint"]).name
         fault = fault_of(best)
@@ -123,6 +119,6 @@ def _checked(checkpoint: Path, lineage: Mapping[str, Any]) -> str:
                 f"{checkpoint.parent} and train anew"
             )
         state["best_model_checkpoint"] = str(best)
-        write_json(spelled_out(state), path)
+        write_json(spelled_out(state), checkpoint / TRAINER_STATE_NAME)
         mark_complete(checkpoint)
     return str(checkpoint)

@@ -1,6 +1,5 @@
 """What every training program ends with: train, write down what it took, export the best checkpoint."""
 
-import json
 import logging
 import resource
 import time
@@ -11,20 +10,22 @@ from typing import Any
 
 import torch.distributed
 from transformers import IntervalStrategy
-from transformers.trainer import TRAINER_STATE_NAME
 
 from hf_genrec.catalogue.flat_code import FlatCode, require_flat
+from hf_genrec.catalogue.json_files import naming, number, read_json
 from hf_genrec.catalogue.sound_scores import require_sound_weights
 from hf_genrec.files import spelled_out, whole_folder, working_in, write_json
 from hf_genrec.hub import save_model, write_model_card
 from hf_genrec.training.lineage import changed_settings, write_lineage
 from hf_genrec.training.run_folder import RunFolder
 from hf_genrec.training.trainer import GenRecTrainer, StopEarly
+from hf_genrec.training.trainer_state import read_state
 
 logger = logging.getLogger(__name__)
 
 TRAINING_FILE = "training.json"
 OF_THE_MODEL = ("num_weights", "steps", "epochs", "best_step", "best_validation_ndcg@10")
+COST = ("seconds", "cpu_seconds", "peak_memory_mib")
 
 
 def train_and_save(
@@ -65,7 +66,7 @@ def _train_and_save(trainer, run: RunFolder, resume: str | None, lineage, item_t
     arguments, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
     start = time.perf_counter()
     # Before the training, which may delete the checkpoint in favour of newer ones.
-    step = None if resume is None else _step_of(Path(resume))
+    step = None if resume is None else read_state(Path(resume))["global_step"]
     changed = [] if resume is None else changed_settings(Path(resume), lineage)
     trainer.train(resume_from_checkpoint=resume)
     finished = trainer.state.global_step == step
@@ -105,16 +106,17 @@ def _train_and_save(trainer, run: RunFolder, resume: str | None, lineage, item_t
         logger.info("%s, saved to %s", chosen, run.model)
 
 
-def _step_of(checkpoint: Path) -> int:
-    return json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
-
-
 def _what_it_took(path: Path, steps: int) -> dict[str, Any]:
     """What the record of a finished training says of its cost, which starting it again does not change."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}  # killed before it was written, or damaged since: it is written anew
-    if not isinstance(record, dict) or record.get("steps") != steps:
+        record = read_json(path)
+        with naming(path):
+            for name in COST:
+                number(record[name])
+    except (OSError, ValueError) as error:
+        if path.exists():  # otherwise the training was killed before it was written
+            logger.warning("what the training took is not known, and is written anew: %s", error)
+        return {}
+    if record.get("steps") != steps:
         return {}
     return {name: value for name, value in record.items() if name not in OF_THE_MODEL}

@@ -1,10 +1,12 @@
 import json
 import logging
+import re
 
 import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hf_genrec.data.arguments import DataArguments
@@ -291,6 +293,61 @@ def test_an_item_outside_the_catalogue_is_refused(tmp_path):
     prepared.save(tmp_path / "cut")
     with pytest.raises(ValueError, match=r"item 'c' is not in items\.parquet"):
         PreparedData.load(tmp_path / "cut")
+
+
+def changed(table, name, values):
+    return table.set_column(table.column_names.index(name), name, pa.array(values))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        *(
+            ("sequences", lambda table, values=values: changed(table, "num_test", values), f"'num_test' {said}")
+            for values, said in (
+                (["x"] * 3, "is of type string, not int64"),
+                ([True] * 3, "is of type bool"),
+                ([1.0] * 3, "is of type double"),
+                ([None] * 3, "is of type null"),
+                (pa.array([None] * 3, pa.int64()), "holds nulls"),
+            )
+        ),
+        *(
+            ("sequences", lambda table, values=values: changed(table, "item_ids", values), "'item_ids' is of type")
+            for values in (["a"] * 3, [[1]] * 3, [{"a": 1}] * 3, [None] * 3, [[["a"]]] * 3)
+        ),
+        ("sequences", lambda table: changed(table, "user_id", range(3)), "'user_id' is of type int64, not string"),
+        ("sequences", lambda table: table.append_column("user_id", table["user_id"]), "'user_id' is there twice"),
+        ("items", lambda table: changed(table, "item_id", range(4)), "'item_id' is of type int64, not string"),
+        ("items", lambda table: changed(table, "item_id", ["a", None, "b", "c"]), "'item_id' holds nulls"),
+        (
+            "items",
+            lambda table: changed(table, "item_id", table["item_id"].combine_chunks().dictionary_encode()),
+            "'item_id' is of type dict",
+        ),
+        ("items", lambda table: table.append_column("title", table["title"]), "'title' is there twice"),
+        ("items", lambda table: changed(table, "title", [b"x"] * 4), "'title' is of type binary, not text or numbers"),
+        ("items", lambda table: changed(table, "title", pa.array([1] * 4, pa.date32())), "'title' is of type date32"),
+        ("items", lambda table: changed(table, "title", [[{"a": 1}]] * 4), "'title' is of type list of struct"),
+    ],
+)
+def test_a_column_of_another_type_is_named(tmp_path, file, change, said):
+    run().save(tmp_path)
+    path = tmp_path / f"{file}.parquet"
+    pq.write_table(change(pq.ParquetFile(path).read()), path)
+    with pytest.raises(ValueError, match="run prepare again") as error:
+        PreparedData.load(tmp_path)
+    assert str(error.value).startswith(f"{path}: column {said}")
+    assert "\n" not in str(error.value)
+
+
+def test_what_the_report_does_not_say_is_named_with_its_folder(tmp_path):
+    prepared = run()
+    del prepared.report["settings"]["tie_seed"]
+    prepared.save(tmp_path)
+    place = re.escape(f"{tmp_path}/prepare.json")
+    with pytest.raises(ValueError, match=f"^{place} does not say tie_seed of the prepared data: run prepare again$"):
+        PreparedData.load(tmp_path).settings("source", "tie_seed")
 
 
 def test_nothing_partial_is_left_when_writing_fails(tmp_path):

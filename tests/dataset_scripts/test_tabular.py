@@ -292,6 +292,7 @@ def test_json_lines_and_compressed_files_give_the_same_rows(write, load, suffix)
         ('{"user_id": ["u"], "item_id": "a"}', "line 2: the id in column 'user_id' is a list"),
         ('{"user_id": {}, "item_id": "a"}', "line 2: the id in column 'user_id' is an object"),
         ('{"user_id": 1.5, "item_id": "a"}', "line 2: the id 1.5 in column 'user_id' is a decimal number"),
+        ('{"user_id": 9007199254740993.0, "item_id": "a"}', "line 2: the id 9007199254740992.0 in column 'user_id'"),
         ('{"user_id": 1e300, "item_id": "a"}', "line 2: the id 1e+300 in column 'user_id' is a decimal number"),
         ('{"user_id": "\\ud800", "item_id": "a"}', "line 2: not JSON that can be read (half a character"),
         ('{"user_id": "u", "item_id": "a", "timestamp": [1]}', "line 2: bad timestamp: [1] is no time"),

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from learned_tokenizers import make_mpq
 from safetensors.numpy import load_file, save_file
 
 from hf_genrec.semantic_ids.health import draw_health, health_report
-from hf_genrec.semantic_ids.ids import SemanticIds
+from hf_genrec.semantic_ids.ids import SemanticIds, read_table
 from hf_genrec.semantic_ids.published_codes import load_published_codes
 from hf_genrec.semantic_ids.residual_kmeans import fit_residual_kmeans
 
@@ -232,3 +233,24 @@ def test_a_damaged_table_is_named(tmp_path, key, value):
     (tmp_path / "semantic_ids.json").write_text(json.dumps(table | {key: value}))
     with pytest.raises(ValueError, match=r"semantic_ids\.json is damaged \([^\n]*make the semantic IDs again"):
         SemanticIds.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"made_from": "x"}, "report.made_from"),
+        ({"made_from": None}, "report.made_from"),
+        ({"made_from": {"settings": [1]}}, "report.made_from.settings"),
+        ({"items_added": "x"}, "report.items_added"),
+        ({"collisions": 5}, "report.collisions"),
+        ({"collisions": {"policy": "x"}}, "report.collisions.policy"),
+        ({"collisions": {"policy": "keep", "before": {"items": 0}}}, "report.collisions.after"),
+    ],
+)
+def test_a_report_of_another_shape_is_named(tmp_path, change, named):
+    SemanticIds(["a"], np.array([[0]]), [1], change).save(tmp_path)
+    for read in (read_table, SemanticIds.load):
+        with pytest.raises(ValueError, match=f"{re.escape(named)} .*make the semantic IDs again") as error:
+            read(tmp_path)
+        assert str(error.value).startswith(str(tmp_path / "semantic_ids.json"))
+        assert "\n" not in str(error.value)

@@ -205,3 +205,11 @@ def test_headers_that_say_what_a_numpy_file_does_not_hold(tmp_path, shape, kind)
             load_embeddings(path, [str(row) for row in range(24)])
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
+
+
+def test_the_names_of_folders_are_no_numbers_of_a_vector(tmp_path):
+    """Folders as Hive names them, which Arrow takes for a further column of the rows."""
+    for year, rows in ((2000, slice(0, 2)), (3000, slice(2, None))):
+        (tmp_path / f"year={year}").mkdir()
+        parquet(tmp_path / f"year={year}", item_id=IDS[rows], **{f"v{n}": VECTORS[rows, n].tolist() for n in range(2)})
+    assert np.array_equal(load_embeddings(tmp_path, WANTED), EXPECTED[:, :2])

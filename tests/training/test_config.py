@@ -1,4 +1,5 @@
 import pytest
+from transformers import TrainerState
 
 from hf_genrec.methods.care.arguments import CareArguments
 from hf_genrec.methods.rearec.arguments import ReaRecArguments
@@ -86,7 +87,7 @@ def test_which_checkpoint_is_resumed(tmp_path, caplog):
         (tmp_path / f"checkpoint-{step}").mkdir()
         write_lineage(tmp_path / f"checkpoint-{step}", LINEAGE)
     for step in (9, 10):
-        (tmp_path / f"checkpoint-{step}/trainer_state.json").write_text("{}")
+        TrainerState(global_step=step).save_to_json(str(tmp_path / f"checkpoint-{step}/trainer_state.json"))
         mark_complete(tmp_path / f"checkpoint-{step}")
     (tmp_path / "checkpoint-11/trainer_state.json").write_text('{"epo')
     with pytest.raises(ValueError, match="earlier training"):

@@ -287,3 +287,25 @@ def test_evaluations_without_checkpoints(tmp_path):
         GenRecTrainingArguments(
             str(tmp_path), use_cpu=True, eval_strategy="steps", save_strategy="steps", eval_steps=5, save_steps=10
         )
+
+
+def test_a_state_that_no_training_writes_is_refused_before_anything_is_replaced(run, train):
+    path = run / f"checkpoints/checkpoint-{steps(run)[-1]}/trainer_state.json"
+    state = json.loads(path.read_text())
+    before = (run / "model/model.safetensors").read_bytes()
+    for change in ({"log_history": 5}, {"stateful_callbacks": 5}, {"global_step": 10**12}):
+        path.write_text(json.dumps(state | change))
+        mark_complete(path.parent)
+        assert train(run, *LAST).startswith(f"error: {path} is damaged ({next(iter(change))}")
+        assert (run / "model/model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", '{"seconds": "x"}'])
+def test_a_damaged_record_of_a_finished_training_is_written_anew(run, train, caplog, text):
+    path = run / "results/training.json"
+    ended = record(run)["steps"]
+    path.write_text(text)
+    assert train(run, *LAST) == ""
+    assert f"is written anew: {path}" in caplog.text
+    assert record(run)["steps"] == ended
+    assert record(run)["cpu_seconds"] > 0
