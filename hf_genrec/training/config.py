@@ -169,8 +169,17 @@ def check_keys(
         place, content = str(path), read_yaml(path)
     arguments = list(overrides or [])
     method = _method(place, content, arguments, list(kinds), default)
+    of_file = content.get("method", method)
     for key in content:
-        _check_key(place, f"key {shown_value(key)}", str(key), method, kinds[method])
+        try:
+            _check_key(place, f"key {shown_value(key)}", str(key), method, kinds[method])
+        except ValueError:
+            if of_file != method and of_file in kinds and key in kinds[of_file].known_keys():
+                raise ValueError(
+                    f"{place}: method: {of_file}, and the option --method says {method}, which has no key "
+                    f"{shown_value(key)}: leave the option out, or give a configuration of {method}"
+                ) from None
+            raise
     quick = [cls for cls in kinds[method].classes if not isinstance(cls, DeclaredArguments)]
     content = _checked_values(place, content, kinds_of(quick))
     said: dict[str, Any] = {}
@@ -180,7 +189,11 @@ def check_keys(
             key = key.replace("-", "_").removeprefix("no_")
             _check_key("command line", f"option {shortened(argument, 80)}", key, method, kinds[method])
             said[key] = value or next(iter(arguments[number + 1 :]), "")
-    return content | said | {"method": method}
+    found = content | said | {"method": method}
+    if isinstance(found.get("output_dir"), str) and not found["output_dir"].strip():
+        place = "command line" if "output_dir" in said else place
+        raise ValueError(f"{place}: output_dir is empty: name the run folder, for instance runs/mine")
+    return found
 
 
 def parse_arguments(
