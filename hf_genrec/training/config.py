@@ -169,17 +169,8 @@ def check_keys(
         place, content = str(path), read_yaml(path)
     arguments = list(overrides or [])
     method = _method(place, content, arguments, list(kinds), default)
-    of_file = content.get("method", method)
     for key in content:
-        try:
-            _check_key(place, f"key {shown_value(key)}", str(key), method, kinds[method])
-        except ValueError:
-            if of_file != method and of_file in kinds and key in kinds[of_file].known_keys():
-                raise ValueError(
-                    f"{place}: method: {of_file}, and the option --method says {method}, which has no key "
-                    f"{shown_value(key)}: leave the option out, or give a configuration of {method}"
-                ) from None
-            raise
+        _check_key(place, f"key {shown_value(key)}", str(key), method, kinds[method])
     quick = [cls for cls in kinds[method].classes if not isinstance(cls, DeclaredArguments)]
     content = _checked_values(place, content, kinds_of(quick))
     said: dict[str, Any] = {}
@@ -261,6 +252,12 @@ def _method(place: str, content: dict, overrides: list[str], names: list[str], d
     method = parser.parse_known_args(overrides)[0].method
     if method not in names:
         raise ValueError(f"{place}: method: {shown_value(method)} is not one of {', '.join(names)}")
+    of_file = content.get("method", method)
+    if of_file in names and of_file != method:
+        raise ValueError(
+            f"{place}: method: {of_file}, and the option --method says {method}: leave the option out, or give a "
+            f"configuration of {method}"
+        )
     return method
 
 
