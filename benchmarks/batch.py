@@ -101,8 +101,9 @@ def killed(run: Path, output: Path, part_size: int, kills: int, within: float) -
 def by_ray(run: Path, histories: Path, output: Path, part_size: int, workers: int) -> float:
     """Users a second between the first parts, one of each worker, and the last one, by the times of the files."""
     folder = RunFolder(run)
-    batch = Batch(Recommend(folder.require_model().absolute()), history_rows(folder, histories), output, part_size)
-    parts = PartFolder(output, batch.work.name, batch.settings(), -(-batch.source.check() // part_size))
+    work = Recommend(folder.require_model().absolute())
+    batch = Batch(work, history_rows(folder, histories), output, part_size)
+    parts = PartFolder(output, work.name, batch.settings(), work.unit, batch.source.check(), work.counts)
     with parts.at_work():
         for record in on_ray(batch, parts.settings, parts.missing, lambda users: None, workers):
             parts.add(record)

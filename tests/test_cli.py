@@ -119,6 +119,12 @@ def test_ids_of_a_history_option(values, ids):
     assert _history_ids(values, ["a", "b,c", '5" disc']) == ids
 
 
+@pytest.mark.parametrize("values", [[",,"], [" , ", ""], [","]])
+def test_a_history_of_commas_alone(values):
+    with pytest.raises(ValueError, match=r"^--history [ ,]+: no item id in it"):
+        _history_ids(values, ["a"])
+
+
 def test_an_id_with_a_comma_is_recommended_from(tmp_path, monkeypatch, capsys):
     processor = make_processor()
     ids = [f"film, part {row}" for row in range(40)]

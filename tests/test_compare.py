@@ -131,6 +131,22 @@ def test_options(runs, tmp_path, monkeypatch, capsys, caplog):
     assert "seen items removed" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("model/training_args.json", content) for content in ("[]", "{}", '{"seed": "x"}', "[" * 100_000, "\udcff")]
+    + [
+        ("results/training.json", content) for content in ("[]", "{", "null", '{"cpu_seconds": "x"}', '{"epochs": [1]}')
+    ],
+)
+def test_damaged_records_of_a_training_are_said_before_the_work(runs, tmp_path, capsys, monkeypatch, file, content):
+    damaged = make_run(tmp_path / "damaged", by_scores())
+    (damaged / "results").mkdir()
+    (damaged / file).write_text(content, errors="surrogateescape")
+    monkeypatch.setattr("hf_genrec.trainers.compare_runs.load_model", None)
+    assert exit_code("compare", runs["scores"], damaged) == 2
+    assert f"{damaged / file} is damaged (" in capsys.readouterr().err
+
+
 def test_what_cannot_be_compared(runs, tmp_path, capsys):
     other_data = make_run(tmp_path / "elsewhere", by_scores(), make_data(seed=1))
     changed = make_run(tmp_path / "changed", by_scores())

@@ -4,7 +4,6 @@ hf-genrec compare runs/one runs/other
 hf-genrec compare runs/one runs/other runs/third --split validation --output-dir runs/compared
 """
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,7 +24,7 @@ from hf_genrec.evaluation.comparison import (
 from hf_genrec.evaluation.comparison_pictures import draw
 from hf_genrec.evaluation.cost import median_costs
 from hf_genrec.evaluation.evaluator import EvaluationResult, evaluate_recommender
-from hf_genrec.evaluation.report import record_header
+from hf_genrec.evaluation.report import record_header, training_cost, training_seed
 from hf_genrec.files import whole_file, write_json
 from hf_genrec.hub import model_fingerprint
 from hf_genrec.method import load_method, load_model
@@ -35,6 +34,7 @@ from hf_genrec.training.run_folder import RunFolder, run_names
 logger = logging.getLogger(__name__)
 
 TIMED_USERS = 64
+TRAINING_FILE = "training.json"
 K = 10
 
 
@@ -50,7 +50,8 @@ def main(
 
     Raises:
         FileNotFoundError: for a run without a model.
-        ValueError: for fewer than two runs, one that is named twice, or runs of different data.
+        ValueError: for fewer than two runs, one that is named twice, runs of different data, or a record of a training
+            that is damaged.
     """
     runs = {name: RunFolder(Path(folder)) for name, folder in run_names(run_folders).items()}
     for run in runs.values():
@@ -59,6 +60,10 @@ def main(
     folder = Path(output_dir or next(iter(runs.values())).path.parent / f"compare-{'-'.join(runs)}".replace("/", "-"))
     if folder.is_file():
         raise OSError(f"{folder} is a file: name a folder as --output-dir")
+    trained = {
+        name: {"seed": training_seed(run.model), **training_cost(run.results / TRAINING_FILE)}
+        for name, run in runs.items()
+    }
     prepared = PreparedData.load(next(iter(runs.values())).data)
     targets = prepared.split(split)  # type: ignore[arg-type]
     models = {}
@@ -85,7 +90,9 @@ def main(
         "num_users": first.num_users,
         "num_items": first.num_items,
         "interval": "95 % percentile bootstrap over users, of differences paired",
-        "runs": [_of_run(name, run, models[name], results[name], costs[name]) for name, run in runs.items()],
+        "runs": [
+            _of_run(name, run, models[name], results[name], costs[name], trained[name]) for name, run in runs.items()
+        ],
         "differences": differences(results),
         "list_k": K,
         "overlap": overlap(lists, K),
@@ -133,9 +140,14 @@ def _costs(models: dict[str, Any], histories: list[np.ndarray], exclude_seen: bo
     return costs
 
 
-def _of_run(name: str, run: RunFolder, model: Any, result: EvaluationResult, cost: dict[str, Any]) -> dict[str, Any]:
-    training_file = run.results / "training.json"
-    training = json.loads(training_file.read_text(encoding="utf-8")) if training_file.is_file() else {}
+def _of_run(
+    name: str,
+    run: RunFolder,
+    model: Any,
+    result: EvaluationResult,
+    cost: dict[str, Any],
+    trained: dict[str, Any],
+) -> dict[str, Any]:
     metrics: dict[str, dict[str, float | None]] = {}
     for metric, value in result.metrics.items():
         metrics[metric] = {"value": value if np.isfinite(value) else None}
@@ -146,10 +158,10 @@ def _of_run(name: str, run: RunFolder, model: Any, result: EvaluationResult, cos
         "folder": str(run.path),
         "method": load_method(model.config.model_type).title,
         "model": model_fingerprint(run.model),
-        "seed": json.loads((run.model / "training_args.json").read_text(encoding="utf-8"))["seed"],
+        "seed": trained["seed"],
         "num_weights": model.num_parameters(),
-        "training_cpu_seconds": training.get("cpu_seconds"),
-        "epochs": training.get("epochs"),
+        "training_cpu_seconds": trained["cpu_seconds"],
+        "epochs": trained["epochs"],
         "metrics": metrics,
         "cost": cost | {"users_per_second": result.users_per_second},
     }

@@ -127,6 +127,19 @@ def checked_temperature(value: Any) -> float:
     return number
 
 
+def checked_between(name: str, value: Any, low: float, high: float) -> float:
+    """
+    A number of Python or numpy.
+
+    Raises:
+        ValueError: for anything else, or one outside `low` to `high`.
+    """
+    number = _as_float(value)
+    if not low <= number <= high:
+        raise ValueError(f"{name}={shown(value)}: give a number from {low:g} to {high:g}.")
+    return number
+
+
 def _as_float(value: Any) -> float:
     """A number of Python or numpy; infinity for one that is too large, NaN for anything else."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)

@@ -123,6 +123,8 @@ def _history_ids(values: list[str], known: list[str]) -> list[str]:
                 ids.append(quoted.replace('""', '"'))
             elif plain.strip():
                 ids.append(plain.strip())
+    if not ids and any(value.strip() for value in values):
+        raise ValueError(f"--history {shown(','.join(values))}: no item id in it: name items, or leave commas out")
     return ids
 
 

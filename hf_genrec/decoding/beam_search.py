@@ -173,7 +173,7 @@ def constrained_beam_search(trie: ItemTrie, answer_token_id: int | None = None) 
         scores = scores / trie.num_levels**generation_config.length_penalty
         return GenerateBeamDecoderOnlyOutput(sequences=sequences, sequences_scores=scores)  # type: ignore[arg-type]
 
-    generate.num_paths = trie.num_leaves  # type: ignore[attr-defined]
+    generate.num_paths, generate.num_codes = trie.num_leaves, trie.num_levels  # type: ignore[attr-defined]
     return generate
 
 

@@ -2,13 +2,17 @@
 more than the catalogue has."""
 
 import copy
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..catalogue.request_checks import checked_count, checked_temperature
+from ..catalogue.request_checks import checked_between, checked_count, checked_temperature
 from ..catalogue.sound_scores import require_sound_weights
+
+MOST_PENALTY = 20.0  # of a length: scores divided by lengths to this power are numbers still
 
 
 class ItemGeneration:
@@ -43,7 +47,7 @@ class ItemGeneration:
         """
         transformers' `generate`. Its beam search fills up with copies of answers, and with what is none, where a logits
         processor of the catalogue lets fewer answers through than it is to return. Beams beyond those that can be alive
-        are left out.
+        are left out, and so are tokens behind the codes of an item.
 
         Raises:
             ValueError: for more `num_return_sequences` than different answers (of sampled beams: for more `num_beams`),
@@ -54,12 +58,18 @@ class ItemGeneration:
             configs = (kwargs, vars(generation_config or self.generation_config), vars(self.generation_config))
             return next((config[name] for config in configs if config.get(name) is not None), None)
 
-        checked: dict[str, Any] = {name: setting(name) for name in ("num_beams", "num_return_sequences")}
+        names = ("num_beams", "num_return_sequences", "max_new_tokens")
+        checked: dict[str, Any] = {name: setting(name) for name in names}
         checked = {name: checked_count(name, value) for name, value in checked.items() if value is not None}
         num_beams, wanted = (checked.get(name, 1) for name in ("num_beams", "num_return_sequences"))
         sampled, temperature = setting("do_sample"), setting("temperature")
         if sampled and temperature is not None:
             checked["temperature"] = checked_temperature(temperature)
+        _check_numbers(setting, [name for name in vars(self.generation_config) if name not in checked])
+        constraints = [kwargs.get("custom_generate"), *(logits_processor or ())]
+        lengths = [one.num_codes for one in constraints if hasattr(one, "num_codes")]
+        if lengths and "max_new_tokens" in checked:
+            checked["max_new_tokens"] = min(checked["max_new_tokens"], *lengths)
         limits = [one.num_answers for one in logits_processor or () if hasattr(one, "num_answers")]
         if limits and num_beams > 1:
             name = "num_beams" if sampled else "num_return_sequences"
@@ -68,7 +78,6 @@ class ItemGeneration:
                     f"{name}={checked[name]}, and only {min(limits)} different answers are legal: ask for at most "
                     f"{min(limits)}, or call recommend."
                 )
-        constraints = [kwargs.get("custom_generate"), *(logits_processor or ())]
         paths = [one.num_paths for one in constraints if hasattr(one, "num_paths")]
         if paths and num_beams > max(2, wanted, min(paths)):
             checked["num_beams"] = max(2, wanted, min(paths))
@@ -84,3 +93,18 @@ class ItemGeneration:
             ]
         require_sound_weights(self)  # type: ignore[arg-type]
         return super().generate(inputs, generation_config, logits_processor, *args, **kwargs)  # type: ignore[misc]
+
+
+def _check_numbers(setting: Callable[[str], Any], names: Iterable[str]) -> None:
+    """
+    Raises:
+        ValueError: for numbers that transformers takes and cannot compute with.
+    """
+    for name in names:
+        value = setting(name)
+        if name == "length_penalty" and value is not None:
+            checked_between(name, value, -MOST_PENALTY, MOST_PENALTY)
+        elif name == "top_p" and value is not None:
+            checked_between(name, value, 0, 1)
+        elif isinstance(value, float) and not math.isfinite(value) and name not in ("max_time", "temperature"):
+            raise ValueError(f"{name}={value}: give a finite number.")

@@ -48,6 +48,11 @@ class SetLogitsProcessor(LogitsProcessor):
         """How many beams can be alive."""
         return self.sets.num_leaves * (math.factorial(self.sets.num_codebooks) if self.order == "confidence" else 1)
 
+    @property
+    def num_codes(self) -> int:
+        """How many tokens an answer has."""
+        return self.sets.num_codebooks
+
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if input_ids.shape[1] > self.sets.num_codebooks:
             return scores

@@ -48,6 +48,11 @@ class TrieLogitsProcessor(LogitsProcessor):
         """How many beams can be alive."""
         return self.trie.num_leaves
 
+    @property
+    def num_codes(self) -> int:
+        """How many tokens an answer has."""
+        return self.trie.num_levels
+
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         # One assignment: threads that move it at once both go on with a trie on their device.
         trie = self.trie = self.trie.to(input_ids.device)

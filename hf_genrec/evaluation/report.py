@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from hf_genrec.catalogue.json_files import naming, read_json
+from hf_genrec.catalogue.json_files import naming, number, read_json
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.evaluation.evaluator import EvaluationResult
 
@@ -98,6 +98,22 @@ def training_seed(model_folder: Path) -> int:
         if not isinstance(seed, int) or isinstance(seed, bool):
             raise ValueError(f"seed {seed!r} is no whole number"[:100])
     return seed
+
+
+def training_cost(path: Path) -> dict[str, float | None]:
+    """
+    `cpu_seconds` and `epochs` of the record of a training, `None` where it does not say or there is none.
+
+    Raises:
+        DamagedFile: if it is no such record.
+    """
+    if not path.exists():
+        return {"cpu_seconds": None, "epochs": None}
+    remedy = "train again, or delete it"
+    with naming(path, remedy):
+        record = read_json(path, remedy=remedy)
+        found = {name: record.get(name) for name in ("cpu_seconds", "epochs")}
+        return {name: None if value is None else number(value) for name, value in found.items()}
 
 
 def data_set(prepared: PreparedData) -> str:

@@ -2,6 +2,7 @@
 folder of such, as `hf-genrec embed` writes it."""
 
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,8 @@ def load_embeddings(path: str | Path, item_ids: list[str], id_column: str = "ite
         ValueError: an item without a vector, an id that is there twice, vectors of different lengths, NaN or infinity,
             or columns that are no numbers; names file and row.
     """
+    if re.match(r"\w[\w+.-]+://?", str(path)):
+        raise ValueError(f"embeddings_path: {path} is a URL, which is not read: download the file and name that")
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} is not a file: correct embeddings_path")
@@ -70,11 +73,24 @@ def load_embeddings(path: str | Path, item_ids: list[str], id_column: str = "ite
 
 
 def ready_embeddings(items: pa.Table, arguments: TokenizerArguments) -> np.ndarray | None:
-    """The vectors (N, D) of the items by `embeddings_path`, or None where it is not set; see `load_embeddings`."""
-    if arguments.embeddings_path is None:
+    """
+    The vectors (N, D) of the items by `embeddings_path`, or None where it is not set.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_embeddings`; or vectors that are all equal.
+    """
+    path = arguments.embeddings_path
+    if path is None:
         return None
     item_ids = [str(item_id) for item_id in items.column("item_id").to_pylist()]
-    return load_embeddings(arguments.embeddings_path, item_ids, arguments.embeddings_id_column)
+    vectors = load_embeddings(path, item_ids, arguments.embeddings_id_column)
+    if len(vectors) > 1 and (vectors == vectors[0]).all():
+        how = "equal" if vectors[0].any() else "zero"
+        raise ValueError(
+            f"{path}: the vectors of all {len(vectors)} items are {how}, which tells none from another: name other "
+            f"vectors as embeddings_path"
+        )
+    return vectors
 
 
 def _read_npy(path: Path) -> tuple[list[str], np.ndarray]:
@@ -94,9 +110,10 @@ def _read_npy(path: Path) -> tuple[list[str], np.ndarray]:
     if not ids_path.is_file():
         raise FileNotFoundError(f"{ids_path} does not exist: it names the items of {path.name}, one id a line")
     try:
-        ids = ids_path.read_text(encoding="utf-8-sig").splitlines()
+        text = ids_path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{ids_path} is not UTF-8 ({error.reason}): convert it") from None
+    ids = text.removesuffix("\n").split("\n") if text else []  # other separators may stand within an id
     empty = next((line for line, item_id in enumerate(ids, start=1) if not item_id.strip()), None)
     if empty is not None:
         raise ValueError(f"{ids_path}, line {empty}: no id")
@@ -134,7 +151,7 @@ def _read_parquet(path: Path, id_column: str) -> tuple[list[str], np.ndarray]:
         logger.info("%s: columns that are no part of the vectors: %s", path, shown_names(unused))
     if lists:
         return ids, _from_lists(path, table[lists[0]], ids)
-    columns = [table[name].cast(pa.float64()).to_numpy() for name in numbers]  # null becomes NaN
+    columns = [table[name].cast(pa.float64(), safe=False).to_numpy() for name in numbers]  # null becomes NaN
     return ids, np.stack(columns, axis=1)
 
 
@@ -143,7 +160,9 @@ def _from_lists(path: Path, column: pa.ChunkedArray, ids: list[str]) -> np.ndarr
     wrong = (lengths != lengths[0]) | (lengths < 1) if len(lengths) else np.zeros(0, dtype=bool)
     if wrong.any():
         row = int(wrong.argmax())
-        found = "no vector" if lengths[row] < 0 else f"a vector of {lengths[row]} numbers"
-        raise ValueError(f"{path}, row {row + 1} (item {ids[row]!r}): {found} where row 1 has {max(lengths[0], 0)}")
-    parts = [chunk.flatten().cast(pa.float64()).to_numpy(zero_copy_only=False) for chunk in column.chunks]
+        place = f"{path}, row {row + 1} (item {ids[row]!r})"
+        if lengths[row] < 1:
+            raise ValueError(f"{place}: no vector, or an empty one: every row needs one")
+        raise ValueError(f"{place}: a vector of {lengths[row]} numbers where row 1 has {lengths[0]}")
+    parts = [chunk.flatten().cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False) for chunk in column.chunks]
     return np.concatenate([np.empty(0), *parts]).reshape(len(ids), -1) if ids else np.empty((0, 1))

@@ -208,7 +208,7 @@ def run(batch: Batch, engine: str = "local", workers: int | None = None) -> dict
     if num_rows > MOST_PARTS * batch.part_size:
         raise ValueError(f"{num_rows} rows are too many for parts of {batch.part_size}: give a larger part_size")
     work, unit = batch.work, batch.work.unit
-    folder = PartFolder(batch.folder.absolute(), work.name, batch.settings(), -(-num_rows // batch.part_size))
+    folder = PartFolder(batch.folder.absolute(), work.name, batch.settings(), unit, num_rows, work.counts)
     batch = Batch(work, RowSource(batch.source.path.absolute(), batch.source.roles), folder.path, batch.part_size)
     with folder.at_work():
         done = sum(record[unit] for record in folder.records.values())

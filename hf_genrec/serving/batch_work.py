@@ -14,6 +14,7 @@ from hf_genrec.serving.row_source import RowSource
 from hf_genrec.training.run_folder import RunFolder
 
 AT_ONCE = 512  # rows of a part between two steps of the progress bar
+UNKNOWN = ("unknown_items", "users_with_unknown_items")  # counted of histories
 
 Advance = Callable[[int], Any]
 Maker = Callable[[pa.Table, Advance], tuple[pa.Table, dict[str, int]]]
@@ -26,6 +27,7 @@ class Work(Protocol):
     Attributes:
         name: of what is made.
         unit: what a row is.
+        counts: what is counted of a part beside its rows.
     """
 
     @property
@@ -33,6 +35,9 @@ class Work(Protocol):
 
     @property
     def unit(self) -> str: ...
+
+    @property
+    def counts(self) -> tuple[str, ...]: ...
 
     def settings(self) -> dict[str, Any]:
         """What decides the result beside the rows."""
@@ -108,6 +113,7 @@ class Recommend:
     unknown: str = "raise"
     name = "recommendations"
     unit = "users"
+    counts = (*UNKNOWN, "users_without_items")
 
     def __post_init__(self) -> None:
         _check_unknown(self.unknown)
@@ -157,6 +163,7 @@ class UserVectors:
     unknown: str = "raise"
     name = "embeddings"
     unit = "users"
+    counts = UNKNOWN
 
     def __post_init__(self) -> None:
         _check_unknown(self.unknown)
@@ -196,6 +203,7 @@ class ItemVectors:
     model: Path
     name = "embeddings"
     unit = "items"
+    counts = ()
 
     def settings(self) -> dict[str, Any]:
         return {"vectors": "items", **model_settings(self.model)}
@@ -252,6 +260,7 @@ class TextVectors:
     text_columns: tuple[str, ...]
     name = "embeddings"
     unit = "items"
+    counts = ("items_without_text",)
 
     def settings(self) -> dict[str, Any]:
         from hf_genrec.semantic_ids.embedding import model_identity, resolve_model

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from hf_genrec.training.trainer_checks import check_of_trainer
+
 
 @dataclass
 class GenRecTrainingArguments(TrainingArguments):
@@ -96,8 +98,8 @@ def join_processes(arguments: Any) -> None:
 def check_training(arguments: Any) -> None:
     """
     Raises:
-        ValueError: for processes that do not train together, a best checkpoint that would not be saved, or no user to
-            evaluate.
+        ValueError: for processes that do not train together, a best checkpoint that would not be saved or that is the
+            worst one, no step to train, no user to evaluate, or what transformers' Trainer refuses later.
     """
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started > 1 and arguments.world_size == 1:
@@ -107,6 +109,13 @@ def check_training(arguments: Any) -> None:
         )
     if arguments.eval_users is not None and arguments.eval_users < 1:
         raise ValueError(f"eval_users {arguments.eval_users}: give a whole number, at least 1, or null to take all")
+    for name, value in (("max_steps", arguments.max_steps), ("num_train_epochs", arguments.num_train_epochs)):
+        if value == 0 and (name == "max_steps" or arguments.max_steps < 0):
+            raise ValueError(f"{name}: 0 trains nothing, and the untrained model would be saved: give a number above 0")
+    check_of_trainer(arguments)
+    metric = arguments.metric_for_best_model
+    if metric is not None and not metric.endswith("loss") and not arguments.greater_is_better:
+        raise ValueError(f"greater_is_better: false chooses the checkpoint that is worst in {metric}: leave it out")
     if not arguments.load_best_model_at_end:
         return
     when, saved = arguments.eval_strategy, arguments.save_strategy

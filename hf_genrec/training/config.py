@@ -180,7 +180,11 @@ def check_keys(
             key = key.replace("-", "_").removeprefix("no_")
             _check_key("command line", f"option {shortened(argument, 80)}", key, method, kinds[method])
             said[key] = value or next(iter(arguments[number + 1 :]), "")
-    return content | said | {"method": method}
+    found = content | said | {"method": method}
+    if isinstance(found.get("output_dir"), str) and not found["output_dir"].strip():
+        place = "command line" if "output_dir" in said else place
+        raise ValueError(f"{place}: output_dir is empty: name the run folder, for instance runs/mine")
+    return found
 
 
 def parse_arguments(
@@ -248,6 +252,12 @@ def _method(place: str, content: dict, overrides: list[str], names: list[str], d
     method = parser.parse_known_args(overrides)[0].method
     if method not in names:
         raise ValueError(f"{place}: method: {shown_value(method)} is not one of {', '.join(names)}")
+    of_file = content.get("method", method)
+    if of_file in names and of_file != method:
+        raise ValueError(
+            f"{place}: method: {of_file}, and the option --method says {method}: leave the option out, or give a "
+            f"configuration of {method}"
+        )
     return method
 
 

@@ -1,5 +1,6 @@
 """Requests right and wrong: each ends in a right answer or in one clear line, alike for every method."""
 
+import copy
 import io
 import tracemalloc
 from decimal import Decimal
@@ -362,6 +363,36 @@ def test_the_settings_may_come_in_a_configuration(models):
     config.num_return_sequences = 24
     output = model.generate(**inputs, generation_config=config, logits_processor=[legal(model)])
     assert len(set(model.processor.batch_decode_items(output)[:24])) == 24
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("tokens", [50, 10**9])
+def test_an_answer_has_the_codes_of_an_item(writer, tokens, beams):
+    inputs = writer.processor(histories=LISTS, return_tensors="pt")
+    options = {"num_beams": beams, "num_return_sequences": beams, "logits_processor": [legal(writer)]}
+    expected = writer.generate(**inputs, **options)
+    assert torch.equal(writer.generate(**inputs, **options, max_new_tokens=tokens), expected)
+    config = copy.deepcopy(writer.generation_config)
+    config.update(max_new_tokens=tokens, num_beams=beams, num_return_sequences=beams)
+    options = {"logits_processor": [legal(writer)], "generation_config": config}
+    assert torch.equal(writer.generate(**inputs, **options), expected)
+    assert config.max_new_tokens == tokens
+
+
+@pytest.mark.parametrize("value", [1e308, float("nan"), float("inf"), -21, 10**400, "1"])
+@pytest.mark.parametrize("name", ["length_penalty", "top_p"])
+def test_numbers_that_transformers_takes_and_cannot_compute_with(writer, name, value):
+    inputs = writer.processor(histories=LISTS, return_tensors="pt")
+    with pytest.raises(ValueError, match=rf"^{name}=.*: give a number from"):
+        writer.generate(**inputs, logits_processor=[legal(writer)], num_beams=2, **{name: value})
+
+
+def test_settings_that_are_not_finite(writer):
+    inputs = writer.processor(histories=LISTS, return_tensors="pt")
+    for name in ("repetition_penalty", "typical_p", "epsilon_cutoff", "eta_cutoff", "min_p", "diversity_penalty"):
+        for value in (float("nan"), float("inf")):
+            with pytest.raises(ValueError, match=rf"^{name}={value}: give a finite number"):
+                writer.generate(**inputs, logits_processor=[legal(writer)], do_sample=True, **{name: value})
 
 
 def test_surplus_rows_of_the_fast_search_are_no_items(models):

@@ -86,14 +86,15 @@ def test_bad_numpy_files_are_one_line(tmp_path, vectors, ids, message):
             {"item_id": IDS, "v": [[1.0], [2.0], [1.0, 2.0], [3.0]]},
             r"row 3 \(item 'c'\): a vector of 2 numbers where row",
         ),
-        ({"item_id": IDS, "v": [[1.0], None, [1.0], [3.0]]}, r"row 2 \(item 'b'\): no vector where row 1 has 1"),
+        ({"item_id": IDS, "v": [[1.0], None, [1.0], [3.0]]}, r"row 2 \(item 'b'\): no vector, or an empty one: every"),
+        ({"item_id": IDS, "v": [None, [1.0], [1.0], [3.0]]}, r"row 1 \(item 'a'\): no vector, or an empty one: every"),
         ({"item_id": IDS, "v": [[1.0], [2.0], [None], [3.0]]}, r"row 3 \(item 'c'\) holds NaN or infinity"),
         ({"item_id": IDS, "v": [1.0, 2.0, None, 3.0]}, r"row 3 \(item 'c'\) holds NaN or infinity"),
         ({"item_id": IDS, "v": VECTORS.tolist(), "w": VECTORS.tolist()}, r"2 columns hold vectors \(v, w\)"),
         ({"item_id": IDS, "title": IDS}, r"no column holds lists of numbers or numbers; .*: title \(string\)"),
         (
             {"item_id": IDS, "v": pa.array([[]] * 4, pa.list_(pa.float32()))},
-            r"row 1 \(item 'a'\): a vector of 0 numbers",
+            r"row 1 \(item 'a'\): no vector, or an empty one",
         ),
     ],
 )
@@ -102,6 +103,36 @@ def test_bad_parquet_files_are_one_line(tmp_path, columns, message):
         load_embeddings(parquet(tmp_path, **columns), WANTED)
     assert str(error.value).startswith(str(tmp_path / "vectors.parquet"))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("value", "how"), [(0, "zero"), (1.5, "equal")])
+def test_vectors_that_tell_no_item_from_another(tmp_path, value, how):
+    arguments = TokenizerArguments(embeddings_path=str(npy(tmp_path, np.full((4, 3), value, dtype=np.float32))))
+    message = rf"^{arguments.embeddings_path}: the vectors of all 3 items are {how}, .* as embeddings_path$"
+    with pytest.raises(ValueError, match=message):
+        item_parts(pa.table({"item_id": WANTED}), [], arguments)
+
+
+def test_whole_numbers_of_any_size_are_vectors(tmp_path):
+    large = pa.array([2**64 - 1, 2**53 + 1, 0, 3], pa.uint64())
+    expected = np.array([3, 2**64 - 1, 0], dtype=np.float32)[:, None]
+    assert np.array_equal(load_embeddings(parquet(tmp_path, item_id=IDS, v=large), WANTED), expected)
+    lists = pa.ListArray.from_arrays(pa.array(range(5), pa.int32()), large)
+    assert np.array_equal(load_embeddings(parquet(tmp_path, item_id=IDS, v=lists), WANTED), expected)
+
+
+def test_an_id_ends_with_its_line(tmp_path):
+    ids = ["a\u2028b", "c\x1cd", "e\x85", "f"]
+    assert np.array_equal(load_embeddings(npy(tmp_path, VECTORS, ids), ids), VECTORS)
+    npy(tmp_path)
+    (tmp_path / "vectors.ids.txt").write_bytes(b"a\r\nb\r\nc\r\n10")
+    assert np.array_equal(load_embeddings(tmp_path / "vectors.npy", WANTED), EXPECTED)
+
+
+def test_a_url_is_not_read(tmp_path):
+    for url in ("https://host/vectors.npy", "s3://bucket/vectors.parquet"):
+        with pytest.raises(ValueError, match=f"^embeddings_path: {url} is a URL, which is not read: download the file"):
+            load_embeddings(url, IDS)
 
 
 def test_files_that_cannot_be_read(tmp_path):

@@ -172,12 +172,62 @@ def test_a_damaged_part_is_made_again_and_no_other(tmp_path, model, damage):
     assert (kept.stat().st_ino == before) == (damage != "no log")
 
 
-def test_a_damaged_manifest_is_said(tmp_path, model):
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", "[" * 100_000, '{"settings": [1]}', '{"settings": "k"}', "\udcff"]
+)
+def test_a_damaged_manifest_is_said(tmp_path, model, content):
     make_run(tmp_path, model, users=3)
     recommend_users(tmp_path, k=3)
-    (tmp_path / "recommendations/_recommendations.json").write_text("{")
-    with pytest.raises(ValueError, match=r"_recommendations\.json is not JSON"):
+    manifest = tmp_path / "recommendations/_recommendations.json"
+    manifest.write_text(content, errors="surrogateescape")
+    with pytest.raises(
+        ValueError, match=r"^[^\n]*_recommendations\.json is damaged \(.*\): delete .*recommendations, or"
+    ):
         recommend_users(tmp_path, k=3)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"users": -5}, {"rows": 10**9}, {"parts": 77}, {"finished": "no"}, {"rows": None}, {"users": "3"}, {"more": 1}],
+)
+def test_figures_of_a_manifest_are_not_believed(tmp_path, model, changed):
+    make_run(tmp_path, model, users=3)
+    line, folder = recommend_users(tmp_path, k=3), tmp_path / "recommendations"
+    whole, manifest = contents(folder), folder / "_recommendations.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | changed))
+    assert recommend_users(tmp_path, k=3) == line
+    assert contents(folder) == whole
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"users": -99}, {"users": 2}, {"users": "3"}, {"users": None}, {"rows": 10**9}, {"unknown_items": "x"},
+     {"unknown_items": -1}, {"unknown_items": True}, {"more": 1}, {"file": 3}, {"file": f"part-{'9' * 5000}.parquet"},
+     {"sha256": 1}, None, [1], "deep"],
+)  # fmt: skip
+def test_a_record_that_is_not_of_its_part_is_not_believed(tmp_path, model, changed):
+    make_run(tmp_path, model, users=3)
+    line, folder = recommend_users(tmp_path, k=3), tmp_path / "recommendations"
+    whole, log = contents(folder), folder / LOG
+    record = json.dumps(json.loads(log.read_text()) | changed if isinstance(changed, dict) else changed)
+    log.write_text("[" * 100_000 if changed == "deep" else record)
+    assert recommend_users(tmp_path, k=3) == line
+    assert contents(folder) == whole
+
+
+@pytest.mark.parametrize(
+    "name", ["part-00002.parquet", "part-00000 (copy).parquet", "other.parquet", "old/part.parquet"]
+)
+def test_what_readers_would_take_for_a_part_is_refused(tmp_path, model, name):
+    make_run(tmp_path, model, users=4)
+    recommend_users(tmp_path, k=3, part_size=2)
+    folder = tmp_path / "recommendations"
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes((folder / "part-00000.parquet").read_bytes())
+    with pytest.raises(
+        ValueError, match=rf"recommendations/{name.split('/')[0][:10]}.* is none of the 2 parts of recomm"
+    ):
+        recommend_users(tmp_path, k=3, part_size=2)
 
 
 def killed(run, output, after: float) -> bool:

@@ -62,6 +62,11 @@ def test_the_method_chooses_the_arguments_of_the_model(tmp_path):
         ("method: rearec\noutput_dir: x\ntext_dim: 8\n", [], "text_dim=8 with backbone='sasrec'"),
         ("method: rearec\noutput_dir: x\nhidden_size: 9\n", [], "c.yaml: hidden_size=9"),
         ("method: rearec\noutput_dir: x\nnoise_start_epoch: -1\n", [], "noise_start_epoch must be 0 or more"),
+        (
+            "method: rearec\noutput_dir: x\n",
+            ["--method", "care"],
+            "c.yaml: method: rearec, and the option --method says care: leave the option out, or give a configuration",
+        ),
         ("- 1\n", [], "must be a mapping"),
         ("a: [1\n", [], "is not YAML"),
     ],

@@ -1,14 +1,18 @@
 import random
 import typing
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from conftest import exit_code
+from transformers.training_args import ParallelMode
 
 from hf_genrec.post_training.grpo_arguments import parse_grpo_config
 from hf_genrec.post_training.grpo_keys import GRPO_KINDS
 from hf_genrec.training.config import _run_kinds, find_config, parse_config, shipped_configs
 from hf_genrec.training.given_values import checked_value, kinds_of
 from hf_genrec.training.known_keys import DeclaredArguments
+from hf_genrec.training.trainer_checks import check_of_trainer
 
 pytestmark = pytest.mark.libraries
 
@@ -102,6 +106,16 @@ def test_every_key_refuses_what_no_key_can_be():
         ("log_level: loud", "log_level: 'loud' is not one of detail, debug"),
         ("lr_scheduler_type: [1]", r"lr_scheduler_type: \[1\] is not one of linear, cosine"),
         ("lr_scheduler_kwargs: text", "lr_scheduler_kwargs: 'text' is no mapping"),
+        ("lr_scheduler_kwargs: {a: 1}", "lr_scheduler_kwargs: .*'a'.*: give what lr_scheduler_type cosine has"),
+        ("lr_scheduler_kwargs: {num_cycles: a}", "lr_scheduler_kwargs: .*: give what lr_scheduler_type cosine has"),
+        ("lr_scheduler_type: warmup_stable_decay", "lr_scheduler_kwargs: {} cannot be used .*num_decay_steps"),
+        ("optim_args: zz", "optim_args: zz cannot be used .*: give key=value, of adamw_torch"),
+        ("report_to: zz", r"report_to: \['zz'\] cannot be used .*: install its package, or name another"),
+        ("report_to: comet_ml", r"report_to: \['comet_ml'\] cannot be used .*: install its package"),
+        ("push_to_hub: true", "push_to_hub: true uploads while it trains: leave it out"),
+        ("greater_is_better: false", "greater_is_better: false chooses the checkpoint that is worst in ndcg@10"),
+        ("max_steps: 0", "max_steps: 0 trains nothing"),
+        ("num_train_epochs: 0", "num_train_epochs: 0 trains nothing"),
         ("num_hidden_layers: 1000000", "num_hidden_layers=1000000: give at least 1 and at most 1,000"),
         ("num_queries: [4611686018427387904]", "num_queries=4611686018427387904: give at least 0 and at most"),
         ("dataloader_num_workers: 100000", "dataloader_num_workers: 100000 is out of range: give a number from 0 to"),
@@ -133,7 +147,9 @@ def test_values_that_no_key_can_have(tmp_path, text, message):
         (["--num_queries", "1", "9" * 30], "num_queries: 9+ is out of range"),
         (["--run_name", "x" * 9000], "run_name: .* has 9,000 characters"),
         (["--lr_scheduler_kwargs", "text"], "lr_scheduler_kwargs: 'text' is no mapping"),
-        (["--output_dir", ""], "output_dir is empty"),
+        (["--output_dir", ""], "command line: output_dir is empty: name the run folder"),
+        (["--output_dir="], "output_dir is empty"),
+        (["--max_steps", "0"], "max_steps: 0 trains nothing"),
     ],
 )
 def test_options_are_checked_as_the_file_is(options, message):
@@ -141,6 +157,33 @@ def test_options_are_checked_as_the_file_is(options, message):
         parse_config(None, ["--output_dir", "x", *options])
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["lr_scheduler_type: reduce_lr_on_plateau", "lr_scheduler_type: greedy", "optim: adafactor\noptim_args: eps=1",
+     "max_steps: 3\nnum_train_epochs: 0", "num_train_epochs: 0.1", "greater_is_better: null",
+     "lr_scheduler_type: polynomial\nlr_scheduler_kwargs: {power: 2}", "report_to: none"],
+)  # fmt: skip
+def test_settings_of_the_trainer_that_are_right(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"output_dir: x\n{text}\n")
+    parse_config(str(path))
+
+
+def test_sharding_in_one_process():
+    arguments = SimpleNamespace(push_to_hub=False, fsdp="full_shard", parallel_mode=ParallelMode.NOT_PARALLEL)
+    with pytest.raises(ValueError, match="fsdp: this is the only process: start several by torchrun, or leave it out"):
+        check_of_trainer(arguments)
+
+
+@pytest.mark.parametrize("folder", ["''", "' '"])
+@pytest.mark.parametrize("command", ["prepare", "tokenize", "train"])
+def test_a_run_folder_without_a_name(tmp_path, capsys, command, folder):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"output_dir: {folder}\n")
+    assert exit_code(command, "--config", path) == 2
+    assert f"{path}: output_dir is empty: name the run folder" in capsys.readouterr().err
 
 
 def test_what_a_configuration_says_in_yaml_1_2(tmp_path):
