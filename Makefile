@@ -52,7 +52,7 @@ test-newest test-oldest: test-%:
 	&& grep '^torch==' constraints.txt > $(KEPT)/constraints.txt \
 	&& if test $* = oldest; then $(PYTHON) .ci/oldest.py | grep -v '^torch==' >> $(KEPT)/constraints.txt; fi \
 	&& $(KEPT)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager \
-		-c $(KEPT)/constraints.txt -e ".[test_libraries]" \
+		-c $(KEPT)/constraints.txt -e ".[libraries]" \
 	&& echo "== $* releases installed in $$(( $$(date +%s) - start )) s" \
 	&& $(KEPT)/bin/python -m pytest -m "libraries and not slow" $(MARKED) $(if $(filter oldest,$*),-o filterwarnings=)
 
