@@ -63,9 +63,9 @@ def started(program: list[str], run: Path):
                 time.sleep(0.1)
         yield port, psutil.Process(process.pid)
     finally:
-        processes = [process, *psutil.Process(process.pid).children(recursive=True)]
-        for one in processes:
-            one.kill()
+        if process.poll() is None:
+            for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+                one.kill()
         process.wait()
 
 

@@ -8,6 +8,8 @@ litserve with its batches.
 
 import sys
 
+import litserve
+
 import hf_genrec
 
 
@@ -30,38 +32,38 @@ def plain(run: str, port: int) -> None:
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", access_log=False)
 
 
-def litserve(run: str, port: int) -> None:
-    """litserve asks the model about what arrived within 5 ms, 64 requests at most."""
-    import litserve as ls
+class Recommender(litserve.LitAPI):
+    """The model in a process of its own, asked about what arrived within 5 ms."""
 
-    class Recommender(ls.LitAPI):
-        def setup(self, device):
-            self.model = hf_genrec.load(run)
+    def __init__(self, run: str):
+        super().__init__(max_batch_size=64, batch_timeout=0.005, api_path="/recommend")
+        self.run = run
 
-        def decode_request(self, request):
-            return request["history"], request["k"]
+    def setup(self, device):
+        self.model = hf_genrec.load(self.run)
 
-        def batch(self, inputs):
-            return inputs
+    def decode_request(self, request):
+        return request["history"], request["k"]
 
-        def predict(self, inputs):
-            item_ids, scores = self.model.recommend([history for history, _ in inputs], k=inputs[0][1])
-            return list(zip(item_ids, scores, strict=True))
+    def batch(self, inputs):
+        return inputs
 
-        def unbatch(self, output):
-            return output
+    def predict(self, x):
+        item_ids, scores = self.model.recommend([history for history, _ in x], k=x[0][1])
+        return list(zip(item_ids, scores, strict=True))
 
-        def encode_response(self, output):
-            return {"items": [{"item_id": i, "score": s} for i, s in zip(*output, strict=True)]}
+    def unbatch(self, output):
+        return output
 
-    server = ls.LitServer(
-        Recommender(max_batch_size=64, batch_timeout=0.005, api_path="/recommend"),
-        accelerator="cpu",
-        healthcheck_path="/ready",
-        track_requests=False,
-    )
+    def encode_response(self, output):
+        return {"items": [{"item_id": i, "score": s} for i, s in zip(*output, strict=True)]}
+
+
+def batched(run: str, port: int) -> None:
+    """litserve with one worker; 64 requests at most in a batch."""
+    server = litserve.LitServer(Recommender(run), accelerator="cpu", healthcheck_path="/ready")
     server.run(host="127.0.0.1", port=port, log_level="warning", generate_client_file=False, num_api_servers=1)
 
 
 if __name__ == "__main__":
-    {"plain": plain, "litserve": litserve}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
+    {"plain": plain, "litserve": batched}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
