@@ -18,7 +18,7 @@ from hf_genrec.catalogue.saved_files import load_tensors
 from hf_genrec.files import fingerprint, whole_file
 from hf_genrec.hub_upload import Destination, files_of, listing, upload
 from hf_genrec.method import auto_class, load_method, method_of, read_config
-from hf_genrec.terminal import shown
+from hf_genrec.terminal import in_table, shown
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def write_model_card(model_folder: Path, results_folder: Path) -> None:
         auto_class=auto_class(model_folder),
         example=json.dumps(item_ids[:3]),
         results=_results_section(results_folder, fingerprint_of),
-        facts="\n".join(f"| {fact} | {_in_table(value)} |" for fact, value in facts.items()),
+        facts="\n".join(f"| {fact} | {in_table(str(value))} |" for fact, value in facts.items()),
     )
     with whole_file(model_folder / "README.md") as path:
         path.write_text(text, encoding="utf-8")
@@ -161,11 +161,6 @@ def _evaluation_results(model: str, records: dict[str, Any]) -> list[Any]:
         )
         for key, title in names.items()
     ]
-
-
-def _in_table(value: Any) -> str:
-    """A setting of a configuration, which may hold anything, in a cell of a Markdown table."""
-    return shown(str(value)).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _results_section(results_folder: Path, model: str) -> str:

@@ -171,14 +171,20 @@ def _auto_class_in(config: dict[str, Any], folder: str | Path) -> str:
     raise ValueError(f"{folder}/config.json names no class under auto_map: it is no model of this library")
 
 
+def model_place(folder_or_repo: str | Path) -> str | Path:
+    """The model of a run folder; of anything else, a saved model or a repository, this itself."""
+    model = Path(folder_or_repo) / "model"
+    return model if (model / "config.json").is_file() else folder_or_repo
+
+
 def open_model(folder_or_repo: str | Path, **settings: Any) -> Any:
     """[`load_model`] of a run folder's model, a saved model, or a repository on the Hub."""
-    place, model = Path(folder_or_repo), Path(folder_or_repo) / "model"
+    place = Path(folder_or_repo)
     if not place.exists() and place.parent != Path() and place.parent.is_dir():
         raise FileNotFoundError(
             f"{place} is not there, and {place.parent} is a folder of this machine: correct the name"
         )
-    return load_model(model if (model / "config.json").is_file() else folder_or_repo, **settings)
+    return load_model(model_place(folder_or_repo), **settings)
 
 
 def load_model(folder: str | Path, **settings: Any) -> Any:

@@ -28,6 +28,11 @@ def _shown(letter: str) -> str:
     return letter
 
 
+def in_table(text: str) -> str:
+    """Text of somebody else's file, as [`shown`], in a cell of a Markdown table."""
+    return shown(text).replace("|", "\\|").replace("<", "&lt;")
+
+
 class ShownFormatter(logging.Formatter):
     """Log lines as [`shown`]; a message may have several."""
 

@@ -16,7 +16,7 @@ from hf_genrec.catalogue.saved_files import hub_place, read_json, saved_file
 from hf_genrec.data.prepared import REPORT_FILE, PreparedData
 from hf_genrec.evaluation.evaluator import EvaluationResult
 from hf_genrec.files import write_json
-from hf_genrec.method import open_model
+from hf_genrec.method import model_place, open_model
 from hf_genrec.trainers.evaluate_run import measure
 from hf_genrec.training.lineage import LINEAGE_FILE
 
@@ -48,7 +48,7 @@ def main(
     place = {} if revision is None else {"revision": revision}
     opened = open_model(model, **place)
     aligned, differences = in_rows_of(opened.processor.item_ids, prepared, split, model, data)
-    folder = Path(model) / "model" if (Path(model) / "model/config.json").is_file() else model
+    folder = model_place(model)
     made_from = (_beside(folder, LINEAGE_FILE, place) or {}).get("made_from")
     same_data = made_from.get("data") == prepared.fingerprint if isinstance(made_from, dict) else None
     if not same_data:

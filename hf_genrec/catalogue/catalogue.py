@@ -127,6 +127,13 @@ class CatalogueProcessor(FlatCode, ProcessorMixin):
         item_ids = [[self.item_ids[row] for row in line[:n]] for line, n in zip(rows.tolist(), found, strict=True)]
         return item_ids, [line[:n] for line, n in zip(scores.tolist(), found, strict=True)]
 
+    def as_items(self, item_ids: Sequence[str], scores: Sequence[float]) -> list[dict[str, Any]]:
+        """A list of [`recommend`] for JSON: `item_id`, `title` and `score` of each item."""
+        return [
+            {"item_id": item_id, "title": self.title(item_id), "score": score}
+            for item_id, score in zip(item_ids, scores, strict=True)
+        ]
+
     def prompts(self, histories: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """Inputs of histories given as catalogue rows, oldest first: `input_ids` and `attention_mask`, (B, S)."""
         raise NotImplementedError

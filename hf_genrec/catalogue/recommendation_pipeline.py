@@ -100,14 +100,7 @@ class RecommendationPipeline(Pipeline):
         return {"lists": lists, "single": single}
 
     def postprocess(self, model_outputs: Any, **parameters: Any) -> Any:
-        title = self.model.processor.title
-        lists = [
-            [
-                {"item_id": item_id, "title": title(item_id), "score": score}
-                for item_id, score in zip(item_ids, scores, strict=True)
-            ]
-            for item_ids, scores in model_outputs["lists"]
-        ]
+        lists = [self.model.processor.as_items(*found) for found in model_outputs["lists"]]
         return lists[0] if model_outputs["single"] else lists
 
 

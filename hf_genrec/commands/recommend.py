@@ -132,8 +132,7 @@ def _known_items(items: list[str], processor: Any, unknown: str) -> list[str]:
     """The items of a history that are in the catalogue; what is done with others is what `--unknown` says."""
     if unknown not in ("raise", "skip"):
         raise ValueError(f"--unknown {unknown}: use raise or skip")
-    known = set(processor.item_ids)
-    missing = next((place for place, item_id in enumerate(items, start=1) if item_id not in known), None)
+    missing = next((place for place, item_id in enumerate(items, start=1) if item_id not in processor), None)
     if missing is not None and unknown == "raise":
         raise ValueError(
             f"Item {items[missing - 1]!r} in the history is not in the catalogue (place {missing}, from 1): correct "

@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from hf_genrec.serving.settings import ServerSettings
 from hf_genrec.terminal import quiet
 
+USUAL = ServerSettings()
 TOKEN = "HF_GENREC_TOKEN"
 
 
@@ -17,20 +19,24 @@ def command(
     ],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of the machine's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8000,
-    max_batch: Annotated[int, typer.Option(help="Histories the model is asked about at a time.", min=1)] = 64,
+    max_batch: Annotated[
+        int, typer.Option(help="Histories the model is asked about at a time.", min=1)
+    ] = USUAL.max_batch,
     max_wait_ms: Annotated[
         float, typer.Option(help="Milliseconds a batch waits for as many requests as the last one had.", min=0)
-    ] = 5.0,
-    max_queue: Annotated[int, typer.Option(help="Histories that may wait; beyond, 429.", min=1)] = 512,
-    max_k: Annotated[int, typer.Option(help="Items a history may ask for.", min=1)] = 100,
-    max_body_bytes: Annotated[int, typer.Option(help="Bytes of a request; beyond, 413.", min=1)] = 2**20,
-    timeout_seconds: Annotated[float, typer.Option(help="Seconds until a request is answered 504.", min=0.001)] = 30.0,
+    ] = USUAL.max_wait_ms,
+    max_queue: Annotated[int, typer.Option(help="Histories that may wait; beyond, 429.", min=1)] = USUAL.max_queue,
+    max_k: Annotated[int, typer.Option(help="Items a history may ask for.", min=1)] = USUAL.max_k,
+    max_body_bytes: Annotated[int, typer.Option(help="Bytes of a request; beyond, 413.", min=1)] = USUAL.max_body_bytes,
+    timeout_seconds: Annotated[
+        float, typer.Option(help="Seconds until a request is answered 504.", min=0.001)
+    ] = USUAL.timeout_seconds,
     drain_seconds: Annotated[
         float, typer.Option(help="Seconds a stopping server still reads from the connections it has.", min=0)
-    ] = 0.5,
+    ] = USUAL.drain_seconds,
     cache_bytes: Annotated[
         int, typer.Option(help="Bytes of encoded histories kept for users that requests name.", min=0)
-    ] = 2**28,
+    ] = USUAL.cache_bytes,
     token: Annotated[
         str | None, typer.Option(help="What clients must send as a bearer token.", envvar=TOKEN, show_envvar=True)
     ] = None,
@@ -40,8 +46,6 @@ def command(
     replicas: Annotated[int, typer.Option(help="With --engine ray: processes that answer.", min=1)] = 2,
 ) -> None:
     """Answer requests for recommendations: POST /recommend, POST /items, and the documentation at /docs."""
-    from hf_genrec.serving.settings import ServerSettings
-
     if engine not in ("uvicorn", "ray"):
         raise ValueError(f"--engine {engine}: use uvicorn or ray")
     if token == "":

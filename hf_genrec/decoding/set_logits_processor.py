@@ -1,17 +1,16 @@
 """The catalogue's item sets as a logits processor of `model.generate`."""
 
-import copy
 import math
 
 import torch
-from transformers import LogitsProcessor
 
 from ..catalogue.item_sets import ItemSets
 from ..catalogue.request_checks import checked_choice
 from ..catalogue.sound_scores import illegal_scores, require_choice, require_sound_codes
+from .item_logits_processor import ItemLogitsProcessor
 
 
-class SetLogitsProcessor(LogitsProcessor):
+class SetLogitsProcessor(ItemLogitsProcessor):
     """
     Lets `model.generate` of an encoder-decoder (greedy, beam search, sampling) write sets of codes that are items of
     the catalogue, in any order or codebook after codebook.
@@ -30,13 +29,6 @@ class SetLogitsProcessor(LogitsProcessor):
     def __init__(self, sets: ItemSets, order: str = "confidence"):
         self.sets = sets
         self.order = checked_choice("order", order, ("confidence", "fixed"))
-        self.sampled_beams = 0
-
-    def for_sampling(self, num_beams: int) -> "SetLogitsProcessor":
-        """See [`TrieLogitsProcessor.for_sampling`]."""
-        sampling = copy.copy(self)
-        sampling.sampled_beams = num_beams
-        return sampling
 
     @property
     def num_answers(self) -> int:

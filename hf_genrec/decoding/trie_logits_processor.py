@@ -1,15 +1,13 @@
 """The catalogue's trie as a logits processor of `model.generate`."""
 
-import copy
-
 import torch
-from transformers import LogitsProcessor
 
 from ..catalogue.item_trie import ItemTrie
 from ..catalogue.sound_scores import illegal_scores, require_choice, require_sound_codes
+from .item_logits_processor import ItemLogitsProcessor
 
 
-class TrieLogitsProcessor(LogitsProcessor):
+class TrieLogitsProcessor(ItemLogitsProcessor):
     """
     Lets `model.generate` (greedy, beam search, sampling) write items of the catalogue only.
 
@@ -30,13 +28,6 @@ class TrieLogitsProcessor(LogitsProcessor):
     def __init__(self, trie: ItemTrie, answer_token_id: int):
         self.trie = trie
         self.answer_token_id = answer_token_id
-        self.sampled_beams = 0
-
-    def for_sampling(self, num_beams: int) -> "TrieLogitsProcessor":
-        """One for `do_sample`: it raises a ValueError where all that is legal has a score of -inf."""
-        sampling = copy.copy(self)
-        sampling.sampled_beams = num_beams
-        return sampling
 
     @property
     def num_answers(self) -> int:

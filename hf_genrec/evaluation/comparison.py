@@ -11,7 +11,7 @@ from hf_genrec.data.prepared import PreparedData, read_report
 from hf_genrec.evaluation.evaluator import EvaluationResult
 from hf_genrec.evaluation.metrics import bootstrap_interval, paired_bootstrap_difference
 from hf_genrec.evaluation.report import METRIC_TITLES, markdown_table, render_table
-from hf_genrec.terminal import shown
+from hf_genrec.terminal import in_table
 
 BINS = 4
 
@@ -173,5 +173,5 @@ def _user(user: Mapping[str, Any], titles: Mapping[str, str]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text of somebody else's file in a cell of a Markdown table."""
-    return shown(text).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+    """As [`in_table`]; bold is for hits."""
+    return in_table(text).replace("*", "\\*")

@@ -131,14 +131,7 @@ def build_application(models: Sequence[ServedModel], settings: ServerSettings | 
             "batch": answered.batch,
             "waited_ms": round(1000 * answered.waited, 2),
         }
-        title = model.processor.title
-        lists = [
-            [
-                {"item_id": item_id, "title": title(item_id), "score": score}
-                for item_id, score in zip(ids, scores, strict=True)
-            ]
-            for ids, scores in zip(*answered.answer, strict=True)
-        ]
+        lists = [model.processor.as_items(*found) for found in zip(*answered.answer, strict=True)]
         found = {"items": lists[0], "left_out": left_out[0]} if single else {"items": lists, "left_out": left_out}
         return JSONResponse({"model": model.name, **found})
 

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from hf_genrec.files import restore_folder
-from hf_genrec.hub import model_fingerprint
-from hf_genrec.method import load_method, open_model
+from hf_genrec.method import load_method, model_place, open_model
 from hf_genrec.training.run_folder import RunFolder
 
 
@@ -33,14 +32,10 @@ class Question:
     candidates: tuple[int, ...] | None = None
     keep: bool = False
 
-    def asks_like(self, other: "Question") -> bool:
-        """Whether both can be answered by one call: only their histories differ."""
-        return (self.k, self.exclude_seen, self.candidates, self.keep) == (
-            other.k,
-            other.exclude_seen,
-            other.candidates,
-            other.keep,
-        )
+    @property
+    def asked(self) -> tuple[Any, ...]:
+        """What is asked; questions that differ in their histories alone are answered by one call."""
+        return self.k, self.exclude_seen, self.candidates, self.keep
 
 
 Answer = tuple[list[list[str]], list[list[float]]]
@@ -67,14 +62,12 @@ class ServedModel:
     def __init__(self, run_or_repo: str | Path, name: str | None = None, cache_bytes: int = 0):
         run = RunFolder(Path(run_or_repo))
         restore_folder(run.model)
-        is_run = (run.model / "config.json").is_file()
-        self.folder: str | Path = run.model if is_run else run_or_repo
-        if not is_run and run.path.is_dir() and not (run.path / "config.json").is_file():
+        self.folder = model_place(run_or_repo)
+        if self.folder == run_or_repo and run.path.is_dir() and not (run.path / "config.json").is_file():
             run.require_model()
         self.model = open_model(run_or_repo)
         self.name = name or Path(run_or_repo).resolve().name
         self.method = load_method(self.model.config.model_type)
-        self.fingerprint = model_fingerprint(Path(self.folder)) if Path(self.folder).is_dir() else None
         self.item_tokenizer: Any = None
         has_cache = "user_cache" in inspect.signature(self.model.recommend_rows).parameters
         self.cache = self.model.user_cache(cache_bytes) if has_cache and cache_bytes else None
@@ -87,23 +80,20 @@ class ServedModel:
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """Item ids and scores of each question, equal to `model.recommend`; like questions are asked in one call."""
         answers: list[Any] = [None] * len(questions)
-        waiting = list(range(len(questions)))
-        while waiting:
-            first = questions[waiting[0]]
-            alike = [place for place in waiting if questions[place].asks_like(first)]
-            waiting = [place for place in waiting if place not in alike]
-            histories = [history for place in alike for history in questions[place].histories]
-            options = {"user_cache": self.cache} if first.keep and self.cache is not None else {}
+        alike: dict[tuple[Any, ...], list[int]] = {}
+        for place, question in enumerate(questions):
+            alike.setdefault(question.asked, []).append(place)
+        for (k, exclude_seen, candidates, keep), places in alike.items():
             rows, scores = self.model.recommend_rows(
-                histories,
-                min(first.k, len(self.processor.item_ids)),
-                first.exclude_seen,
-                None if first.candidates is None else np.array(first.candidates),
-                **options,
+                [history for place in places for history in questions[place].histories],
+                k,
+                exclude_seen,
+                None if candidates is None else np.array(candidates),
+                **({"user_cache": self.cache} if keep and self.cache is not None else {}),
             )
             item_ids, values = self.processor.as_lists(rows, scores)
             begin = 0
-            for place in alike:
+            for place in places:
                 end = begin + len(questions[place].histories)
                 answers[place] = item_ids[begin:end], values[begin:end]
                 begin = end

@@ -8,17 +8,11 @@ import torch
 
 from hf_genrec.catalogue.saved_files import load_tensors, saved_file
 from hf_genrec.decoding.processing_sequences import GenRecProcessor
-from hf_genrec.method import read_config
+from hf_genrec.method import model_place, read_config
 from hf_genrec.methods.care.modeling_care import CareConfig, CareForCausalLM
 from hf_genrec.semantic_ids.ids import SemanticIds
 
 logger = logging.getLogger(__name__)
-
-
-def base_folder(base_model: str) -> str:
-    """The model in a run folder, or `base_model` itself: a saved model or a repository on the Hub."""
-    model = Path(base_model) / "model"
-    return str(model) if (model / "config.json").is_file() else base_model
 
 
 def is_care(base_model: str) -> bool:
@@ -27,7 +21,7 @@ def is_care(base_model: str) -> bool:
         OSError: if there is no such model.
         ValueError: if its configuration is damaged.
     """
-    return read_config(base_folder(base_model)).get("model_type") == CareConfig.model_type
+    return read_config(model_place(base_model)).get("model_type") == CareConfig.model_type
 
 
 def require_same_codes(base_model: str, semantic_ids: SemanticIds, item_tokenizer: Path) -> None:
@@ -38,7 +32,7 @@ def require_same_codes(base_model: str, semantic_ids: SemanticIds, item_tokenize
     Raises:
         ValueError: if they do not, with what to do.
     """
-    folder, remedy = base_folder(base_model), f"tokenize with codes_run: {base_model}, or leave base_model out"
+    folder, remedy = model_place(base_model), f"tokenize with codes_run: {base_model}, or leave base_model out"
     processor = GenRecProcessor.from_pretrained(folder)
     if processor.codebook_sizes != semantic_ids.codebook_sizes:
         raise ValueError(
@@ -77,7 +71,7 @@ def from_earlier(base_model: str, max_positions: int, **care_fields) -> CareForC
     Raises:
         ValueError: for codes of other numbers or other tokens.
     """
-    earlier = CareForCausalLM.from_pretrained(base_folder(base_model), dtype=torch.float32)
+    earlier = CareForCausalLM.from_pretrained(model_place(base_model), dtype=torch.float32)
     before = earlier.config
     for name in ("codebook_sizes", "answer_token_id", "pad_token_id"):
         if getattr(before, name) != care_fields[name]:

@@ -13,8 +13,9 @@ from hf_genrec.data.packing import PackedExamples
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.decoding.processing_sequences import GenRecProcessor
 from hf_genrec.item_tokenizers.modeling_residual_kmeans import ResidualKMeansTokenizer
+from hf_genrec.method import model_place
 from hf_genrec.methods.care.arguments import CareArguments
-from hf_genrec.methods.care.earlier_care import base_folder, from_earlier, is_care, require_same_codes
+from hf_genrec.methods.care.earlier_care import from_earlier, is_care, require_same_codes
 from hf_genrec.methods.care.modeling_care import CareConfig, CareForCausalLM
 from hf_genrec.semantic_ids.ids import SemanticIds
 from hf_genrec.semantic_ids.tokens import add_code_tokens, base_tokenizer, code_tokenizer, vocabulary_size
@@ -63,7 +64,7 @@ def build_processor(
     if base_model is None:
         tokenizer = code_tokenizer(semantic_ids.codebook_sizes)
     else:
-        tokenizer = add_code_tokens(base_tokenizer(base_folder(base_model)), semantic_ids.codebook_sizes)
+        tokenizer = add_code_tokens(base_tokenizer(str(model_place(base_model))), semantic_ids.codebook_sizes)
     return GenRecProcessor(tokenizer, semantic_ids.codebook_sizes, max_history).set_catalogue(
         prepared.item_ids, semantic_ids.codes, prepared.titles(), prepared.item_popularity()
     )

@@ -60,8 +60,8 @@ class Desk:
         return draw_history([self._title(item_id) for item_id in history], self.runs)
 
     def _title(self, item_id: str) -> str:
-        knows = next((run for run in self.runs if item_id in run.row_of), None)
-        return item_id if knows is None else knows.titles[knows.row_of[item_id]]
+        knows = next((run for run in self.runs if item_id in run.model.processor), None)
+        return item_id if knows is None else knows.titles[int(knows.model.processor.rows([item_id])[0])]
 
     def add(self, history: list[str], clicked: Any) -> list[str]:
         """The history with one more item."""

@@ -59,17 +59,14 @@ class OpenedRun:
         titles = self.model.processor.titles or [None] * len(self.item_ids)
         return [title or item_id for title, item_id in zip(titles, self.item_ids, strict=True)]
 
-    @cached_property
-    def row_of(self) -> dict[str, int]:
-        return {item_id: row for row, item_id in enumerate(self.item_ids)}
-
     def recommend(self, item_ids: list[str], k: int, exclude_seen: bool) -> Answer:
         """As `model.recommend` does; ids that this model does not know are counted, not silently dropped."""
-        known = [item_id for item_id in item_ids if item_id in self.row_of]
+        processor = self.model.processor
+        known = [item_id for item_id in item_ids if item_id in processor]
         found, scores = self.model.recommend(known, k=k, exclude_seen=exclude_seen)
-        history = np.array([self.row_of[item_id] for item_id in known], dtype=np.int64)
-        items = [self.row_of[item_id] for item_id in found]
-        return Answer(items, scores, history, len(item_ids) - len(known), exclude_seen)
+        return Answer(
+            processor.rows(found).tolist(), scores, processor.rows(known), len(item_ids) - len(known), exclude_seen
+        )
 
     def explain(self, answer: Answer, item: int) -> list[Explanation]:
         """What is to be shown of how the model came to an item: by its method, and its place among the codes."""
@@ -110,7 +107,7 @@ def _users(folder: Path, opened: OpenedRun) -> dict[str, list[str]]:
         logger.warning('no users are offered, to read %s needs pip install "hf_genrec[data]" (%s)', folder, error)
         return {}
     prepared = PreparedData.load(folder)
-    foreign = [item_id for item_id in prepared.item_ids if item_id not in opened.row_of]
+    foreign = [item_id for item_id in prepared.item_ids if item_id not in opened.model.processor]
     if foreign:
         raise ValueError(
             f"{folder} holds items that {opened.name} was not trained on ({foreign[0]!r} is one of {len(foreign)}): "
