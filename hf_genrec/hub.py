@@ -193,8 +193,9 @@ def _results_table(split: str, model: str, records: dict[str, Any]) -> list[str]
     ]
 
 
-RELOAD_PROGRAM = """
-import json, sys
+# What a program of a process begins with that must do without this library, be it installed or not.
+WITHOUT_LIBRARY = """
+import sys
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):
@@ -202,7 +203,11 @@ class Blocked:
             raise ModuleNotFoundError("hf_genrec is not to be used here")
 
 sys.meta_path.insert(0, Blocked())
-import os, transformers
+"""
+RELOAD_PROGRAM = (
+    WITHOUT_LIBRARY
+    + """
+import json, os, transformers
 folder, histories, k, auto_class = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 if os.path.isdir(os.path.join(folder, "item_tokenizer")):
     transformers.AutoModel.from_pretrained(folder, subfolder="item_tokenizer", trust_remote_code=True)
@@ -210,6 +215,7 @@ for name in ("AutoConfig", "AutoModel", "AutoProcessor", auto_class):
     model = getattr(transformers, name).from_pretrained(folder, trust_remote_code=True)
 print(json.dumps(model.recommend(histories, k=k)))
 """
+)
 
 
 def recommend_as_stranger(folder: Path, histories: list[Any], k: int = 10) -> tuple[list[Any], list[Any]]:

@@ -185,6 +185,27 @@ def run_command(monkeypatch, capsys, *arguments) -> str:
     return captured.out
 
 
+# Runs commands one after the other and prints, per command, its exit code and which of some modules are imported.
+COMMANDS_PROGRAM = """
+import json, sys
+from hf_genrec import cli
+for command in json.loads(sys.argv[1]):
+    sys.argv = ["hf-genrec", *command]
+    try:
+        cli.main()
+    except SystemExit as finished:
+        print(json.dumps([finished.code, sorted(sys.modules)]))
+"""
+
+
+def outcomes(commands) -> tuple[list, list[str]]:
+    """Exit code and imported modules of each command in one new process, and its lines of errors."""
+    command = [sys.executable, "-c", COMMANDS_PROGRAM, json.dumps([list(map(str, command)) for command in commands])]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = [json.loads(line) for line in finished.stdout.splitlines() if line.startswith("[")]
+    return found, [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+
+
 def exit_code(*arguments) -> int:
     """What `hf-genrec` with these arguments ends with."""
     with pytest.MonkeyPatch.context() as patch:

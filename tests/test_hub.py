@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from hf_genrec.hub import (
     RESULT_KEYS,
+    WITHOUT_LIBRARY,
     model_fingerprint,
     push,
     recommend_as_stranger,
@@ -26,14 +27,9 @@ from hf_genrec.hub import (
 
 pytestmark = pytest.mark.libraries
 
-STRANGER = """
-import sys
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "hf_genrec":
-            raise ModuleNotFoundError("hf_genrec is not installed here")
-sys.meta_path.insert(0, Blocked())
-
+STRANGER = (
+    WITHOUT_LIBRARY
+    + """
 import json
 import torch
 from safetensors.torch import load_file
@@ -66,6 +62,7 @@ print(json.dumps({
     "scores": model.score_items("item-3 item-9".split(), ["item-1"]).tolist(),
 }))
 """
+)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from learned_tokenizers import make_rq_vae
 from loopback_hub import LoopbackHub
 
 from hf_genrec.data.prepared import PreparedData
-from hf_genrec.hub import save_model, write_model_card
+from hf_genrec.hub import WITHOUT_LIBRARY, save_model, write_model_card
 from hf_genrec.item_tokenizers import load_item_tokenizer
 
 pytestmark = pytest.mark.libraries
@@ -75,13 +75,9 @@ for command in json.loads(sys.argv[1]):
 print(json.dumps(found))
 """
 
-LOAD = """
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "hf_genrec":
-            raise ModuleNotFoundError("hf_genrec is not installed here")
-sys.meta_path.insert(0, Blocked())
-
+LOAD = (
+    WITHOUT_LIBRARY
+    + """
 import json
 from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
 
@@ -103,6 +99,7 @@ for repo_id, revision in json.loads(sys.argv[2]):
     assert [[item["item_id"] for item in line] for line in answers] == recommended[-1][0]
 print(json.dumps({"recommended": recommended, "generated": generated}))
 """
+)
 
 PUSH_LOG = """
 from hf_genrec.dataset_scripts import tabular
@@ -124,13 +121,9 @@ print(json.dumps({
 }))
 """
 
-LOAD_TOKENIZER = """
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "hf_genrec":
-            raise ModuleNotFoundError("hf_genrec is not installed here")
-sys.meta_path.insert(0, Blocked())
-
+LOAD_TOKENIZER = (
+    WITHOUT_LIBRARY
+    + """
 import json
 import torch
 from transformers import AutoModel
@@ -139,14 +132,11 @@ tokenizer = AutoModel.from_pretrained("my-org/whole", **place)
 vectors = torch.linspace(-1, 1, 5 * tokenizer.config.vector_dim).reshape(5, -1)
 print(json.dumps(tokenizer.encode(vectors).tolist()))
 """
+)
 
-LOAD_DATA = """
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "hf_genrec":
-            raise ModuleNotFoundError("hf_genrec is not installed here")
-sys.meta_path.insert(0, Blocked())
-
+LOAD_DATA = (
+    WITHOUT_LIBRARY
+    + """
 import json
 import datasets
 datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = datasets.config.USE_PARQUET_EXPORT = False
@@ -155,6 +145,7 @@ names = ("interactions", "items", "sequences")
 tables = {name: datasets.load_dataset(repo_id, name, split="train", revision=revision) for name in names}
 print(json.dumps({name: table[:] for name, table in tables.items()}))
 """
+)
 
 HISTORIES = [["item-3", "item-9"], []]
 

@@ -1,14 +1,11 @@
 """What a command imports before it answers: nothing that takes seconds and is not needed."""
 
-import json
-import subprocess
-import sys
 from dataclasses import fields
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import make_model, make_processor
+from conftest import make_model, make_processor, outcomes
 from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
 
@@ -18,25 +15,6 @@ from hf_genrec.training.config import TRAINING_ARGUMENTS
 from hf_genrec.training.known_keys import DeclaredArguments
 
 pytestmark = pytest.mark.libraries
-
-# Runs commands one after the other and prints, per command, its exit code and which of some modules are imported.
-PROGRAM = """
-import json, sys
-from hf_genrec import cli
-for command in json.loads(sys.argv[1]):
-    sys.argv = ["hf-genrec", *command]
-    try:
-        cli.main()
-    except SystemExit as finished:
-        print(json.dumps([finished.code, sorted(sys.modules)]))
-"""
-
-
-def outcomes(commands) -> tuple[list, list[str]]:
-    command = [sys.executable, "-c", PROGRAM, json.dumps([list(map(str, command)) for command in commands])]
-    finished = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = [json.loads(line) for line in finished.stdout.splitlines() if line.startswith("[")]
-    return found, [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
 
 
 def test_recommending_imports_no_trainer_and_no_data_tools(tmp_path):

@@ -8,28 +8,33 @@ comes after is left out. Folds that were finished are kept.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow.compute as pc
 
-from hf_genrec.catalogue.json_files import naming, number, read_json
+from hf_genrec.catalogue.json_files import naming, read_json
 from hf_genrec.data.dates import shown_date
-from hf_genrec.data.prepared import REPORT_FILE, PreparedData
+from hf_genrec.data.prepared import PreparedData
 from hf_genrec.dataset_scripts import load_source
 from hf_genrec.evaluation.report import markdown_table, record_header
-from hf_genrec.files import require_writable, restore_folder, write_json
-from hf_genrec.method import load_method
-from hf_genrec.semantic_ids.ids import read_table
-from hf_genrec.trainers import evaluate_run, prepare_data, tokenize_items, train
-from hf_genrec.trainers.trial_runs import SETTINGS_FILE, check_settings, settings_of
+from hf_genrec.files import require_writable, write_json
+from hf_genrec.trainers.trial_runs import (
+    FIGURES,
+    SETTINGS_FILE,
+    check_settings,
+    is_finished,
+    measured,
+    prepare_once,
+    settings_of,
+    train_and_evaluate,
+)
 from hf_genrec.training.config import RunConfig, parse_config
 
 logger = logging.getLogger(__name__)
 
 DAY_MS = 24 * 3600 * 1000
 SPLIT = "test"
-METRICS = ("ndcg@10", "recall@10")
 
 
 def windows(last_ms: int, num_folds: int, fold_days: float) -> list[tuple[int, int]]:
@@ -69,14 +74,14 @@ def main(config: str | None, num_folds: int, fold_days: float, overrides: Sequen
         with naming(path, f"delete {folder.path}, and run folds again"):
             records = read_json(path)
             users = next(iter(records.values()))["num_users"]
-            figures = {name: _figures(record) for name, record in records.items()}
+            figures = {name: measured(record) for name, record in records.items()}
         lines.append(
             {"fold": place, "from": shown_date(start), "to": shown_date(end), "users": users, "systems": figures}
         )
         header = record_header(folder.model, prepared)
     names = list(lines[0]["systems"])
     mean = {
-        name: {metric: sum(line["systems"][name][metric]["value"] for line in lines) / len(lines) for metric in METRICS}
+        name: {metric: sum(line["systems"][name][metric]["value"] for line in lines) / len(lines) for metric in FIGURES}
         for name in names
     }
     record = header | {"split": SPLIT, "num_folds": num_folds, "fold_days": fold_days, "mean": mean, "folds": lines}
@@ -95,29 +100,15 @@ def _times(validation: int, test: int, end: int) -> list[str]:
 
 def _make(run: RunConfig) -> PreparedData:
     """A fold from the log to its figures, as far as it is not there."""
-    folder = run.run
-    restore_folder(folder.data)
-    if not (folder.data / REPORT_FILE).is_file():
-        prepare_data.main(run)
-    prepared = PreparedData.load(folder.data)
-    for split in ("validation", SPLIT):
-        prepared.split(split)  # or the fold says nothing
-    restore_folder(folder.semantic_ids)
-    codes = load_method(run.model.method).codes is not None
-    if codes and not folder.semantic_ids.is_dir():
-        tokenize_items.main(run)
-    settings = settings_of(run, prepared, read_table(folder.semantic_ids)["fingerprint"] if codes else None)
-    check_settings(folder.path / SETTINGS_FILE, settings)
-    write_json(settings, folder.path / SETTINGS_FILE)
-    if not (folder.results / f"{SPLIT}.json").is_file():
-        train.main(run)
-        evaluate_run.main(str(folder.path), SPLIT)
+    folder = run.run.path
+    prepared, codes = prepare_once(run)
+    prepared.split(SPLIT)  # or the fold says nothing
+    settings = settings_of(run, prepared, codes)
+    check_settings(folder / SETTINGS_FILE, settings)
+    write_json(settings, folder / SETTINGS_FILE)
+    if not is_finished(folder, SPLIT):
+        train_and_evaluate(run, split=SPLIT)
     return prepared
-
-
-def _figures(record: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    metrics = record["metrics"]
-    return {name: {bound: number(metrics[name][bound]) for bound in ("value", "low", "high")} for name in METRICS}
 
 
 def render(record: dict[str, Any]) -> str:

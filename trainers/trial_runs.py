@@ -1,7 +1,7 @@
 """Runs of one configuration with some settings varied, a folder each, compared on the validation split."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -99,16 +99,22 @@ def share(base: RunConfig, run: RunConfig, parts: Iterable[str]) -> None:
         copy_folder(base.run.path / part, run.run.path / part)
 
 
-def is_finished(folder: Path) -> bool:
+def is_finished(folder: Path, split: str = SPLIT) -> bool:
     """Whether a run is trained and evaluated."""
-    return (folder / "results" / f"{SPLIT}.json").is_file()
+    return (folder / "results" / f"{split}.json").is_file()
 
 
-def train_and_evaluate(run: RunConfig, callbacks: Sequence[Any] = ()) -> None:
-    """Train a run that has its data, and evaluate it on the validation split."""
+def train_and_evaluate(run: RunConfig, callbacks: Sequence[Any] = (), split: str = SPLIT) -> None:
+    """Train a run that has its data, and evaluate it."""
     folder = run.run.path  # the training moves `output_dir` to its checkpoints
     train.main(run, callbacks)
-    evaluate_run.main(str(folder), SPLIT)
+    evaluate_run.main(str(folder), split)
+
+
+def measured(record: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """A system's `FIGURES` with their intervals, of what `evaluate` has written."""
+    metrics = record["metrics"]
+    return {name: {bound: number(metrics[name][bound]) for bound in ("value", "low", "high")} for name in FIGURES}
 
 
 def figures(folder: Path, remedy: str) -> dict[str, Any]:
@@ -121,9 +127,7 @@ def figures(folder: Path, remedy: str) -> dict[str, Any]:
     line: dict[str, Any] = {"run": str(folder)}
     path = folder / "results" / f"{SPLIT}.json"
     with naming(path, remedy):
-        metrics = next(iter(read_json(path, remedy=remedy).values()))["metrics"]  # the model's; the baselines follow
-        for name in FIGURES:
-            line[name] = {bound: number(metrics[name][bound]) for bound in ("value", "low", "high")}
+        line |= measured(next(iter(read_json(path, remedy=remedy).values())))  # the model; the baselines follow
     path = folder / "results" / "training.json"
     with naming(path, remedy):
         training = read_json(path, remedy=remedy)

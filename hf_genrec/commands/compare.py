@@ -7,6 +7,8 @@ import typer
 
 from hf_genrec.terminal import quiet
 
+EXTRA = "train"
+
 
 def command(
     runs: Annotated[

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+EXTRA = None
+
 
 def command(
     name: Annotated[str | None, typer.Argument(help="Configuration to copy.")] = None,

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+EXTRA = "demo"
+
 
 def command(
     run: Annotated[str, typer.Argument(help="Run folder, saved model, or repository on the Hub.")],

@@ -10,28 +10,17 @@ import typer
 
 DISTRIBUTION = "hf_genrec"
 
-# The extra that a command needs beside the core; None: the core is enough. Commands in files of their own may say it
+# The extra that a command needs beside the core; None: the core is enough. Commands in files of their own say it
 # there, as `EXTRA`; an option that needs more than its command has a line of its own.
+EXTRA = None
 EXTRAS: dict[str, str | None] = {
     "prepare": "train",
     "tokenize": "train",
     "train": "train",
     "evaluate": "train",
-    "recommend": None,
     "recommend --user": "data",
     "sweep": "train",
     "grpo": "rl",
-    "tune": "tune",
-    "compare": "train",
-    "embed": "train",
-    "serve": "serve",
-    "demo": "demo",
-    "push": None,
-    "push-data": "data",
-    "refresh": None,
-    "configs": None,
-    "methods": None,
-    "doctor": None,
 }
 
 

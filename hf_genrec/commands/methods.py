@@ -2,6 +2,8 @@
 
 import typer
 
+EXTRA = None
+
 
 def command() -> None:
     """List the methods, a line each."""

@@ -7,6 +7,8 @@ import typer
 
 from hf_genrec.terminal import quiet
 
+EXTRA = None
+
 PrivateOption = Annotated[bool, typer.Option("--private", help="Into a private repository; never into a public one.")]
 RevisionOption = Annotated[
     str | None, typer.Option(help="Branch to upload to, made from the main one where there is none.")

@@ -8,6 +8,8 @@ import typer
 from hf_genrec.commands.push import DryRunOption, PrivateOption, PullRequestOption, RevisionOption
 from hf_genrec.terminal import quiet
 
+EXTRA = "data"
+
 
 def command(
     run: Annotated[str, typer.Argument(help="Run folder whose data are prepared, for instance runs/mine.")],

@@ -8,6 +8,8 @@ import typer
 
 from hf_genrec.terminal import quiet, shown
 
+EXTRA = None
+
 
 def command(
     run: Annotated[str, typer.Argument(help="Run folder, for instance runs/mine.")],

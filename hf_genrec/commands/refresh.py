@@ -7,6 +7,8 @@ import typer
 
 from hf_genrec.terminal import quiet
 
+EXTRA = None
+
 
 def command(
     folder: Annotated[str, typer.Argument(help="Saved model, or the run folder that holds one.")],

@@ -9,6 +9,8 @@ import typer
 from hf_genrec.serving.settings import ServerSettings
 from hf_genrec.terminal import quiet
 
+EXTRA = "serve"
+
 USUAL = ServerSettings()
 TOKEN = "HF_GENREC_TOKEN"
 

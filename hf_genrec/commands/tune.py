@@ -6,6 +6,8 @@ import typer
 
 from hf_genrec.terminal import quiet
 
+EXTRA = "tune"
+
 CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hf_genrec.serving.batch import Batch, PartMaker
+from hf_genrec.serving.ray_cluster import connect, load_ray
 
 OBJECT_STORE = 100 * 2**20  # bytes; nothing large is kept there
 
@@ -53,26 +54,22 @@ def on_ray(
         ValueError: no machine of the cluster has as many cores as an actor has threads; what an actor raised.
         ImportError: Ray is not installed.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise ImportError('--engine ray needs Ray: pip install "hf_genrec[ray]"') from error
+    ray = load_ray("--engine ray")
     import torch
+    from ray.data import ActorPoolStrategy, DataContext, from_items
 
     threads = torch.get_num_threads()
     started = not ray.is_initialized()
     if started:
         _connect(ray, threads, workers, len(numbers))
     try:
-        ray.data.DataContext.get_current().enable_progress_bars = False
+        DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         actors = min(workers or _room(ray, threads), len(numbers))
         _require_room(ray, threads)
         actor: Any = PartActor  # Ray's annotation of `map` knows functions alone
-        parts = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
-        pool = ray.data.ActorPoolStrategy(size=actors)
+        parts = from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
+        pool = ActorPoolStrategy(size=actors)
         records = parts.map(actor, fn_constructor_args=(batch, settings, threads), compute=pool, num_cpus=threads)
         for row in records.iter_rows():
             if row["refused"]:
@@ -88,13 +85,9 @@ def on_ray(
 
 
 def _connect(ray: Any, threads: int, workers: int | None, parts: int) -> None:
-    """To the cluster that RAY_ADDRESS names, or to one of this machine alone."""
-    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-        return
     count = min(workers or max(1, (os.cpu_count() or 1) // threads), parts)
-    ray.init(num_cpus=count * threads, include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
+    own = {"num_cpus": count * threads, "object_store_memory": OBJECT_STORE}
+    connect(ray, own, logging_level="ERROR", log_to_driver=False)
 
 
 def _room(ray: Any, threads: int) -> int:

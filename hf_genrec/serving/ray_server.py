@@ -1,11 +1,11 @@
 """The same application on a Ray Serve cluster: several processes that answer, replaced one after the other."""
 
-import os
 import signal
 import threading
 from collections.abc import Sequence
 from typing import Any
 
+from hf_genrec.serving.ray_cluster import connect, has_cluster, load_ray
 from hf_genrec.serving.settings import ServerSettings
 
 NAME = "hf_genrec"
@@ -21,10 +21,8 @@ def deployment(runs: Sequence[tuple[str | None, str]], settings: ServerSettings,
     Raises:
         ImportError: where Ray is not installed.
     """
-    try:
-        from ray import serve
-    except ImportError:
-        raise ImportError('Ray is not installed: pip install "hf_genrec[ray]"') from None
+    load_ray("--engine ray")
+    from ray import serve
 
     def application() -> Any:
         from hf_genrec.serving.application import build_application
@@ -51,17 +49,14 @@ def deploy(
         whether the cluster is this process's own, and ends with it.
     """
     application = deployment(runs, settings, replicas)
-    import ray
+    ray = load_ray("--engine ray")
     from ray import serve
 
-    own = "RAY_ADDRESS" not in os.environ
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not ray.is_initialized():
-        options: dict[str, Any] = {"include_dashboard": False} if own else {}
-        ray.init(**options)
+        connect(ray, {})
     serve.start(http_options={"host": host, "port": port})
     serve.run(application, name=NAME, route_prefix="/")
-    return own
+    return not has_cluster()
 
 
 def serve(

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 import hf_genrec
 from hf_genrec.catalogue.handler import EndpointHandler
-from hf_genrec.hub import model_fingerprint, require_pushable
+from hf_genrec.hub import WITHOUT_LIBRARY, model_fingerprint, require_pushable
 
 MAKERS = {
     "care": lambda: make_model(make_processor()),
@@ -23,15 +23,9 @@ MAKERS = {
 }
 
 # As huggingface_inference_toolkit.utils.check_and_register_custom_pipeline_from_directory has it.
-STRANGER = """
-import sys
-
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "hf_genrec":
-            raise ModuleNotFoundError("hf_genrec is not installed here")
-sys.meta_path.insert(0, Blocked())
-
+STRANGER = (
+    WITHOUT_LIBRARY
+    + """
 import importlib.util, json, os
 from pathlib import Path
 import torch
@@ -58,6 +52,7 @@ for folder, bodies in json.loads(sys.argv[1]):
 assert pipeline(model=folder, trust_remote_code=True).task == "recommendation"
 print(json.dumps(found))
 """
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,14 @@
 """The files of a Space, and what `hf-genrec demo` refuses before anything slow is imported."""
 
 import ast
-import json
 import re
 import socket
-import subprocess
 import sys
 from importlib.metadata import version
 
 import pytest
 import yaml
-from conftest import exit_code, make_model, make_processor
+from conftest import exit_code, make_model, make_processor, outcomes
 
 import hf_genrec
 from hf_genrec.serving.demo.space import write_space
@@ -46,26 +44,12 @@ def test_what_no_space_can_load(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "space").exists()
 
 
-PROGRAM = """
-import json, sys
-from hf_genrec import cli
-for command in json.loads(sys.argv[1]):
-    sys.argv = ["hf-genrec", *command]
-    try:
-        cli.main()
-    except SystemExit as finished:
-        print(finished.code, [name for name in ("torch", "gradio") if name in sys.modules])
-"""
-
-
 def test_refusals_come_before_torch_is_imported(tmp_path):
     (tmp_path / "empty").mkdir()
     commands = [["demo", str(tmp_path / "empty")], ["demo", "a", "--port", "0"], ["demo", "a", "--port", "70000"]]
-    finished = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(commands)], capture_output=True, text=True, check=True
-    )
-    assert finished.stdout.splitlines() == ["2 []"] * 3
-    assert "holds no trained model: run `hf-genrec train` first" in finished.stderr
+    found, errors = outcomes(commands)
+    assert [(code, {"torch", "gradio"} & set(modules)) for code, modules in found] == [(2, set())] * 3
+    assert "holds no trained model: run `hf-genrec train` first" in "\n".join(errors)
 
 
 def test_without_gradio_one_line_names_the_extra(tmp_path, monkeypatch, capsys):
