@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -27,6 +28,7 @@ from hf_genrec.serving.bodies import (
 from hf_genrec.serving.metrics import ServerMetrics
 from hf_genrec.serving.middleware import Requests
 from hf_genrec.serving.new_items import encode_items, enter_items
+from hf_genrec.serving.own_thread import in_own_thread
 from hf_genrec.serving.served_model import Question, ServedModel
 from hf_genrec.serving.settings import ServerSettings
 
@@ -56,8 +58,9 @@ def build_application(models: Sequence[ServedModel], settings: ServerSettings | 
 
     @asynccontextmanager
     async def lifespan(app: FastAPI):
+        thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         for name, model in served.items():
-            batchers[name] = batcher = Batcher(model.answer, settings, _observer(metrics, name))
+            batchers[name] = batcher = Batcher(model.answer, settings, thread, _observer(metrics, name))
             metrics.watch(model, batcher)
             batcher.start()
             # What the first call prepares is not the first user's to wait for.
@@ -67,6 +70,7 @@ def build_application(models: Sequence[ServedModel], settings: ServerSettings | 
         app.state.ready = False
         for batcher in batchers.values():
             await batcher.stop()
+        await asyncio.to_thread(thread.shutdown)
 
     app = FastAPI(
         title="hf_genrec",
@@ -146,7 +150,7 @@ def build_application(models: Sequence[ServedModel], settings: ServerSettings | 
             if known:
                 raise HTTPException(409, f"item {known[0]!r} is in the catalogue already")
             try:
-                encoded = await asyncio.to_thread(encode_items, model, items)
+                encoded = await asyncio.to_thread(in_own_thread, partial(encode_items, model, items))
                 await batchers[model.name].call(partial(enter_items, model, items, encoded))
             except (ValueError, OSError, ImportError) as error:
                 raise HTTPException(422, " ".join(str(error).splitlines())) from None

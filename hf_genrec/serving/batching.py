@@ -1,4 +1,4 @@
-"""Requests that arrive together are answered together: a queue, and one thread that holds the model."""
+"""Requests that arrive together are answered together: a queue before the thread that computes."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,7 +48,8 @@ class Batcher:
     answers come back together. After a lone one it does not.
 
     Args:
-        answer: from questions to their answers; called by one thread, one call at a time.
+        answer: from questions to their answers; called by the thread alone, one call at a time.
+        thread: what computes, for this model and for others beside it. See [`in_own_thread`] why there is one.
         observe: is told the histories and seconds of each batch.
     """
 
@@ -56,10 +57,10 @@ class Batcher:
         self,
         answer: Callable[[list[Question]], list[Answer]],
         settings: ServerSettings,
+        thread: Executor,
         observe: Callable[[int, float], None] = lambda histories, seconds: None,
     ):
-        self._answer, self._settings, self._observe = answer, settings, observe
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._answer, self._settings, self._thread, self._observe = answer, settings, thread, observe
         self._waiting: deque[_Waiting] = deque()
         self._arrived, self._enough = asyncio.Event(), asyncio.Event()
         self._busy = False
@@ -82,7 +83,6 @@ class Batcher:
             await asyncio.sleep(0.01)
         if self._task is not None:
             self._task.cancel()
-        await asyncio.to_thread(self._thread.shutdown)
 
     async def ask(self, question: Question) -> Answered:
         """

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from hf_genrec.files import restore_folder
 from hf_genrec.method import load_method, model_place, open_model
+from hf_genrec.serving.own_thread import in_own_thread
 from hf_genrec.training.run_folder import RunFolder
 
 
@@ -65,7 +67,7 @@ class ServedModel:
         self.folder = model_place(run_or_repo)
         if self.folder == run_or_repo and run.path.is_dir() and not (run.path / "config.json").is_file():
             run.require_model()
-        self.model = open_model(run_or_repo)
+        self.model = in_own_thread(partial(open_model, run_or_repo))
         self.name = name or Path(run_or_repo).resolve().name
         self.method = load_method(self.model.config.model_type)
         self.item_tokenizer: Any = None

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -29,12 +30,13 @@ class Answers:
 
 def with_batcher(answers, body, **settings):
     async def run():
-        batcher = Batcher(answers, ServerSettings(**settings))
-        batcher.start()
-        try:
-            return await body(batcher)
-        finally:
-            await batcher.stop()
+        with ThreadPoolExecutor(1) as thread:
+            batcher = Batcher(answers, ServerSettings(**settings), thread)
+            batcher.start()
+            try:
+                return await body(batcher)
+            finally:
+                await batcher.stop()
 
     return asyncio.run(run())
 
@@ -132,12 +134,13 @@ def test_what_waits_is_answered_before_it_stops():
     answers = Answers(0.05)
 
     async def run():
-        batcher = Batcher(answers, ServerSettings(max_batch=1))
-        batcher.start()
-        tasks = [asyncio.create_task(batcher.ask(question(name))) for name in range(4)]
-        await asyncio.sleep(0.01)
-        await batcher.stop()
-        return [(await task).answer[0][0][0] for task in tasks]
+        with ThreadPoolExecutor(1) as thread:
+            batcher = Batcher(answers, ServerSettings(max_batch=1), thread)
+            batcher.start()
+            tasks = [asyncio.create_task(batcher.ask(question(name))) for name in range(4)]
+            await asyncio.sleep(0.01)
+            await batcher.stop()
+            return [(await task).answer[0][0][0] for task in tasks]
 
     assert asyncio.run(run()) == ["0", "1", "2", "3"]
 

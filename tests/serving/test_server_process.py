@@ -65,7 +65,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         ((f"a/b={run}",), "a/b="),
     ]:
         capsys.readouterr()
-        assert exit_code("serve", *arguments) == 2
+        assert exit_code("serve", *arguments, "--port", "0") == 2
         (line,) = [line for line in capsys.readouterr().err.splitlines() if re.search("error", line)]
         assert words in line
     with socket.socket() as taken:
