@@ -78,6 +78,4 @@ def golden_gaps(folder, facts):
     """For `golden_cases.py`: the largest difference of each output."""
     if facts.get("method") != "tca4rec":
         return None
-    return {
-        name: (found - expected).abs().max().item() for name, (found, expected) in computed(folder, facts).items()
-    }
+    return {name: (found - expected).abs().max().item() for name, (found, expected) in computed(folder, facts).items()}
