@@ -48,6 +48,8 @@ class Method:
         post_training: gives the [`PostTraining`] of its models, if they can be post-trained.
         explain: from a model, a history of catalogue rows, the row of an item and whether items of the history are left
             out of lists, to what the demo shows of how the model came to the item.
+        soft_targets: whether its models' forward takes `soft_targets`, of the codes labelled in a batch of
+            `NextItemExamples` or `PackedExamples`, and hands them to `code_loss`.
         unused_keys: keys of the shared argument classes that it has no use for.
         is_default: whether it is meant where no method is named.
     """
@@ -67,6 +69,7 @@ class Method:
     onnx_scores: Callable[[Any], Any] | None = None
     post_training: "Callable[[], PostTraining] | None" = None
     explain: "Callable[[Any, np.ndarray, int, bool], list[Explanation]]" = lambda model, history, item, exclude_seen: []
+    soft_targets: bool = False
     unused_keys: frozenset[str] = field(default_factory=frozenset)
     is_default: bool = False
 
@@ -175,6 +178,25 @@ def model_place(folder_or_repo: str | Path) -> str | Path:
     """The model of a run folder; of anything else, a saved model or a repository, this itself."""
     model = Path(folder_or_repo) / "model"
     return model if (model / "config.json").is_file() else folder_or_repo
+
+
+def recommender_folder(run_folder: str | Path, key: str) -> Path:
+    """
+    The model of a run, of a method whose models have a vector per item.
+
+    Args:
+        key: what names the run in a configuration.
+
+    Raises:
+        ValueError: if there is none; names the key.
+    """
+    folder = Path(run_folder) / "model"
+    names = " or ".join(name for name in methods() if load_method(name).item_vectors)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{key}: {folder} holds no model; train one with method: {names} on the same data")
+    if not load_method(method_of(folder)).item_vectors:
+        raise ValueError(f"{key}: {folder} is a model of type {method_of(folder)}; it must be one of {names}")
+    return folder
 
 
 def open_model(folder_or_repo: str | Path, **settings: Any) -> Any:

@@ -15,6 +15,7 @@ from hf_genrec.method import load_method
 from hf_genrec.training.checkpoints import checkpoint_to_resume
 from hf_genrec.training.config import RunConfig, parse_command_line
 from hf_genrec.training.lineage import lineage_of
+from hf_genrec.training.soft_targets import set_soft_targets
 from hf_genrec.training.train_and_save import train_and_save
 
 
@@ -26,6 +27,7 @@ def main(config: RunConfig, callbacks: Sequence[Any] = ()) -> None:
     lineage = lineage_of(config)
     resume = checkpoint_to_resume(run.checkpoints, config.training.resume_from_checkpoint, lineage)
     trainer = method.build_trainer(config)
+    set_soft_targets(trainer)
     for callback in callbacks:
         trainer.add_callback(callback)
     train_and_save(trainer, run, resume, lineage, run.semantic_ids / "item_tokenizer" if method.codes else None)

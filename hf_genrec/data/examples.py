@@ -77,6 +77,10 @@ class NextItemExamples(Dataset):
         return len(self.users)
 
     def __getitem__(self, index: int) -> dict:
-        """`history` (n,) int64 catalogue rows, oldest first, and `target`, a catalogue row."""
+        """
+        `history` (n,) int64 catalogue rows, oldest first; `target`, a catalogue row; and `target_numbers`, its place
+        among [`target_positions`].
+        """
         sequence, position = self.sequences[self.users[index]], self.positions[index]
-        return {"history": sequence[max(position - self.max_history, 0) : position], "target": sequence[position]}
+        history = sequence[max(position - self.max_history, 0) : position]
+        return {"history": history, "target": sequence[position], "target_numbers": index}

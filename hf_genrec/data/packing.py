@@ -50,6 +50,9 @@ class PackedExamples(Dataset):
         shared, own = shared_and_own(users, positions, max_history)
         segments = np.concatenate([_cut(shared, num_levels, row_tokens), own], axis=1)
         self.users, self.starts, self.first_targets, self.ends = segments
+        # A user's targets follow each other, and so do those of a segment.
+        first_of_user = np.searchsorted(users, self.users)
+        self.first_numbers = first_of_user + self.first_targets - positions[first_of_user]
         tokens = _tokens(segments, num_levels)
         history = (self.ends - self.starts - 1) * num_levels
         self.rows = _fill_rows(tokens, row_tokens, seed)
@@ -61,12 +64,16 @@ class PackedExamples(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict:
-        """`segments`: a list of pairs of (n,) int64 catalogue rows, oldest first, and the place of the first target."""
-        segments = []
+        """
+        `segments`: a list of pairs of (n,) int64 catalogue rows, oldest first, and the place of the first target;
+        `target_numbers`: (targets,) their places among `target_positions`.
+        """
+        segments, numbers = [], []
         for i in self.rows[index]:
             items = self.sequences[self.users[i]][self.starts[i] : self.ends[i]]
             segments.append((items, int(self.first_targets[i] - self.starts[i])))
-        return {"segments": segments}
+            numbers.append(self.first_numbers[i] + np.arange(self.ends[i] - self.first_targets[i]))
+        return {"segments": segments, "target_numbers": np.concatenate(numbers)}
 
 
 def _tokens(segments: np.ndarray, num_levels: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse
 
-from hf_genrec.method import load_method, load_model, method_of, methods
+from hf_genrec.method import load_model, recommender_folder
 
 
 def cooccurrence_counts(sequences: list[np.ndarray], num_items: int, window: int) -> scipy.sparse.csr_array:
@@ -97,17 +97,7 @@ def recommender_vectors(run_folder: str | Path, item_ids: list[str], train_seque
     Raises:
         ValueError: no model with item vectors there, another catalogue, or other training interactions.
     """
-    folder = Path(run_folder) / "model"
-    if not (folder / "config.json").is_file():
-        raise ValueError(
-            f"collaborative_run: {folder} holds no model; train one with method: {' or '.join(_with_vectors())} on the "
-            f"same data"
-        )
-    if not load_method(method_of(folder)).item_vectors:
-        raise ValueError(
-            f"collaborative_run: {folder} is a model of type {method_of(folder)}; it must be one of "
-            f"{', '.join(_with_vectors())}"
-        )
+    folder = recommender_folder(run_folder, "collaborative_run")
     model = load_model(folder)
     if model.processor.item_ids != item_ids:
         raise ValueError(f"collaborative_run: {folder} was trained on another catalogue; train it on the same data")
@@ -118,10 +108,6 @@ def recommender_vectors(run_folder: str | Path, item_ids: list[str], train_seque
         )
     vectors = model.item_vectors()[:-1].detach().float().cpu().numpy()
     return _unit_length(np.where(counts[:, None] > 0, vectors, 0.0).astype(np.float32))
-
-
-def _with_vectors() -> list[str]:
-    return [name for name in methods() if load_method(name).item_vectors]
 
 
 def _unit_length(vectors: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Arguments of every training."""
 
+import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -41,6 +42,25 @@ class GenRecTrainingArguments(TrainingArguments):
     packed_row_tokens: int = field(
         default=256, metadata={"help": "packing, several users a row: the most tokens of a row"}
     )
+    soft_targets_run: str | None = field(
+        default=None,
+        metadata={
+            "help": "run folder of a finished recommender of the same data: codes that it finds likely count as partly "
+            "right; null trains on the labels alone"
+        },
+    )
+    soft_targets_weight: float = field(
+        default=0.1, metadata={"help": "share of the target that the recommender's codes have; 0 is the plain loss"}
+    )
+    soft_targets_temperature: float = field(
+        default=1.0, metadata={"help": "the recommender's scores are divided by it; above 1 they are nearer each other"}
+    )
+    legal_codes_only: bool = field(
+        default=False, metadata={"help": "the loss compares the codes that some item goes on with, and no others"}
+    )
+    legal_codes_temperature: float = field(
+        default=1.0, metadata={"help": "legal_codes_only: logits are divided by it in the loss"}
+    )
     per_device_train_batch_size: int = field(
         default=16, metadata={"help": "rows per step and process: packed ones, or without packing one per target"}
     )
@@ -80,6 +100,7 @@ class GenRecTrainingArguments(TrainingArguments):
             raise ValueError("label_smoothing_factor: use label_smoothing, the model's own")
         if self.packed_row_tokens < 1:
             raise ValueError(f"packed_row_tokens must be at least 1, not {self.packed_row_tokens}")
+        check_soft_targets(self)
         join_processes(self)
         super().__post_init__()
         check_rows_and_metric(self)
@@ -124,6 +145,20 @@ def check_training(arguments: Any) -> None:
             f"eval_steps {arguments.eval_steps}, save_steps {arguments.save_steps}: with load_best_model_at_end they "
             f"must be equal, or the best model may not be among the checkpoints"
         )
+
+
+def check_soft_targets(arguments: Any) -> None:
+    """
+    Raises:
+        ValueError: for a weight that is no share, a temperature that is not above 0, or one that nothing reads.
+    """
+    if not 0 <= arguments.soft_targets_weight <= 1:
+        raise ValueError(f"soft_targets_weight {arguments.soft_targets_weight}: give a share from 0 to 1")
+    for name in ("soft_targets_temperature", "legal_codes_temperature"):
+        if not 0 < getattr(arguments, name) < math.inf:
+            raise ValueError(f"{name} {getattr(arguments, name)}: give a number above 0")
+    if arguments.legal_codes_temperature != 1 and not arguments.legal_codes_only:
+        raise ValueError("legal_codes_temperature is read with legal_codes_only: true, which is not set")
 
 
 def check_rows_and_metric(arguments: Any) -> None:

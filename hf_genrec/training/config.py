@@ -37,6 +37,10 @@ SEMANTIC_ID_KEYS = {field.name for field in fields(TokenizerArguments)} - {
 }
 SEMANTIC_ID_KEYS |= {"codes_path", "packed_row_tokens"}
 
+# Of the training's, those that models with [`code_loss`] have a use for.
+SOFT_TARGET_KEYS = {"soft_targets_run", "soft_targets_weight", "soft_targets_temperature"}
+SOFT_TARGET_KEYS |= {"legal_codes_only", "legal_codes_temperature"}
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -142,6 +146,7 @@ def _run_kinds() -> dict[str, Kind]:
         method = load_method(name)
         classes = [DataArguments, TokenizerArguments, method.arguments, TRAINING_ARGUMENTS]
         unused = method.unused_keys if method.codes else method.unused_keys | SEMANTIC_ID_KEYS
+        unused = unused if method.soft_targets else unused | SOFT_TARGET_KEYS
         kinds[name] = Kind(classes, frozenset(unused))
     return kinds
 

@@ -16,7 +16,7 @@ from hf_genrec.catalogue.json_files import read_json
 from hf_genrec.data.arguments import DataArguments
 from hf_genrec.data.prepared import PreparedData, read_report
 from hf_genrec.files import source_fingerprint, spelled_out, weights_fingerprint, write_json
-from hf_genrec.method import load_method
+from hf_genrec.method import load_method, recommender_folder
 from hf_genrec.semantic_ids.ids import TABLE_FILE, read_table
 from hf_genrec.training.config import RunConfig
 
@@ -28,6 +28,7 @@ NAMES = {
     "semantic_ids": "the semantic IDs",
     "item_tokenizer": "the item tokenizer",
     "pretrained": "the model to start from",
+    "soft_targets": "the recommender of soft_targets_run",
 }
 PATHS = ("source_path", "item_path")
 TEXT = ("text_model", "text_columns", "embeddings_path")  # of TokenizerArguments, what makes a text's vector
@@ -118,6 +119,26 @@ def require_tokenized(config: RunConfig, data: str) -> dict[str, str | None]:
     return {"semantic_ids": table["fingerprint"], "item_tokenizer": require_own_tokenizer(folder, table)}
 
 
+def require_recommender(run_folder: str, data: str) -> str | None:
+    """
+    The fingerprint of the recommender that a training takes soft targets from.
+
+    Args:
+        data: what [`require_prepared`] returned for the training.
+
+    Raises:
+        ValueError: if there is none, or it was trained on other data: it might know what is held out here.
+    """
+    folder = recommender_folder(run_folder, "soft_targets_run")
+    lineage = read_lineage(folder)
+    if lineage is None or lineage["made_from"].get("data") != data:
+        raise ValueError(
+            f"soft_targets_run: {folder} was trained on other data than this run's (another log, filter or split); "
+            f"train it on the same data"
+        )
+    return weights_fingerprint(folder)
+
+
 def require_own_tokenizer(folder: Path, table: Mapping[str, Any]) -> str | None:
     """
     The fingerprint of the item tokenizer that made the semantic IDs in a folder; `None` where none did.
@@ -157,12 +178,14 @@ def lineage_of(config: RunConfig) -> dict[str, Any]:
     What a training is made from, and its settings, for its checkpoints and its model.
 
     Raises:
-        FileNotFoundError, ValueError: as [`require_prepared`] and [`require_tokenized`].
+        FileNotFoundError, ValueError: as [`require_prepared`], [`require_tokenized`] and [`require_recommender`].
     """
     made_from: dict[str, str | None] = {"data": require_prepared(config)}
     method = load_method(config.model.method)
     if method.codes is not None:
         made_from |= require_tokenized(config, str(made_from["data"]))
+    if config.training.soft_targets_run is not None:
+        made_from["soft_targets"] = require_recommender(config.training.soft_targets_run, str(made_from["data"]))
     settings = asdict(config.model) | {"max_history": config.data.max_history}
     if method.reads_text(config.model):
         settings |= {name: getattr(config.tokenizer, name) for name in TEXT}

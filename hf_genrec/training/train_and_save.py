@@ -90,6 +90,9 @@ def _train_and_save(trainer, run: RunFolder, resume: str | None, lineage, item_t
             "best_validation_ndcg@10": trainer.state.best_metric,
             "log": trainer.state.log_history,
         }
+        soft_targets = getattr(trainer, "soft_targets_report", None)
+        if soft_targets is not None:
+            record["soft_targets"] = soft_targets
         if finished:
             record |= _what_it_took(run.results / TRAINING_FILE, record["steps"])
         trained = trainer.accelerator.unwrap_model(trainer.model)

@@ -47,5 +47,6 @@ METHOD = Method(
     score_name="log-probability",
     post_training=post_training,
     explain=explain,
+    soft_targets=True,
     is_default=True,
 )

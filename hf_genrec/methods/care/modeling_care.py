@@ -22,6 +22,7 @@ from ...catalogue.flat_code import FlatModelCode
 from ...catalogue.published_weights import require_same_weights
 from ...catalogue.transformers_bridge import CACHE, CacheByBothNames, overrides, returns_tuples, takes_cache
 from ...decoding.beam_decoder import additive_mask
+from ...decoding.code_loss import SoftTargets, code_loss
 from ...decoding.recommend_by_trie import GenerativeRecommenderMixin
 from .care_beams import CareBeamDecoder
 from .care_layers import CareDecoderLayer, kept_rows, rows_to_read, take_slots
@@ -247,6 +248,7 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
         block_ids: torch.LongTensor | None = None,
         context_ids: torch.LongTensor | None = None,
         num_items_in_batch: int | torch.Tensor | None = None,
+        soft_targets: SoftTargets | None = None,
         **kwargs,
     ) -> CareCausalLMOutput:
         r"""
@@ -259,6 +261,7 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
                 mask `(B, T)`, then `logits` is `(rows, vocab_size)`); labels are cut alike.
             num_items_in_batch (*optional*):
                 Targets in the whole optimisation step. The loss is then the sum over targets divided by it.
+            soft_targets ([`SoftTargets`], *optional*): what the labelled codes are compared with, beside the labels.
 
         Returns:
             [`CareCausalLMOutput`]: `logits` `(B, T, vocab_size)`, row i for token i + 1. `loss` is the cross-entropy
@@ -282,14 +285,8 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
             shifted = kept_rows(shifted, logits_to_keep)
             num_targets = (shifted != -100).sum()
             total = num_targets if num_items_in_batch is None else num_items_in_batch
-            loss = nn.functional.cross_entropy(
-                logits.float().flatten(0, -2),
-                shifted.flatten().to(logits.device),
-                ignore_index=-100,
-                reduction="sum",
-                label_smoothing=self.config.label_smoothing if self.training else 0.0,
-            )
-            loss = loss / total
+            smoothing = self.config.label_smoothing if self.training else 0.0
+            loss = code_loss(logits, shifted, smoothing, soft_targets) / total
             diversity = self.query_diversity()
             if diversity is not None:
                 # Over accumulated batches the shares of the targets add up to one term, as the cross-entropies to one

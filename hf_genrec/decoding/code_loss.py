@@ -1,0 +1,65 @@
+"""The loss of codes that are written one after the other: cross-entropy with their labels, or with soft targets."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+
+class SoftTargets(NamedTuple):
+    """
+    What the loss compares R labelled codes with, instead of their labels alone: weights of K candidate codes each.
+
+    Attributes:
+        tokens: (R, K) int64, the candidates; codes of one level. Places to spare hold any token, of log-weight -inf.
+        log_weights: (R, K), logarithms of weights that add up to 1; -inf where a candidate has none.
+        legal: (R, K) boolean, the candidates that some item goes on with: probabilities are a softmax over these alone,
+            of logits divided by `temperature`. `None`: over the whole vocabulary.
+        temperature: a number above 0; not read without `legal`.
+    """
+
+    tokens: torch.Tensor
+    log_weights: torch.Tensor
+    legal: torch.Tensor | None = None
+    temperature: float = 1.0
+
+
+def code_loss(
+    logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0, soft_targets: SoftTargets | None = None
+) -> torch.Tensor:
+    """
+    Sum over the labelled codes of -log P(label), or with soft targets of -log sum_v w(v) P(v): the logarithm of what
+    the model gives to all candidates together, each by its weight (TCA4Rec, arXiv 2601.18457).
+
+    Args:
+        logits: (..., V), aligned with `labels`.
+        labels: (...), -100 where nothing is learned.
+        label_smoothing: the share e of (1 - e) times that loss plus e times the mean of -log P over the vocabulary, or
+            over the legal candidates.
+        soft_targets: of the labelled codes, in their order.
+
+    Returns:
+        a number; float32, or float64 for such logits.
+
+    Raises:
+        ValueError: for soft targets of another number of codes than are labelled.
+    """
+    logits, labels = logits.flatten(0, -2), labels.flatten().to(logits.device)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if soft_targets is None:
+        return nn.functional.cross_entropy(
+            logits, labels, ignore_index=-100, reduction="sum", label_smoothing=label_smoothing
+        )
+    tokens, log_weights, legal, temperature = soft_targets
+    logits = logits[labels != -100]
+    if len(logits) != len(tokens):
+        raise ValueError(f"soft targets of {len(tokens)} codes for {len(logits)} labels: give one line per code")
+    chosen = logits.gather(1, tokens)
+    if legal is not None:
+        chosen = chosen.masked_fill(~legal, -torch.inf) / temperature
+    total = (logits if legal is None else chosen).logsumexp(-1)
+    loss = total - (chosen + log_weights).logsumexp(-1)
+    if label_smoothing:
+        mean = logits.mean(-1) if legal is None else chosen.masked_fill(~legal, 0.0).sum(-1) / legal.sum(-1)
+        loss = (1 - label_smoothing) * loss + label_smoothing * (total - mean)
+    return loss.sum()
