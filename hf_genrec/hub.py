@@ -77,7 +77,21 @@ def model_fingerprint(folder: Path) -> str:
     """What an exported model is known by: its weights and its configuration, whatever version saved it."""
     config = read_config(folder)
     of_model = {name: config[name] for name in sorted(config) if name not in NOT_OF_MODEL}
-    return fingerprint([json.dumps(of_model).encode(), *sorted(folder.glob("*.safetensors"))])
+    of_members = [model_fingerprint(member).encode() for member in member_folders(folder)]
+    return fingerprint([json.dumps(of_model).encode(), *sorted(folder.glob("*.safetensors")), *of_members])
+
+
+def member_folders(folder: Path) -> list[Path]:
+    """
+    The folders of the saved models that a saved model is made of, if it is made of any.
+
+    Raises:
+        ValueError: if its configuration names something else.
+    """
+    names = read_config(folder).get("members", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) and re.fullmatch(r"\w+", name) for name in names):
+        raise ValueError(f"{folder / 'config.json'} is damaged (members are no names of folders): save it again")
+    return [folder / name for name in names]
 
 
 def write_model_card(model_folder: Path, results_folder: Path) -> None:
@@ -249,7 +263,8 @@ def code_files(folder: Path) -> set[str]:
     from transformers.dynamic_module_utils import get_relative_import_files
 
     found = {HANDLER} if (folder / HANDLER).is_file() else set()
-    for place in (folder, folder / "item_tokenizer"):
+    members = member_folders(folder) if (folder / "config.json").is_file() else []
+    for place in (folder, folder / "item_tokenizer", *members):
         for name in ("config.json", "processor_config.json"):
             if not (place / name).is_file():
                 continue
@@ -281,11 +296,12 @@ def require_pushable(model_folder: Path, repo_id: str) -> None:
     validate_repo_id(repo_id)
     read_config(model_folder)  # or all of its code would seem to be of something else
     folder, code = Path(model_folder), code_files(Path(model_folder))
+    parts = [folder / "item_tokenizer", *member_folders(folder)]
     for path in sorted(folder.rglob("*")):
         kind = path.suffix.lower()
         if path.is_symlink():
             raise ValueError(f"{path} is a link, and what it leads to is not pushed: put the file there, or remove it")
-        if path.is_dir() and path == folder / "item_tokenizer":
+        if path.is_dir() and path in parts:
             continue
         if path.is_dir() or not path.is_file() or _is_no_export(path.name):
             raise ValueError(f"{path} is hidden, of a checkpoint, or no file of an exported model: remove it")

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from hf_genrec.catalogue import handler as handler_file
 from hf_genrec.files import require_writable, restore_folder, whole_folder
-from hf_genrec.hub import HANDLER, code_files, recommend_as_stranger, save_model
+from hf_genrec.hub import HANDLER, code_files, member_folders, recommend_as_stranger, save_model
 from hf_genrec.item_tokenizers import load_item_tokenizer
 from hf_genrec.method import load_model
 
@@ -67,8 +67,9 @@ def refresh(folder: Path, num_histories: int = 8, k: int = 10) -> list[list[str]
             np.allclose(a, b, rtol=0, atol=TOLERANCE) for a, b in zip(scores, found_scores, strict=True)
         ):
             raise ValueError(f"{folder} would recommend other items with today's code: it was left as it is")
-        for part in (Path(), *([Path("item_tokenizer")] if tokenizer is not None else [])):
-            _put_back(folder / part, new / part)
+        parts = [folder, *member_folders(folder)] + ([folder / "item_tokenizer"] if tokenizer is not None else [])
+        for part in parts:
+            _put_back(part, new / part.relative_to(folder))
     return expected
 
 
@@ -85,7 +86,8 @@ def _open(folder: Path, opener: Callable[[Path], Any]) -> Any:
 
 def _of_today(model: Any) -> None:
     """The configuration names the files of today, whatever those of the saved folder were called."""
-    model.config.auto_map = type(model.config)().auto_map
+    for part in (model, *getattr(model, "members", ())):
+        part.config.auto_map = type(part.config)().auto_map
 
 
 def _require_equal(folder: Path, model: PreTrainedModel, again: PreTrainedModel) -> None:

@@ -14,6 +14,7 @@ from hf_genrec.files import require_writable
 from hf_genrec.method import load_method
 from hf_genrec.training.checkpoints import checkpoint_to_resume
 from hf_genrec.training.config import RunConfig, parse_command_line
+from hf_genrec.training.finished_run import DenseRun
 from hf_genrec.training.lineage import lineage_of
 from hf_genrec.training.soft_targets import set_soft_targets
 from hf_genrec.training.train_and_save import train_and_save
@@ -25,12 +26,14 @@ def main(config: RunConfig, callbacks: Sequence[Any] = ()) -> None:
     require_writable(run.path, run.checkpoints, run.results)
     method = load_method(config.model.method)
     lineage = lineage_of(config)
+    dense = DenseRun.of(config)  # what does not fit is said before hours of training
     resume = checkpoint_to_resume(run.checkpoints, config.training.resume_from_checkpoint, lineage)
     trainer = method.build_trainer(config)
     set_soft_targets(trainer)
     for callback in callbacks:
         trainer.add_callback(callback)
-    train_and_save(trainer, run, resume, lineage, run.semantic_ids / "item_tokenizer" if method.codes else None)
+    tokenizer = run.semantic_ids / "item_tokenizer" if method.codes else None
+    train_and_save(trainer, run, resume, lineage, tokenizer, dense)
 
 
 if __name__ == "__main__":

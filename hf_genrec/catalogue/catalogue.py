@@ -244,6 +244,22 @@ class ProcessorCarrier(SimilarItems, FlatModelCode, PreTrainedModel):
         """[`score_items`] in catalogue rows instead of item ids: (B, items) float32."""
         raise NotImplementedError
 
+    def score_row_lists(self, histories: Sequence[np.ndarray], lists: np.ndarray) -> torch.Tensor:
+        """
+        [`score_rows`] of other items for each history.
+
+        Args:
+            lists: (B, C) catalogue rows, -1 where a list is shorter.
+
+        Returns:
+            (B, C) float32, -inf where a row is -1.
+        """
+        scores = torch.full(lists.shape, -torch.inf, device=self.device)
+        for line, history in enumerate(histories):
+            places = np.flatnonzero(lists[line] >= 0)
+            scores[line, torch.from_numpy(places)] = self.score_rows([history], lists[line, places])[0]
+        return scores
+
     def recommend(
         self,
         histories: Sequence[str] | Sequence[Sequence[str]],

@@ -132,3 +132,29 @@ class GenerativeRecommenderMixin(ItemGeneration, ProcessorCarrier):
             return torch.empty(len(histories), len(rows), device=self.device)
         inputs = {name: tensor.to(self.device) for name, tensor in processor.prompts(histories).items()}
         return require_sound(self, score_leaves(self, inputs, torch.from_numpy(processor.token_ids[rows])))
+
+    def score_row_lists(self, histories: Sequence[np.ndarray], lists: np.ndarray) -> torch.Tensor:
+        """
+        By one search for all histories, as wide as the longest list, in which each may be given the items of its own
+        list alone: it loses none of them, and its scores are those of [`score_rows`].
+        """
+        processor = self._require_processor()
+        scores = torch.full(lists.shape, -torch.inf, device=self.device)
+        line, column = np.nonzero(lists >= 0)
+        if not len(line):
+            return scores
+        rows = lists[line, column]
+        trie = processor.trie.restrict(np.unique(rows)).to(self.device)
+        places = trie.places(rows, torch.from_numpy(processor.token_ids[rows]).to(self.device))
+        lines, columns = torch.from_numpy(line).to(self.device), torch.from_numpy(column).to(self.device)
+        wanted = torch.zeros(len(lists), len(trie), dtype=torch.bool, device=self.device)
+        wanted[lines, places] = True
+        excluded = (~wanted).flatten().nonzero().squeeze(1)
+        inputs = {name: tensor.to(self.device) for name, tensor in processor.prompts(histories).items()}
+        leaves, leaf_scores = beam_search(self, inputs, trie, int(wanted.sum(1).max()), excluded)
+        by_leaf = torch.full((len(lists), trie.num_leaves + 1), -torch.inf, device=self.device)
+        # Dead beams write behind the last leaf.
+        by_leaf.scatter_(1, torch.where(leaves < 0, trie.num_leaves, leaves), require_sound(self, leaf_scores))
+        leaf = torch.searchsorted(trie.child_starts[-1], places.to(trie.child_starts[-1].dtype), right=True) - 1
+        scores[lines, columns] = by_leaf[lines, leaf]
+        return scores

@@ -16,6 +16,7 @@ from hf_genrec.catalogue.json_files import naming, number, read_json
 from hf_genrec.catalogue.sound_scores import require_sound_weights
 from hf_genrec.files import spelled_out, whole_folder, working_in, write_json
 from hf_genrec.hub import save_model, write_model_card
+from hf_genrec.training.finished_run import DenseRun
 from hf_genrec.training.lineage import changed_settings, write_lineage
 from hf_genrec.training.run_folder import RunFolder
 from hf_genrec.training.trainer import GenRecTrainer, StopEarly
@@ -34,6 +35,7 @@ def train_and_save(
     resume: str | None,
     lineage: Mapping[str, Any],
     item_tokenizer: Path | None = None,
+    dense: DenseRun | None = None,
 ) -> None:
     """
     Train, and write the run folder's `results/training.json` and `model/`.
@@ -42,6 +44,7 @@ def train_and_save(
         resume: the checkpoint to go on from, or `None`.
         lineage: what the training is made from, written into its checkpoints and into the model.
         item_tokenizer: folder of the item tokenizer that is exported with the model.
+        dense: the finished recommender that becomes one with the model.
     """
     arguments: Any = trainer.args
     examples: Any = trainer.train_dataset
@@ -56,13 +59,15 @@ def train_and_save(
     if resume is not None:
         arguments.eval_on_start = False  # it was evaluated when it started
     with working_in(run.path) if trainer.is_world_process_zero() else nullcontext():
-        _train_and_save(trainer, run, resume, lineage, item_tokenizer)
+        _train_and_save(trainer, run, resume, lineage, item_tokenizer, dense)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 
-def _train_and_save(trainer, run: RunFolder, resume: str | None, lineage, item_tokenizer: Path | None) -> None:
+def _train_and_save(
+    trainer, run: RunFolder, resume: str | None, lineage, item_tokenizer: Path | None, dense: DenseRun | None
+) -> None:
     arguments, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
     start = time.perf_counter()
     # Before the training, which may delete the checkpoint in favour of newer ones.
@@ -93,10 +98,14 @@ def _train_and_save(trainer, run: RunFolder, resume: str | None, lineage, item_t
         soft_targets = getattr(trainer, "soft_targets_report", None)
         if soft_targets is not None:
             record["soft_targets"] = soft_targets
-        if finished:
-            record |= _what_it_took(run.results / TRAINING_FILE, record["steps"])
         trained = trainer.accelerator.unwrap_model(trainer.model)
         require_sound_weights(trained)
+        if dense is not None:
+            trained, of_both = dense.join(trained, record)
+            record |= of_both
+            lineage = {**lineage, "made_from": {**lineage["made_from"], "dense_run": of_both["dense"]["model"]}}
+        if finished:
+            record |= _what_it_took(run.results / TRAINING_FILE, record["steps"])
         with whole_folder(run.model) as folder:
             save_model(trained, folder, item_tokenizer)
             settings = arguments.to_dict() | {"resume_from_checkpoint": None}
@@ -104,7 +113,7 @@ def _train_and_save(trainer, run: RunFolder, resume: str | None, lineage, item_t
             write_lineage(folder, lineage)
         write_json(spelled_out(record), run.results / TRAINING_FILE)
         write_model_card(run.model, run.results)
-        best = trainer.state.best_metric
+        best = record["best_validation_ndcg@10"]
         chosen = "never evaluated" if best is None else f"best validation NDCG@10 {best:.4f}"
         logger.info("%s, saved to %s", chosen, run.model)
 

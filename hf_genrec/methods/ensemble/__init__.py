@@ -1,0 +1,1 @@
+"""Several trained recommenders as one: their scores are added up."""
