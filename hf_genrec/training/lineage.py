@@ -130,12 +130,7 @@ def require_recommender(run_folder: str, data: str) -> str | None:
         ValueError: if there is none, or it was trained on other data: it might know what is held out here.
     """
     folder = recommender_folder(run_folder, "soft_targets_run")
-    lineage = read_lineage(folder)
-    if lineage is None or lineage["made_from"].get("data") != data:
-        raise ValueError(
-            f"soft_targets_run: {folder} was trained on other data than this run's (another log, filter or split); "
-            f"train it on the same data"
-        )
+    _require_trained_on(folder, data, "train the run that soft_targets_run names on the same data")
     return weights_fingerprint(folder)
 
 
@@ -273,10 +268,14 @@ def require_model_of(model_folder: Path, prepared: PreparedData, item_ids: list[
         ValueError: for another catalogue, other data, or a model that does not say what it was made from.
     """
     prepared.require_catalogue(item_ids, f"the items of {model_folder}", remedy)
+    return _require_trained_on(model_folder, prepared.fingerprint, remedy)
+
+
+def _require_trained_on(model_folder: Path, data: str, remedy: str) -> dict[str, Any]:
     lineage = read_lineage(model_folder)
     if lineage is None:
         raise ValueError(f"{model_folder} does not say what it was trained on (no {LINEAGE_FILE}): {remedy}")
-    if lineage["made_from"].get("data") != prepared.fingerprint:
+    if lineage["made_from"].get("data") != data:
         raise ValueError(
             f"{model_folder} was trained on other data (another log, filter or split) than those prepared now: {remedy}"
         )
