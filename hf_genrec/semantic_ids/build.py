@@ -51,21 +51,33 @@ def item_parts(
             texts = item_texts(items, arguments.text_columns)
             parts["text"] = embed_texts(texts, arguments.text_model, embedding_cache)
     if arguments.vectors in ("collaborative", "both"):
-        if arguments.collaborative_run is not None:
-            item_ids = [str(item_id) for item_id in items.column("item_id").to_pylist()]
-            parts["collaborative"] = recommender_vectors(arguments.collaborative_run, item_ids, train_sequences)
-        else:
-            parts["collaborative"] = collaborative_vectors(
-                train_sequences,
-                items.num_rows,
-                dim=arguments.collaborative_dim,
-                window=arguments.collaborative_window,
-                seed=arguments.tokenizer_seed,
-            )
+        parts["collaborative"] = item_collaborative_vectors(items, train_sequences, arguments)
         unseen = int((parts["collaborative"] == 0).all(axis=1).sum())
         if unseen:
             logger.warning("%d of %d items have no collaborative vector: the mean stands in", unseen, items.num_rows)
     return parts
+
+
+def item_collaborative_vectors(
+    items: pa.Table, train_sequences: list[np.ndarray], arguments: TokenizerArguments
+) -> np.ndarray:
+    """
+    The collaborative vectors (N, D) of the items, of length 1, by `collaborative_run` or from co-occurrence; zero for
+    items that training never saw.
+
+    Raises:
+        ValueError: as `recommender_vectors` and `collaborative_vectors`.
+    """
+    if arguments.collaborative_run is not None:
+        item_ids = [str(item_id) for item_id in items.column("item_id").to_pylist()]
+        return recommender_vectors(arguments.collaborative_run, item_ids, train_sequences)
+    return collaborative_vectors(
+        train_sequences,
+        items.num_rows,
+        dim=arguments.collaborative_dim,
+        window=arguments.collaborative_window,
+        seed=arguments.tokenizer_seed,
+    )
 
 
 def assign_semantic_ids(

@@ -104,7 +104,7 @@ def test_what_cannot_be_built_is_refused(tmp_path):
     ("changes", "message"),
     [
         ({"vectors": "image"}, "vectors must be one of text, collaborative, both, not 'image'"),
-        ({"collisions": "drop"}, "collisions must be one of resolve, extra_code, keep, not 'drop'"),
+        ({"collisions": "drop"}, "collisions must be one of resolve, extra_code, spread, keep, not 'drop'"),
         ({"codebook_sizes": []}, "codebook_sizes must be one positive number per codebook"),
         ({"text_columns": []}, "text_columns is empty"),
         ({"collaborative_window": 0}, "collaborative_window must be at least 1"),
