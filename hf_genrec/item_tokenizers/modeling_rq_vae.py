@@ -52,7 +52,11 @@ class RqVaeTokenizer(LearnedItemTokenizer):
             return super().forward(embeddings)
         latent = self.encoder(embeddings)
         codes, residuals, codewords, rest = self._quantize(latent)
-        return self._output(embeddings, latent - rest.detach(), codes, residuals, codewords)
+        return self._output(embeddings, latent - rest.detach(), codes, residuals, codewords, **self._regularizers())
+
+    def _regularizers(self) -> dict[str, tuple[float, torch.Tensor]]:
+        """Further terms of the loss: by name, weight and value."""
+        return {}
 
     def _quantize(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Of latents (B, d) in training: codes (B, L), what each level quantized and its codewords (B, L, d), and what

@@ -3,11 +3,17 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-Vectors = Literal["text", "collaborative", "both"]
+Vectors = Literal["text", "collaborative", "both", "propagated"]
 CollisionPolicy = Literal["resolve", "extra_code", "spread", "keep"]
-ItemTokenizerName = Literal["residual_kmeans", "rq_vae", "letter", "mpq"]
+ItemTokenizerName = Literal["residual_kmeans", "rq_vae", "letter", "coba", "mpq"]
 
-CODEBOOK_SIZES = {"residual_kmeans": [256] * 3, "rq_vae": [256] * 4, "letter": [256] * 4, "mpq": [300] * 8}
+CODEBOOK_SIZES = {
+    "residual_kmeans": [256] * 3,
+    "rq_vae": [256] * 4,
+    "letter": [256] * 4,
+    "coba": [256] * 3,
+    "mpq": [300] * 8,
+}
 PROJECTION_DIM = 64
 
 
@@ -16,10 +22,11 @@ class TokenizerArguments:
     """How items become semantic IDs."""
 
     vectors: Vectors = field(
-        default="text",
+        default=None,  # type: ignore[arg-type]  # by item_tokenizer, in __post_init__
         metadata={
             "help": "What is quantized: the item's text (or embeddings_path), who it is consumed with "
-            "(collaborative), or both."
+            "(collaborative), both, or the text carried along the graph of co-occurrence (propagated); null is text, "
+            "for coba propagated."
         },
     )
     text_model: str = field(
@@ -46,15 +53,15 @@ class TokenizerArguments:
     item_tokenizer: ItemTokenizerName = field(
         default="residual_kmeans",
         metadata={
-            "help": "What makes the codes: residual_kmeans, or, trained by gradient descent, rq_vae, letter or mpq "
-            "(codes without an order)."
+            "help": "What makes the codes: residual_kmeans, or, trained by gradient descent, rq_vae, letter, coba or "
+            "mpq (codes without an order)."
         },
     )
     codebook_sizes: list[int] = field(
         default=None,  # type: ignore[arg-type]  # by item_tokenizer, in __post_init__
         metadata={
-            "help": "Number of codes of each codebook, first level first; null is three times 256 for residual_kmeans, "
-            "four times 256 for rq_vae and letter, eight times 300 for mpq."
+            "help": "Number of codes of each codebook, first level first; null is three times 256 for residual_kmeans "
+            "and coba, four times 256 for rq_vae and letter, eight times 300 for mpq."
         },
     )
     projection_dim: int | None = field(
@@ -90,6 +97,9 @@ class TokenizerArguments:
             "0 takes the nearest."
         },
     )
+    uniformity_weight: float = field(
+        default=0.1, metadata={"help": "coba: weight of the term that pushes codewords of a level apart."}
+    )
     codes_run: str | None = field(
         default=None,
         metadata={
@@ -124,6 +134,8 @@ class TokenizerArguments:
     )
 
     def __post_init__(self) -> None:
+        if self.vectors is None:
+            self.vectors = "propagated" if self.item_tokenizer == "coba" else "text"
         for name, choices in (
             ("vectors", get_args(Vectors)),
             ("collisions", get_args(CollisionPolicy)),
@@ -160,7 +172,7 @@ class TokenizerArguments:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.tokenizer_learning_rate <= 0:
             raise ValueError(f"tokenizer_learning_rate must be positive, not {self.tokenizer_learning_rate}")
-        for name in ("alignment_weight", "diversity_weight"):
+        for name in ("alignment_weight", "diversity_weight", "uniformity_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
         if self.aligned and self.collaborative_run is None and self.collaborative_dim != self.latent_dim:
@@ -168,8 +180,10 @@ class TokenizerArguments:
                 f"letter compares codewords with collaborative vectors, but latent_dim is {self.latent_dim} and "
                 f"collaborative_dim {self.collaborative_dim}: set both to the same number"
             )
-        if self.collaborative_run is not None and self.vectors == "text" and not self.aligned:
-            raise ValueError("collaborative_run has collaborative vectors, which vectors: text leaves out; use both")
+        if self.collaborative_run is not None and self.vectors in ("text", "propagated") and not self.aligned:
+            raise ValueError(
+                f"collaborative_run has collaborative vectors, which vectors: {self.vectors} leaves out; use both"
+            )
         if self.collaborative_weight <= 0:
             raise ValueError(
                 f"collaborative_weight must be positive, not {self.collaborative_weight}; "

@@ -5,10 +5,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from hf_genrec.item_tokenizers.configuration_coba import CobaConfig
 from hf_genrec.item_tokenizers.configuration_letter import LetterConfig
 from hf_genrec.item_tokenizers.configuration_mpq import MpqConfig
 from hf_genrec.item_tokenizers.configuration_rq_vae import RqVaeConfig
 from hf_genrec.item_tokenizers.learned_item_tokenizer import LearnedItemTokenizer
+from hf_genrec.item_tokenizers.modeling_coba import CobaTokenizer
 from hf_genrec.item_tokenizers.modeling_letter import LetterTokenizer
 from hf_genrec.item_tokenizers.modeling_mpq import MpqTokenizer
 from hf_genrec.item_tokenizers.modeling_rq_vae import RqVaeTokenizer
@@ -56,6 +58,9 @@ def build_learned_tokenizer(parts: dict[str, np.ndarray], arguments: TokenizerAr
         weights = {name: getattr(arguments, name) for name in ("alignment_weight", "diversity_weight")}
         epsilons = [0.0] * (len(arguments.codebook_sizes) - 1) + [arguments.sinkhorn_epsilon]
         tokenizer = LetterTokenizer(LetterConfig(sinkhorn_epsilons=epsilons, **weights, **fields))
+        fit_parts(tokenizer, parts)
+    elif arguments.item_tokenizer == "coba":
+        tokenizer = CobaTokenizer(CobaConfig(uniformity_weight=arguments.uniformity_weight, **fields))
         fit_parts(tokenizer, parts)
     else:
         tokenizer = RqVaeTokenizer(RqVaeConfig(**fields))

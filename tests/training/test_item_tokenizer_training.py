@@ -25,7 +25,7 @@ from hf_genrec.training.item_tokenizer import train_item_tokenizer
 
 pytestmark = pytest.mark.libraries
 
-LEARNED = ["rq_vae", "letter", "mpq"]
+LEARNED = ["rq_vae", "letter", "coba", "mpq"]
 
 
 def clustered(rows=400, dim=16, seed=0):
@@ -78,6 +78,7 @@ def test_training_lowers_the_error_and_uses_every_code(name):
     total = terms["loss_reconstruction"] + terms["loss_codebook"] + 0.25 * terms["loss_commitment"]
     total += 0.001 * terms.get("loss_orthogonality", 0)
     total += 0.0001 * terms.get("loss_diversity", 0) + 0.01 * terms.get("loss_alignment", 0)
+    total += 0.1 * terms.get("loss_uniformity", 0)
     assert terms["loss"] == pytest.approx(total, rel=1e-3)
     assert record["steps"] == 30 * 7
     assert not tokenizer.training
@@ -144,7 +145,7 @@ def test_the_alignment_loss_brings_who_consumes_an_item_into_its_codes():
         apart.append((vectors[0::2].mean(dim=0) - vectors[1::2].mean(dim=0)).norm().item())
     assert apart[1] > 1.5 * apart[0]
     lines = [line["loss_alignment"] for line in record["log"] if "loss_alignment" in line]
-    assert lines[-1] < 0.9 * lines[0]
+    assert lines[-1] < lines[0] - 0.1  # log(29) at best: the others of the half are as near
 
 
 def test_the_diversity_loss_spreads_the_use_of_codes(monkeypatch):
@@ -164,6 +165,24 @@ def test_the_diversity_loss_spreads_the_use_of_codes(monkeypatch):
     assert healths[1]["unique_ids"] > healths[0]["unique_ids"]
 
 
+def test_balancing_spreads_the_use_of_codes(monkeypatch):
+    """Two thirds of the items are around one centre, and no code is put to use by hand."""
+    for module in (item_tokenizer_training, learned):
+        monkeypatch.setattr(module, "fill_unused", lambda *args: 0)
+    vectors = clustered()
+    vectors[:260] = vectors[0] + 0.3 * np.random.default_rng(0).normal(size=(260, 16))
+    healths = []
+    for name in ("rq_vae", "coba"):
+        settings = arguments(name, codebook_sizes=[24, 24], tokenizer_epochs=60)
+        tokenizer, _ = train(settings, {"text": vectors})
+        codes = tokenizer.encode_parts(text=vectors).numpy()
+        healths.append(health_report(SemanticIds([str(row) for row in range(400)], codes, [24, 24])))
+    plain, balanced = healths
+    for level in range(2):
+        assert balanced["levels"][level]["perplexity"] > 1.1 * plain["levels"][level]["perplexity"]
+    assert balanced["unique_ids"] > 1.1 * plain["unique_ids"]
+
+
 def test_collaborative_vectors_of_another_length_are_refused():
     with pytest.raises(ValueError, match="latent_dim is 10 and these have 12 numbers: set latent_dim: 12"):
         train(arguments("letter", latent_dim=10, collaborative_dim=10))
@@ -181,7 +200,9 @@ def test_new_items_get_codes_without_training(name, policy, monkeypatch, tmp_pat
             return np.stack([vectors[text.removesuffix(".")] for text in texts])
 
     monkeypatch.setattr(embedding, "load_encoder", lambda source: Encoder())
-    settings = arguments(name, collisions=policy, text_model="words", codebook_sizes=[8, 12], tokenizer_epochs=3)
+    settings = arguments(
+        name, collisions=policy, vectors="text", text_model="words", codebook_sizes=[8, 12], tokenizer_epochs=3
+    )
     items = pa.table({"item_id": [f"i{row}" for row in range(60)], "title": [f"t{row}" for row in range(60)]})
     parts = item_parts(items, [], settings, tmp_path)
     tokenizer, _ = train(settings, parts)
@@ -197,7 +218,7 @@ def test_new_items_get_codes_without_training(name, policy, monkeypatch, tmp_pat
 
 def test_arguments_that_do_not_fit_are_refused():
     with pytest.raises(
-        ValueError, match="item_tokenizer must be one of residual_kmeans, rq_vae, letter, mpq, not 'vae'"
+        ValueError, match="item_tokenizer must be one of residual_kmeans, rq_vae, letter, coba, mpq, not 'vae'"
     ):
         TokenizerArguments(item_tokenizer="vae")
     with pytest.raises(ValueError, match="projection_dim 32 is for residual_kmeans"):
@@ -214,6 +235,8 @@ def test_arguments_that_do_not_fit_are_refused():
     assert TokenizerArguments(item_tokenizer="mpq").codebook_sizes == [300] * 8
     assert TokenizerArguments(item_tokenizer="rq_vae").codebook_sizes == [256] * 4
     assert TokenizerArguments().codebook_sizes == [256] * 3
+    assert TokenizerArguments().vectors == "text"
+    assert TokenizerArguments(item_tokenizer="coba").vectors == "propagated"
 
 
 def test_tokenize_ends_in_the_same_folder_for_every_item_tokenizer(own_data, monkeypatch, capsys):
@@ -222,7 +245,7 @@ def test_tokenize_ends_in_the_same_folder_for_every_item_tokenizer(own_data, mon
     shared = ["--config", own_data / "mine.yaml", "--output_dir", run]
     run_command(monkeypatch, capsys, "prepare", *shared)
     before = None
-    for name in ("mpq", "letter", "rq_vae", "residual_kmeans"):
+    for name in ("mpq", "letter", "coba", "rq_vae", "residual_kmeans"):
         options = ["--item_tokenizer", name, "--tokenizer_epochs", 2, "--latent_dim", 6, "--collaborative_dim", 6]
         run_command(monkeypatch, capsys, "tokenize", *shared, *options)
         folder = run / "semantic_ids"
