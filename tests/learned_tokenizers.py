@@ -2,8 +2,12 @@
 
 import torch
 
+from hf_genrec.item_tokenizers.configuration_coba import CobaConfig
+from hf_genrec.item_tokenizers.configuration_letter import LetterConfig
 from hf_genrec.item_tokenizers.configuration_mpq import MpqConfig
 from hf_genrec.item_tokenizers.configuration_rq_vae import RqVaeConfig
+from hf_genrec.item_tokenizers.modeling_coba import CobaTokenizer
+from hf_genrec.item_tokenizers.modeling_letter import LetterTokenizer
 from hf_genrec.item_tokenizers.modeling_mpq import MpqTokenizer
 from hf_genrec.item_tokenizers.modeling_rq_vae import RqVaeTokenizer
 
@@ -16,6 +20,14 @@ def make_mpq(sizes=(7, 5, 6), **settings):
 
 def make_rq_vae(sizes=(7, 7, 7), **settings):
     return _make(RqVaeTokenizer, RqVaeConfig, sizes, [0.5**level for level in range(len(sizes))], **settings)
+
+
+def make_letter(sizes=(7, 7, 7), **settings):
+    return _make(LetterTokenizer, LetterConfig, sizes, [0.5**level for level in range(len(sizes))], **settings)
+
+
+def make_coba(sizes=(7, 7, 7), **settings):
+    return _make(CobaTokenizer, CobaConfig, sizes, [0.5**level for level in range(len(sizes))], **settings)
 
 
 def _make(

@@ -3,8 +3,8 @@
     python -m hf_genrec.trainers.tokenize_items --config NAME
     hf-genrec tokenize --config NAME
 
-`item_tokenizer: rq_vae` or `mpq` is trained by `train_item_tokenizer`. With `codes_path` published codes are imported
-instead; with `codes_run` those of an earlier run are kept, and new items get theirs from its item tokenizer.
+Every `item_tokenizer` but `residual_kmeans` is trained by `train_item_tokenizer`. With `codes_path` published codes are
+imported instead; with `codes_run` those of an earlier run are kept, and new items get theirs from its item tokenizer.
 `collisions` settles only codes made here; published ones are kept. For a method without codes there is nothing to do.
 """
 

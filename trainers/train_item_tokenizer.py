@@ -1,4 +1,4 @@
-"""Train an item tokenizer (RQ-VAE or MPQ) and make the catalogue's semantic IDs, in the run folder's `semantic_ids/`.
+"""Train an item tokenizer and make the catalogue's semantic IDs, in the run folder's `semantic_ids/`.
 
 hf-genrec tokenize --config NAME --item_tokenizer rq_vae
 torchrun --standalone --nproc_per_node 2 -m hf_genrec.trainers.train_item_tokenizer --config NAME \
@@ -13,7 +13,12 @@ from accelerate import PartialState
 
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.files import require_writable
-from hf_genrec.semantic_ids.build import assign_semantic_ids, item_parts, save_semantic_ids
+from hf_genrec.semantic_ids.build import (
+    assign_semantic_ids,
+    item_collaborative_vectors,
+    item_parts,
+    save_semantic_ids,
+)
 from hf_genrec.training.config import RunConfig, parse_command_line
 from hf_genrec.training.item_tokenizer import train_item_tokenizer
 from hf_genrec.training.lineage import require_prepared, tokenized_from
@@ -25,9 +30,7 @@ def main(config: RunConfig) -> None:
     """Load, build, train, save."""
     run, arguments = config.run, config.tokenizer
     if arguments.item_tokenizer == "residual_kmeans":
-        raise ValueError(
-            "item_tokenizer: residual_kmeans is not trained: use `hf-genrec tokenize`, or set rq_vae or mpq"
-        )
+        raise ValueError("item_tokenizer: residual_kmeans is not trained: use `hf-genrec tokenize`, or set another one")
     if arguments.codes_run is not None:
         raise ValueError(
             "codes_run keeps the codes of an earlier run, and nothing is trained: use `hf-genrec tokenize`"
@@ -38,8 +41,11 @@ def main(config: RunConfig) -> None:
     process = PartialState(cpu=config.training.use_cpu)
     with process.main_process_first():  # which embeds the texts; the others read them from the cache
         parts = item_parts(prepared.items, prepared.train_sequences(), arguments)
+    collaborative = None
+    if arguments.aligned:
+        collaborative = item_collaborative_vectors(prepared.items, prepared.train_sequences(), arguments)
     tokenizer, record = train_item_tokenizer(
-        parts, arguments, use_cpu=config.training.use_cpu, disable_tqdm=config.training.disable_tqdm
+        parts, arguments, collaborative, use_cpu=config.training.use_cpu, disable_tqdm=config.training.disable_tqdm
     )
     if process.is_main_process:
         semantic_ids, health = assign_semantic_ids(prepared.items, parts, tokenizer, arguments)

@@ -50,17 +50,29 @@ class RqVaeTokenizer(LearnedItemTokenizer):
         """
         if not self.training:
             return super().forward(embeddings)
-        latent = residual = self.encoder(embeddings)
-        codes, residuals, codewords = [], [], []
+        latent = self.encoder(embeddings)
+        codes, residuals, codewords, rest = self._quantize(latent)
+        return self._output(embeddings, latent - rest.detach(), codes, residuals, codewords, **self._regularizers())
+
+    def _regularizers(self) -> dict[str, tuple[float, torch.Tensor]]:
+        """Further terms of the loss: by name, weight and value."""
+        return {}
+
+    def _quantize(self, latent: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of latents (B, d) in training: codes (B, L), what each level quantized and its codewords (B, L, d), and what
+        the last level left over (B, d)."""
+        codes, residuals, codewords, residual = [], [], [], latent
         for level in range(len(self.config.codebook_sizes)):
             codebook = self.get_parameter(f"codebook_{level}")
-            codes.append(nearest(residual, codebook))
+            codes.append(self._choose(residual, codebook, level))
             residuals.append(residual)
             codewords.append(codebook[codes[-1]])
             residual = residual - codewords[-1].detach()
-        quantized = latent - residual.detach()
-        stacked = torch.stack(residuals, dim=1), torch.stack(codewords, dim=1)
-        return self._output(embeddings, quantized, torch.stack(codes, dim=1), *stacked)
+        return torch.stack(codes, dim=1), torch.stack(residuals, dim=1), torch.stack(codewords, dim=1), residual
+
+    def _choose(self, residual: torch.Tensor, codebook: torch.Tensor, level: int) -> torch.Tensor:
+        """The codes (B,) of a level in training."""
+        return nearest(residual, codebook)
 
 
 RqVaeTokenizer.register_for_auto_class("AutoModel")

@@ -3,11 +3,17 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-Vectors = Literal["text", "collaborative", "both"]
-CollisionPolicy = Literal["resolve", "extra_code", "keep"]
-ItemTokenizerName = Literal["residual_kmeans", "rq_vae", "mpq"]
+Vectors = Literal["text", "collaborative", "both", "propagated"]
+CollisionPolicy = Literal["resolve", "extra_code", "spread", "keep"]
+ItemTokenizerName = Literal["residual_kmeans", "rq_vae", "letter", "coba", "mpq"]
 
-CODEBOOK_SIZES = {"residual_kmeans": [256] * 3, "rq_vae": [256] * 4, "mpq": [300] * 8}
+CODEBOOK_SIZES = {
+    "residual_kmeans": [256] * 3,
+    "rq_vae": [256] * 4,
+    "letter": [256] * 4,
+    "coba": [256] * 3,
+    "mpq": [300] * 8,
+}
 PROJECTION_DIM = 64
 
 
@@ -16,10 +22,11 @@ class TokenizerArguments:
     """How items become semantic IDs."""
 
     vectors: Vectors = field(
-        default="text",
+        default=None,  # type: ignore[arg-type]  # by item_tokenizer, in __post_init__
         metadata={
             "help": "What is quantized: the item's text (or embeddings_path), who it is consumed with "
-            "(collaborative), or both."
+            "(collaborative), both, or the text carried along the graph of co-occurrence (propagated); null is text, "
+            "for coba propagated."
         },
     )
     text_model: str = field(
@@ -46,28 +53,53 @@ class TokenizerArguments:
     item_tokenizer: ItemTokenizerName = field(
         default="residual_kmeans",
         metadata={
-            "help": "What makes the codes: residual_kmeans, or, trained by gradient descent, rq_vae or mpq "
-            "(codes without an order)."
+            "help": "What makes the codes: residual_kmeans, or, trained by gradient descent, rq_vae, letter, coba or "
+            "mpq (codes without an order)."
         },
     )
     codebook_sizes: list[int] = field(
         default=None,  # type: ignore[arg-type]  # by item_tokenizer, in __post_init__
         metadata={
-            "help": "Number of codes of each codebook, first level first; null is three times 256 for residual_kmeans, "
-            "four times 256 for rq_vae, eight times 300 for mpq."
+            "help": "Number of codes of each codebook, first level first; null is three times 256 for residual_kmeans "
+            "and coba, four times 256 for rq_vae and letter, eight times 300 for mpq."
         },
     )
     projection_dim: int | None = field(
         default=PROJECTION_DIM,
         metadata={
             "help": "residual_kmeans: principal components of the vectors that are quantized; null quantizes them "
-            "whole, as rq_vae and mpq always do."
+            "whole, as the trained ones always do."
         },
     )
-    latent_dim: int = field(default=64, metadata={"help": "rq_vae, mpq: length of the codewords."})
-    tokenizer_epochs: int = field(default=60, metadata={"help": "rq_vae, mpq: passes over the items in training."})
-    tokenizer_learning_rate: float = field(default=3e-3, metadata={"help": "rq_vae, mpq: peak learning rate."})
-    tokenizer_batch_size: int = field(default=256, metadata={"help": "rq_vae, mpq: items per training step."})
+    latent_dim: int = field(default=64, metadata={"help": "Trained item tokenizers: length of the codewords."})
+    tokenizer_epochs: int = field(
+        default=60, metadata={"help": "Trained item tokenizers: passes over the items in training."}
+    )
+    tokenizer_learning_rate: float = field(
+        default=3e-3, metadata={"help": "Trained item tokenizers: peak learning rate."}
+    )
+    tokenizer_batch_size: int = field(
+        default=256, metadata={"help": "Trained item tokenizers: items per training step."}
+    )
+    alignment_weight: float = field(
+        default=0.01,
+        metadata={
+            "help": "letter: weight of the contrastive loss between an item's codewords and its collaborative vector."
+        },
+    )
+    diversity_weight: float = field(
+        default=0.0001, metadata={"help": "letter: weight of the loss that spreads the codewords of a level."}
+    )
+    sinkhorn_epsilon: float = field(
+        default=0.003,
+        metadata={
+            "help": "letter: temperature of the even assignment to last-level codes in training, at least 0.003; "
+            "0 takes the nearest."
+        },
+    )
+    uniformity_weight: float = field(
+        default=0.1, metadata={"help": "coba: weight of the term that pushes codewords of a level apart."}
+    )
     codes_run: str | None = field(
         default=None,
         metadata={
@@ -79,7 +111,8 @@ class TokenizerArguments:
         default="resolve",
         metadata={
             "help": "Items with the same codes: resolve moves all but one to the nearest free code, extra_code adds a "
-            "level that counts them, keep lets them share."
+            "level that counts them, spread gives a group last codes that are used evenly and lets the rest share, "
+            "keep lets all share."
         },
     )
     collaborative_run: str | None = field(
@@ -101,6 +134,8 @@ class TokenizerArguments:
     )
 
     def __post_init__(self) -> None:
+        if self.vectors is None:
+            self.vectors = "propagated" if self.item_tokenizer == "coba" else "text"
         for name, choices in (
             ("vectors", get_args(Vectors)),
             ("collisions", get_args(CollisionPolicy)),
@@ -137,13 +172,28 @@ class TokenizerArguments:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.tokenizer_learning_rate <= 0:
             raise ValueError(f"tokenizer_learning_rate must be positive, not {self.tokenizer_learning_rate}")
-        if self.collaborative_run is not None and self.vectors == "text":
-            raise ValueError("collaborative_run has collaborative vectors, which vectors: text leaves out; use both")
+        for name in ("alignment_weight", "diversity_weight", "uniformity_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
+        if self.aligned and self.collaborative_run is None and self.collaborative_dim != self.latent_dim:
+            raise ValueError(
+                f"letter compares codewords with collaborative vectors, but latent_dim is {self.latent_dim} and "
+                f"collaborative_dim {self.collaborative_dim}: set both to the same number"
+            )
+        if self.collaborative_run is not None and self.vectors in ("text", "propagated") and not self.aligned:
+            raise ValueError(
+                f"collaborative_run has collaborative vectors, which vectors: {self.vectors} leaves out; use both"
+            )
         if self.collaborative_weight <= 0:
             raise ValueError(
                 f"collaborative_weight must be positive, not {self.collaborative_weight}; "
                 "vectors: text leaves the collaborative vectors out"
             )
+
+    @property
+    def aligned(self) -> bool:
+        """Whether the item tokenizer's training reads collaborative vectors, whatever is quantized."""
+        return self.item_tokenizer == "letter" and self.alignment_weight > 0
 
     @property
     def part_weights(self) -> dict[str, float]:

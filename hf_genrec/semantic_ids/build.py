@@ -12,11 +12,12 @@ from hf_genrec.item_tokenizers import load_item_tokenizer
 from hf_genrec.item_tokenizers.item_tokenizer import ItemTokenizer
 
 from .arguments import TokenizerArguments
-from .collaborative import collaborative_vectors, recommender_vectors
+from .collaborative import collaborative_vectors, cooccurrence_counts, recommender_vectors
 from .collisions import count_collisions, place_new_items, settle_collisions
 from .embedding import embed_texts
 from .health import draw_health, health_report
 from .ids import SemanticIds
+from .propagation import propagate
 from .ready_made import ready_embeddings
 from .text import item_texts
 
@@ -38,34 +39,49 @@ def item_parts(
 
     Raises:
         ValueError: an empty catalogue, a missing column, embeddings that do not fit, or a `collaborative_run` of other
-            data.
+            data; or, of vectors that are propagated, no two items that co-occur.
     """
     if not items.num_rows:
         raise ValueError("the catalogue is empty; check the filters (min_rating, user_core, item_core)")
     parts: dict[str, np.ndarray] = {}
-    if arguments.vectors in ("text", "both"):
+    if arguments.vectors != "collaborative":
         embeddings = ready_embeddings(items, arguments)
         if embeddings is not None:
             parts["embeddings"] = embeddings
         else:
             texts = item_texts(items, arguments.text_columns)
             parts["text"] = embed_texts(texts, arguments.text_model, embedding_cache)
+    if arguments.vectors == "propagated":
+        counts = cooccurrence_counts(train_sequences, items.num_rows, arguments.collaborative_window)
+        return {name: propagate(part, counts) for name, part in parts.items()}
     if arguments.vectors in ("collaborative", "both"):
-        if arguments.collaborative_run is not None:
-            item_ids = [str(item_id) for item_id in items.column("item_id").to_pylist()]
-            parts["collaborative"] = recommender_vectors(arguments.collaborative_run, item_ids, train_sequences)
-        else:
-            parts["collaborative"] = collaborative_vectors(
-                train_sequences,
-                items.num_rows,
-                dim=arguments.collaborative_dim,
-                window=arguments.collaborative_window,
-                seed=arguments.tokenizer_seed,
-            )
+        parts["collaborative"] = item_collaborative_vectors(items, train_sequences, arguments)
         unseen = int((parts["collaborative"] == 0).all(axis=1).sum())
         if unseen:
             logger.warning("%d of %d items have no collaborative vector: the mean stands in", unseen, items.num_rows)
     return parts
+
+
+def item_collaborative_vectors(
+    items: pa.Table, train_sequences: list[np.ndarray], arguments: TokenizerArguments
+) -> np.ndarray:
+    """
+    The collaborative vectors (N, D) of the items, of length 1, by `collaborative_run` or from co-occurrence; zero for
+    items that training never saw.
+
+    Raises:
+        ValueError: as `recommender_vectors` and `collaborative_vectors`.
+    """
+    if arguments.collaborative_run is not None:
+        item_ids = [str(item_id) for item_id in items.column("item_id").to_pylist()]
+        return recommender_vectors(arguments.collaborative_run, item_ids, train_sequences)
+    return collaborative_vectors(
+        train_sequences,
+        items.num_rows,
+        dim=arguments.collaborative_dim,
+        window=arguments.collaborative_window,
+        seed=arguments.tokenizer_seed,
+    )
 
 
 def assign_semantic_ids(

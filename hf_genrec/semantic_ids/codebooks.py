@@ -9,6 +9,7 @@ import torch
 from hf_genrec.item_tokenizers.item_tokenizer import ItemTokenizer
 from hf_genrec.item_tokenizers.nearest_centroid import nearest_centroid
 
+from .balanced import balanced_centroids, cluster_bounds
 from .parts import one_thread
 
 logger = logging.getLogger(__name__)
@@ -25,8 +26,11 @@ LARGE_ITERATIONS = 40
 
 
 @torch.no_grad()
-def fit_codebooks(tokenizer: ItemTokenizer, vectors: np.ndarray, seed: int) -> None:
+def fit_codebooks(tokenizer: ItemTokenizer, vectors: np.ndarray, seed: int, balanced: bool = False) -> None:
     """Set each codebook in turn to the centroids of what it quantizes of `vectors` (N, D). No code is left unused.
+
+    Args:
+        balanced: clusters have bounded sizes (`cluster_bounds`).
 
     Raises:
         ValueError: a codebook has fewer distinct vectors than codes.
@@ -34,7 +38,7 @@ def fit_codebooks(tokenizer: ItemTokenizer, vectors: np.ndarray, seed: int) -> N
     latents = tokenizer.latents(vectors)
     for level, size in enumerate(tokenizer.config.codebook_sizes):
         inputs = latents if tokenizer.ordered else np.ascontiguousarray(latents[:, level])
-        centroids, codes = _fit_level(inputs, level, size, seed)
+        centroids, codes = _fit_level(inputs, level, size, seed, balanced)
         getattr(tokenizer, f"codebook_{level}").copy_(torch.from_numpy(centroids))
         inputs -= centroids[codes]  # which are the latents themselves where the codebooks are ordered
         logger.info("codebook %d: %d codes, mean squared residual %.4f", level, size, _squared_norms(inputs).mean())
@@ -63,11 +67,10 @@ def sample_rows(rows: int, seed: int) -> np.ndarray | slice:
     return np.sort(np.random.default_rng(seed).choice(rows, SAMPLE_ROWS, replace=False))
 
 
-def _fit_level(residuals: np.ndarray, level: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _fit_level(
+    residuals: np.ndarray, level: int, size: int, seed: int, balanced: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """(centroids (size, D), codes (N,)) of one level."""
-    from sklearn.cluster import KMeans, kmeans_plusplus
-    from sklearn.exceptions import ConvergenceWarning
-
     residuals += 0.0  # no negative zeros, which would count as distinct below
     distinct: set[bytes] = set()
     for row in residuals:
@@ -80,12 +83,22 @@ def _fit_level(residuals: np.ndarray, level: int, size: int, seed: int) -> tuple
             f"level {level} has {len(distinct)} distinct vectors for {size} codes; lower codebook_sizes[{level}] "
             f"({fits} codes at every level are enough for so few) or leave the level out"
         )
+    centroids = plain_centroids(residuals, size, seed)
+    if balanced:
+        centroids = balanced_centroids(residuals, centroids, *cluster_bounds(len(residuals), size))
+    return fill_empty(residuals, centroids)
+
+
+def plain_centroids(vectors: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Centroids (size, D) float32 of `vectors` (N, D) by k-means; with fewer distinct vectors some are alike."""
+    from sklearn.cluster import KMeans, kmeans_plusplus
+    from sklearn.exceptions import ConvergenceWarning
 
     def first_centroids(vectors, count, random_state):
         some = random_state.choice(len(vectors), max(LARGE_ROWS, count), replace=False)
         return kmeans_plusplus(vectors[some], count, random_state=random_state)[0]
 
-    large = len(residuals) > LARGE_ROWS
+    large = len(vectors) > LARGE_ROWS
     kmeans = KMeans(
         size,
         n_init=1,
@@ -95,8 +108,8 @@ def _fit_level(residuals: np.ndarray, level: int, size: int, seed: int) -> tuple
     )
     with one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # too few clusters: filled below
-        kmeans.fit(residuals)
-    return fill_empty(residuals, kmeans.cluster_centers_.astype(np.float32))
+        kmeans.fit(vectors)
+    return kmeans.cluster_centers_.astype(np.float32)
 
 
 def fill_empty(vectors: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,11 +3,17 @@
 from typing import Any
 
 import numpy as np
+import torch
 
 from hf_genrec.item_tokenizers.item_tokenizer import ItemTokenizer
+from hf_genrec.item_tokenizers.sinkhorn import sinkhorn_codes
 
 from .free_codes import room_for
 from .ids import SemanticIds
+
+# LETTER's: how often groups are spread, and how evenly
+SPREAD_ROUNDS = 20
+SPREAD_EPSILON, SPREAD_ITERATIONS = 0.003, 50
 
 
 def count_collisions(codes: np.ndarray) -> dict[str, int]:
@@ -28,7 +34,7 @@ def count_collisions(codes: np.ndarray) -> dict[str, int]:
 def settle_collisions(
     codes: np.ndarray, vectors: np.ndarray, tokenizer: ItemTokenizer, policy: str
 ) -> tuple[np.ndarray, list[int], dict[str, Any]]:
-    """Apply a collision policy (resolve, extra_code or keep) to the codes of a whole catalogue.
+    """Apply a collision policy (resolve, extra_code, spread or keep) to the codes of a whole catalogue.
 
     Args:
         codes: (N, L), what the tokenizer gave.
@@ -37,6 +43,9 @@ def settle_collisions(
     Returns:
         (codes (N, L), or (N, L + 1) with extra_code; the codebook sizes of these levels; a report with the collisions
         before and after)
+
+    Raises:
+        ValueError: an unknown policy, or one that these codes cannot follow.
     """
     sizes = list(tokenizer.config.codebook_sizes)
     report: dict[str, Any] = {"policy": policy, "before": count_collisions(codes)}
@@ -50,10 +59,13 @@ def settle_collisions(
     elif policy == "extra_code":
         settled = extra_code(codes)
         sizes.append(report["before"]["largest_group"])
+    elif policy == "spread":
+        settled = spread(codes, vectors, tokenizer)
+        report["moved"] = int((settled != codes).any(axis=1).sum())
     elif policy == "keep":
         settled = codes
     else:
-        raise ValueError(f"collisions must be resolve, extra_code or keep, not {policy!r}")
+        raise ValueError(f"collisions must be resolve, extra_code, spread or keep, not {policy!r}")
     report["after"] = count_collisions(settled)
     return settled, sizes, report
 
@@ -111,14 +123,45 @@ def extra_code(codes: np.ndarray) -> np.ndarray:
     return np.column_stack([codes, number])
 
 
+def spread(codes: np.ndarray, vectors: np.ndarray, tokenizer: ItemTokenizer) -> np.ndarray:
+    """Give each group of items with the same codes last-level codes that it uses evenly, by Sinkhorn's algorithm on the
+    group alone; up to 20 times, as new groups may arise (LETTER's published code).
+
+    Another item of the prefix may have such a code, and items with the same vector stay together.
+
+    Returns:
+        (N, L) int64; rows may still be alike
+
+    Raises:
+        ValueError: for codes without an order.
+    """
+    if not tokenizer.ordered:
+        raise ValueError("collisions: spread moves last-level codes, and these have no order: use resolve")
+    codes, latents = codes.copy(), torch.from_numpy(tokenizer.latents(vectors)).double()
+    codebooks = [codebook.cpu().double() for codebook in tokenizer.codebooks]
+    for codebook, column in zip(codebooks[:-1], codes.T, strict=False):
+        latents -= codebook[column]
+    for _ in range(SPREAD_ROUNDS):
+        before = codes.copy()
+        _, group, size = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
+        for shared in np.flatnonzero(size > 1):
+            rows = np.flatnonzero(group == shared)
+            # The published epsilon is one of numbers of about 1, and distances are those of vectors of that length
+            distances = torch.cdist(latents[rows], codebooks[-1]).square() * latents.shape[1]
+            codes[rows, -1] = sinkhorn_codes(distances, SPREAD_EPSILON, SPREAD_ITERATIONS).numpy()
+        if np.array_equal(codes, before):
+            break
+    return codes
+
+
 def place_new_items(
     codes: np.ndarray, vectors: np.ndarray, tokenizer: ItemTokenizer, catalogue: SemanticIds
 ) -> np.ndarray:
     """Codes for new items of a catalogue whose codes stay as they are.
 
-    resolve: a taken code is replaced by the nearest free one. extra_code: the smallest free number in the item's group;
-    a full group (the extra level cannot grow without retraining) sends the item to the nearest group with room. keep:
-    the codes as they are.
+    resolve, spread: a taken code is replaced by the nearest free one. extra_code: the smallest free number in the
+    item's group; a full group (the extra level cannot grow without retraining) sends the item to the nearest group with
+    room. keep: the codes as they are.
 
     Args:
         codes: (M, L), what the tokenizer gave the new items.
@@ -144,7 +187,7 @@ def place_new_items(
     room = room_for(tokenizer, capacity)
     room.occupy(catalogue.codes[:, :levels])
     placed = room.place(codes, tokenizer.latents(vectors), np.arange(len(codes)))
-    if policy == "resolve":
+    if policy != "extra_code":
         return placed
     taken = {tuple(row) for row in catalogue.codes.tolist()}
     rows = []

@@ -145,8 +145,8 @@ def _check_report(report: dict[str, Any]) -> None:
         raise ValueError("report.items_added is no count")
     if "collisions" not in report:
         return
-    if report["collisions"].get("policy") not in ("resolve", "extra_code", "keep"):
-        raise ValueError("report.collisions.policy is none of resolve, extra_code, keep")
+    if report["collisions"].get("policy") not in ("resolve", "extra_code", "spread", "keep"):
+        raise ValueError("report.collisions.policy is none of resolve, extra_code, spread, keep")
     for name in ("before", "after"):
         counts = report["collisions"].get(name)
         if not isinstance(counts, dict) or type(counts.get("items")) is not int:

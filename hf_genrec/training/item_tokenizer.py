@@ -1,4 +1,4 @@
-"""Training an item tokenizer (RQ-VAE, MPQ) by transformers' `Trainer`."""
+"""Training an item tokenizer by transformers' `Trainer`."""
 
 import tempfile
 import time
@@ -11,29 +11,30 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from hf_genrec.item_tokenizers.learned_item_tokenizer import LearnedItemTokenizer
+from hf_genrec.item_tokenizers.modeling_letter import LetterTokenizer
 from hf_genrec.semantic_ids.arguments import TokenizerArguments
 from hf_genrec.semantic_ids.codebooks import fill_unused, sample_rows
-from hf_genrec.semantic_ids.learned import build_learned_tokenizer, finish_learned_tokenizer
+from hf_genrec.semantic_ids.learned import build_learned_tokenizer, cluster_codes, finish_learned_tokenizer
 from hf_genrec.training.trainer import require_finite_loss
 
 REVIVALS = 20  # times that unused codes are put to use, evenly over the training but for its last quarter
 
 
 class ItemVectors(Dataset):
-    """Rows of (N, D) vectors, fetched a batch at a time."""
+    """Rows of arrays (N, ...) by the name of the input they are, fetched a batch at a time."""
 
-    def __init__(self, vectors: np.ndarray):
-        self.vectors = torch.from_numpy(vectors)
+    def __init__(self, **inputs: np.ndarray):
+        self.inputs = {name: torch.from_numpy(rows) for name, rows in inputs.items()}
 
     def __len__(self) -> int:
-        return len(self.vectors)
+        return len(self.inputs["embeddings"])
 
-    def __getitems__(self, rows: Sequence[int]) -> torch.Tensor:
-        return self.vectors[rows]
+    def __getitems__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        return {name: values[rows] for name, values in self.inputs.items()}
 
     @staticmethod
-    def collate(batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"embeddings": batch}
+    def collate(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return batch
 
 
 class ItemTokenizerTrainer(Trainer):
@@ -78,8 +79,21 @@ class KeepCodesInUse(TrainerCallback):
             self.revived += fill_unused(model, self.vectors)
 
 
+class ClusterCodes(TrainerCallback):
+    """Clusters the codes of a LETTER tokenizer anew before every epoch."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def on_epoch_begin(self, args, state, control, model=None, **kwargs):
+        cluster_codes(model, self.seed)
+
+
 def train_item_tokenizer(
-    parts: dict[str, np.ndarray], arguments: TokenizerArguments, **training: Any
+    parts: dict[str, np.ndarray],
+    arguments: TokenizerArguments,
+    collaborative: np.ndarray | None = None,
+    **training: Any,
 ) -> tuple[LearnedItemTokenizer, dict[str, Any]]:
     """
     Build the tokenizer that `arguments` name and train it on all items. The same arguments on the same machine, with
@@ -87,6 +101,7 @@ def train_item_tokenizer(
 
     Args:
         parts: by name, (N, D_part) each; rows are items.
+        collaborative: (N, latent_dim), what an `aligned` tokenizer reads beside them in training; zero where missing.
         training: further arguments of transformers' `TrainingArguments`, such as `use_cpu`.
 
     Returns:
@@ -94,13 +109,19 @@ def train_item_tokenizer(
         and the `log`.
 
     Raises:
-        ValueError: as `fit_residual_kmeans`.
+        ValueError: as `fit_residual_kmeans`; or collaborative vectors of another length than the codewords.
     """
     start = time.process_time()
+    inputs = {}
+    if arguments.aligned:
+        inputs["collaborative"] = _checked(collaborative, arguments)
     set_seed(arguments.tokenizer_seed)
     tokenizer = build_learned_tokenizer(parts, arguments)
     vectors = tokenizer.join(**parts).numpy()
     in_use = KeepCodesInUse(vectors[sample_rows(len(vectors), arguments.tokenizer_seed)])
+    callbacks: list[TrainerCallback] = [in_use]
+    if isinstance(tokenizer, LetterTokenizer) and arguments.diversity_weight:
+        callbacks.append(ClusterCodes(arguments.tokenizer_seed))
     with tempfile.TemporaryDirectory() as folder:
         trainer = ItemTokenizerTrainer(
             tokenizer,
@@ -119,9 +140,9 @@ def train_item_tokenizer(
                 dataloader_pin_memory=torch.cuda.is_available(),
                 **training,
             ),
-            train_dataset=ItemVectors(vectors),
+            train_dataset=ItemVectors(embeddings=vectors, **inputs),
             data_collator=ItemVectors.collate,
-            callbacks=[in_use],
+            callbacks=callbacks,
         )
         trainer.train()
     record = {
@@ -134,3 +155,13 @@ def train_item_tokenizer(
         "log": trainer.state.log_history,
     }
     return tokenizer, record
+
+
+def _checked(collaborative: np.ndarray | None, arguments: TokenizerArguments) -> np.ndarray:
+    found = None if collaborative is None else collaborative.shape[1]
+    if collaborative is None or found != arguments.latent_dim:
+        raise ValueError(
+            f"letter compares codewords with collaborative vectors, but latent_dim is {arguments.latent_dim} and these "
+            f"have {found} numbers: set latent_dim: {found or 'the length of these'}"
+        )
+    return collaborative

@@ -10,20 +10,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from learned_tokenizers import make_mpq, make_rq_vae
+from learned_tokenizers import make_coba, make_letter, make_mpq, make_rq_vae
 from safetensors.torch import load_file, save_file
 from test_residual_kmeans import random_tokenizer
 from transformers import AutoConfig, AutoModel
 
 import hf_genrec.item_tokenizers  # noqa: F401  (makes them known to the Auto classes)
 from hf_genrec.item_tokenizers import item_tokenizer, nearest_centroid
+from hf_genrec.item_tokenizers.configuration_coba import CobaConfig
+from hf_genrec.item_tokenizers.configuration_letter import LetterConfig
 from hf_genrec.item_tokenizers.configuration_mpq import MpqConfig
 from hf_genrec.item_tokenizers.configuration_rq_vae import RqVaeConfig
 from hf_genrec.item_tokenizers.modeling_residual_kmeans import ResidualKMeansTokenizer
 
 pytestmark = pytest.mark.libraries
 
-MAKERS = {"rq_vae": make_rq_vae, "mpq": make_mpq}
+MAKERS = {"rq_vae": make_rq_vae, "letter": make_letter, "coba": make_coba, "mpq": make_mpq}
 
 
 @pytest.fixture(params=MAKERS)
@@ -110,6 +112,11 @@ def test_errors_name_the_place(learned, call, message):
         (lambda: RqVaeConfig(commitment_weight=-1.0), "commitment_weight must not be negative"),
         (lambda: MpqConfig(orthogonality_weight=-1.0), "orthogonality_weight must not be negative"),
         (lambda: RqVaeConfig(input_dim=5, part_dims=[4]), "input_dim is 5"),
+        (lambda: CobaConfig(balance_limit=1.5), "balance_limit=1.5: give at least 0 and at most 1"),
+        (lambda: LetterConfig(sinkhorn_epsilons=[0.003]), "one number for each of 4 levels"),
+        (lambda: LetterConfig(sinkhorn_epsilons=[0, 0, 0, 0.001]), "0 or at least 0.003, not 0.001"),
+        (lambda: LetterConfig(diversity_weight=-1.0), "diversity_weight=-1.0: give at least 0"),
+        (lambda: LetterConfig(codebook_sizes=[4, 1]), "give each codebook two at least, or set diversity_weight: 0"),
     ],
 )
 def test_configurations_that_do_not_fit_are_refused(make, message):
@@ -181,7 +188,7 @@ sys.meta_path.insert(0, Blocker())
 import numpy as np
 from transformers import AutoConfig, AutoModel
 root = sys.argv[1]
-for name in ("rq_vae", "mpq"):
+for name in ("rq_vae", "letter", "coba", "mpq"):
     config = AutoConfig.from_pretrained(f"{root}/{name}", trust_remote_code=True)
     assert config.model_type == name
     for folder in (name, f"{name}-again"):

@@ -48,7 +48,7 @@ def arguments(**changes):
     return TokenizerArguments(**{"text_model": "words", "codebook_sizes": [4, 16]} | changes)
 
 
-@pytest.mark.parametrize("vectors", ["text", "collaborative", "both"])
+@pytest.mark.parametrize("vectors", ["text", "collaborative", "both", "propagated"])
 @pytest.mark.parametrize("policy", ["resolve", "extra_code", "keep"])
 def test_every_item_gets_codes_and_two_builds_agree(tmp_path, vectors, policy):
     settings = arguments(vectors=vectors, collisions=policy, collaborative_dim=6)
@@ -62,12 +62,14 @@ def test_every_item_gets_codes_and_two_builds_agree(tmp_path, vectors, policy):
         assert health["unique_ids"] == 40
     levels = 3 if policy == "extra_code" else 2
     assert ids.codes.shape == (40, levels)
-    assert tokenizer.config.part_names == (["text", "collaborative"] if vectors == "both" else [vectors])
+    names = {"both": ["text", "collaborative"], "propagated": ["text"]}
+    assert tokenizer.config.part_names == names.get(vectors, [vectors])
     assert ids.report["item_tokenizer"] == "residual_kmeans"
 
 
-def test_an_item_never_seen_in_training_is_encoded_later_as_it_was_at_fit_time(tmp_path):
-    settings = arguments(vectors="both", collisions="keep", collaborative_dim=6)
+@pytest.mark.parametrize("vectors", ["both", "propagated"])
+def test_an_item_never_seen_in_training_is_encoded_later_as_it_was_at_fit_time(tmp_path, vectors):
+    settings = arguments(vectors=vectors, collisions="keep", collaborative_dim=6)
     ids, tokenizer, _ = build_semantic_ids(catalogue(), sequences(), settings, tmp_path)
     twin = pa.table({"item_id": ["new"], "title": [catalogue()["title"][39].as_py()]})
     grown = encode_new_items(tokenizer, ids, twin, embedding_cache=tmp_path)
@@ -103,8 +105,8 @@ def test_what_cannot_be_built_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vectors": "image"}, "vectors must be one of text, collaborative, both, not 'image'"),
-        ({"collisions": "drop"}, "collisions must be one of resolve, extra_code, keep, not 'drop'"),
+        ({"vectors": "image"}, "vectors must be one of text, collaborative, both, propagated, not 'image'"),
+        ({"collisions": "drop"}, "collisions must be one of resolve, extra_code, spread, keep, not 'drop'"),
         ({"codebook_sizes": []}, "codebook_sizes must be one positive number per codebook"),
         ({"text_columns": []}, "text_columns is empty"),
         ({"collaborative_window": 0}, "collaborative_window must be at least 1"),
@@ -161,3 +163,6 @@ def test_recommenders_that_do_not_fit(tmp_path):
         parts(train_sequences=[*train_sequences[:-1], np.append(train_sequences[-1], 3)])
     with pytest.raises(ValueError, match="vectors: text leaves out"):
         arguments(collaborative_run="run")
+    with pytest.raises(ValueError, match="vectors: propagated leaves out"):
+        arguments(collaborative_run="run", vectors="propagated")
+    arguments(collaborative_run="run", item_tokenizer="letter")

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from hf_genrec.item_tokenizers.configuration_residual_kmeans import ResidualKMeansConfig
 from hf_genrec.item_tokenizers.modeling_residual_kmeans import ResidualKMeansTokenizer
-from hf_genrec.semantic_ids.collisions import count_collisions, extra_code, place_new_items, resolve, settle_collisions
+from hf_genrec.semantic_ids.collisions import (
+    count_collisions,
+    extra_code,
+    place_new_items,
+    resolve,
+    settle_collisions,
+    spread,
+)
 from hf_genrec.semantic_ids.ids import SemanticIds
 
 
@@ -87,6 +94,25 @@ def test_keep_changes_nothing():
 
 
 vector_lists = st.lists(st.integers(-20, 60), min_size=1, max_size=20)  # as many as there are codes
+
+
+def test_spread_parts_a_group_and_leaves_what_is_equal_together():
+    tokenizer = line_tokenizer([0, 100], [0, -1, 1])
+    vectors = column(-0.2, 0.2, 0.2, 100.0)
+    codes = encode(tokenizer, vectors)
+    assert codes.tolist() == [[0, 0], [0, 0], [0, 0], [1, 0]]
+    settled, sizes, report = settle_collisions(codes, vectors, tokenizer, "spread")
+    assert settled[:, 0].tolist() == [0, 0, 0, 1]  # only the last code moves
+    assert settled[0].tolist() != settled[1].tolist() == settled[2].tolist()
+    assert settled[3].tolist() == [1, 0]
+    assert sizes == [2, 3]
+    assert report["after"] == {"items": 2, "groups": 1, "largest_group": 2, "unique": 3}
+    assert report["moved"] == int((settled != codes).any(axis=1).sum()) > 0
+    assert np.array_equal(spread(settled[[0, 1, 3]], vectors[[0, 1, 3]], tokenizer), settled[[0, 1, 3]])  # none shared
+    old = SemanticIds(list("abcd"), settled, sizes, {"collisions": report})
+    taken = settled[0].tolist()
+    placed = place_new_items(np.array([taken]), vectors[:1], tokenizer, old)
+    assert placed.tolist() not in [[row] for row in settled.tolist()]
 
 
 @settings(deadline=None, max_examples=100)

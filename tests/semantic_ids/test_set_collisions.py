@@ -81,6 +81,12 @@ def test_extra_code_and_keep():
     assert report["after"]["items"] == 2
 
 
+def test_sets_have_no_last_code_that_could_be_spread():
+    tokenizer = set_tokenizer([0, 1], [0, 1])
+    with pytest.raises(ValueError, match="these have no order: use resolve"):
+        settle_collisions(np.zeros((2, 2), dtype=np.int64), array((0, 0), (0, 0)), tokenizer, "spread")
+
+
 def by_brute_force(codes, vectors, codebooks, taken):
     """(changes, added distance) of the nearest free set."""
 

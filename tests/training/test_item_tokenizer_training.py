@@ -1,4 +1,4 @@
-"""Training RQ-VAE and MPQ: errors fall, codes stay in use, seeds repeat; `hf-genrec tokenize` for every tokenizer."""
+"""Training item tokenizers: errors fall, codes stay in use, seeds repeat; `hf-genrec tokenize` for every tokenizer."""
 
 import json
 import os
@@ -13,17 +13,19 @@ from conftest import run_command
 from transformers import AutoModel
 
 import hf_genrec.item_tokenizers  # noqa: F401  (makes them known to the Auto classes)
-from hf_genrec.semantic_ids import embedding
+from hf_genrec.semantic_ids import embedding, learned
 from hf_genrec.semantic_ids.arguments import TokenizerArguments
 from hf_genrec.semantic_ids.build import assign_semantic_ids, encode_new_items, item_parts
 from hf_genrec.semantic_ids.codebooks import fill_unused
+from hf_genrec.semantic_ids.health import health_report
 from hf_genrec.semantic_ids.ids import SemanticIds
 from hf_genrec.semantic_ids.learned import build_learned_tokenizer, start_experts
+from hf_genrec.training import item_tokenizer as item_tokenizer_training
 from hf_genrec.training.item_tokenizer import train_item_tokenizer
 
 pytestmark = pytest.mark.libraries
 
-LEARNED = ["rq_vae", "mpq"]
+LEARNED = ["rq_vae", "letter", "coba", "mpq"]
 
 
 def clustered(rows=400, dim=16, seed=0):
@@ -39,6 +41,7 @@ def arguments(name, **changes):
         "item_tokenizer": name,
         "codebook_sizes": [8, 8, 8],
         "latent_dim": 12,
+        "collaborative_dim": 12,
         "tokenizer_epochs": 30,
         "tokenizer_batch_size": 64,
     }
@@ -46,7 +49,16 @@ def arguments(name, **changes):
 
 
 def train(settings, parts=None):
-    return train_item_tokenizer(parts or {"text": clustered()}, settings, use_cpu=True, disable_tqdm=True)
+    parts = parts or {"text": clustered()}
+    return train_item_tokenizer(parts, settings, collaborative(len(parts["text"])), use_cpu=True, disable_tqdm=True)
+
+
+def collaborative(rows=400):
+    """Of length 1, in two halves by no property of the text; every tenth item has none."""
+    vectors = np.zeros((rows, 12), dtype=np.float32)
+    vectors[np.arange(rows), np.arange(rows) % 2] = 1.0
+    vectors[::10] = 0.0
+    return vectors
 
 
 def error(tokenizer, codes):
@@ -65,6 +77,8 @@ def test_training_lowers_the_error_and_uses_every_code(name):
     terms = lines[-1]
     total = terms["loss_reconstruction"] + terms["loss_codebook"] + 0.25 * terms["loss_commitment"]
     total += 0.001 * terms.get("loss_orthogonality", 0)
+    total += 0.0001 * terms.get("loss_diversity", 0) + 0.01 * terms.get("loss_alignment", 0)
+    total += 0.1 * terms.get("loss_uniformity", 0)
     assert terms["loss"] == pytest.approx(total, rel=1e-3)
     assert record["steps"] == 30 * 7
     assert not tokenizer.training
@@ -120,6 +134,60 @@ def test_experts_start_from_principal_directions_of_their_own():
         assert (lengths > 0.5).tolist() == [expert == number % 3 for expert in range(3)]
 
 
+def test_the_alignment_loss_brings_who_consumes_an_item_into_its_codes():
+    """Of two halves of the items that the text tells apart by little: codes of few words leave that out."""
+    half = np.arange(400)[:, None] % 2
+    parts = {"text": np.concatenate([clustered(), 0.5 * half], axis=1).astype(np.float32)}
+    apart = []
+    for weight in (0.0, 1.0):
+        tokenizer, record = train(arguments("letter", alignment_weight=weight, codebook_sizes=[8, 8]), parts)
+        vectors = torch.nn.functional.normalize(sum(tokenizer._codewords(tokenizer.encode_parts(**parts))), dim=1)
+        apart.append((vectors[0::2].mean(dim=0) - vectors[1::2].mean(dim=0)).norm().item())
+    assert apart[1] > 1.5 * apart[0]
+    lines = [line["loss_alignment"] for line in record["log"] if "loss_alignment" in line]
+    assert lines[-1] < lines[0] - 0.1  # log(29) at best: the others of the half are as near
+
+
+def test_the_diversity_loss_spreads_the_use_of_codes(monkeypatch):
+    """Two thirds of the items are around one centre, and no code is put to use by hand."""
+    for module in (item_tokenizer_training, learned):
+        monkeypatch.setattr(module, "fill_unused", lambda *args: 0)
+    vectors = clustered()
+    vectors[:260] = vectors[0] + 0.3 * np.random.default_rng(0).normal(size=(260, 16))
+    healths = []
+    for weight in (0.0, 0.01):
+        weights = {"alignment_weight": 0.0, "diversity_weight": weight, "sinkhorn_epsilon": 0.0}
+        settings = arguments("letter", codebook_sizes=[24, 24], tokenizer_epochs=20, **weights)
+        tokenizer, _ = train(settings, {"text": vectors})
+        codes = tokenizer.encode_parts(text=vectors).numpy()
+        healths.append(health_report(SemanticIds([str(row) for row in range(400)], codes, [24, 24])))
+    assert healths[1]["levels"][0]["perplexity"] > 1.1 * healths[0]["levels"][0]["perplexity"]
+    assert healths[1]["unique_ids"] > healths[0]["unique_ids"]
+
+
+def test_balancing_spreads_the_use_of_codes(monkeypatch):
+    """Two thirds of the items are around one centre, and no code is put to use by hand."""
+    for module in (item_tokenizer_training, learned):
+        monkeypatch.setattr(module, "fill_unused", lambda *args: 0)
+    vectors = clustered()
+    vectors[:260] = vectors[0] + 0.3 * np.random.default_rng(0).normal(size=(260, 16))
+    healths = []
+    for name in ("rq_vae", "coba"):
+        settings = arguments(name, codebook_sizes=[24, 24], tokenizer_epochs=60)
+        tokenizer, _ = train(settings, {"text": vectors})
+        codes = tokenizer.encode_parts(text=vectors).numpy()
+        healths.append(health_report(SemanticIds([str(row) for row in range(400)], codes, [24, 24])))
+    plain, balanced = healths
+    for level in range(2):
+        assert balanced["levels"][level]["perplexity"] > 1.1 * plain["levels"][level]["perplexity"]
+    assert balanced["unique_ids"] > 1.1 * plain["unique_ids"]
+
+
+def test_collaborative_vectors_of_another_length_are_refused():
+    with pytest.raises(ValueError, match="latent_dim is 10 and these have 12 numbers: set latent_dim: 12"):
+        train(arguments("letter", latent_dim=10, collaborative_dim=10))
+
+
 @pytest.mark.parametrize("name", LEARNED)
 @pytest.mark.parametrize("policy", ["resolve", "extra_code", "keep"])
 def test_new_items_get_codes_without_training(name, policy, monkeypatch, tmp_path):
@@ -132,7 +200,9 @@ def test_new_items_get_codes_without_training(name, policy, monkeypatch, tmp_pat
             return np.stack([vectors[text.removesuffix(".")] for text in texts])
 
     monkeypatch.setattr(embedding, "load_encoder", lambda source: Encoder())
-    settings = arguments(name, collisions=policy, text_model="words", codebook_sizes=[8, 12], tokenizer_epochs=3)
+    settings = arguments(
+        name, collisions=policy, vectors="text", text_model="words", codebook_sizes=[8, 12], tokenizer_epochs=3
+    )
     items = pa.table({"item_id": [f"i{row}" for row in range(60)], "title": [f"t{row}" for row in range(60)]})
     parts = item_parts(items, [], settings, tmp_path)
     tokenizer, _ = train(settings, parts)
@@ -147,7 +217,9 @@ def test_new_items_get_codes_without_training(name, policy, monkeypatch, tmp_pat
 
 
 def test_arguments_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="item_tokenizer must be one of residual_kmeans, rq_vae, mpq, not 'vae'"):
+    with pytest.raises(
+        ValueError, match="item_tokenizer must be one of residual_kmeans, rq_vae, letter, coba, mpq, not 'vae'"
+    ):
         TokenizerArguments(item_tokenizer="vae")
     with pytest.raises(ValueError, match="projection_dim 32 is for residual_kmeans"):
         TokenizerArguments(item_tokenizer="mpq", projection_dim=32)
@@ -155,9 +227,16 @@ def test_arguments_that_do_not_fit_are_refused():
         TokenizerArguments(tokenizer_epochs=0)
     with pytest.raises(ValueError, match="tokenizer_learning_rate must be positive"):
         TokenizerArguments(tokenizer_learning_rate=0.0)
+    with pytest.raises(ValueError, match="latent_dim is 64 and collaborative_dim 32: set both to the same"):
+        TokenizerArguments(item_tokenizer="letter", collaborative_dim=32)
+    TokenizerArguments(item_tokenizer="letter", collaborative_dim=32, alignment_weight=0.0)
+    with pytest.raises(ValueError, match="diversity_weight must not be negative"):
+        TokenizerArguments(diversity_weight=-1.0)
     assert TokenizerArguments(item_tokenizer="mpq").codebook_sizes == [300] * 8
     assert TokenizerArguments(item_tokenizer="rq_vae").codebook_sizes == [256] * 4
     assert TokenizerArguments().codebook_sizes == [256] * 3
+    assert TokenizerArguments().vectors == "text"
+    assert TokenizerArguments(item_tokenizer="coba").vectors == "propagated"
 
 
 def test_tokenize_ends_in_the_same_folder_for_every_item_tokenizer(own_data, monkeypatch, capsys):
@@ -166,8 +245,8 @@ def test_tokenize_ends_in_the_same_folder_for_every_item_tokenizer(own_data, mon
     shared = ["--config", own_data / "mine.yaml", "--output_dir", run]
     run_command(monkeypatch, capsys, "prepare", *shared)
     before = None
-    for name in ("mpq", "rq_vae", "residual_kmeans"):
-        options = ["--item_tokenizer", name, "--tokenizer_epochs", 2, "--latent_dim", 6]
+    for name in ("mpq", "letter", "coba", "rq_vae", "residual_kmeans"):
+        options = ["--item_tokenizer", name, "--tokenizer_epochs", 2, "--latent_dim", 6, "--collaborative_dim", 6]
         run_command(monkeypatch, capsys, "tokenize", *shared, *options)
         folder = run / "semantic_ids"
         ids = SemanticIds.load(folder)
