@@ -42,7 +42,7 @@ class Method:
         item_vectors: whether a trained model has a vector per item, from which codes can be made.
         reads_text: from its arguments to whether its models read the items' text, whose settings are then the model's.
         encode_items: from a model, its folder and a table of new items (item_id and text columns) to the vectors that
-            its `add_items` takes; for methods without codes whose catalogue can grow.
+            its `add_items` takes; for methods whose models read vectors of items, beside their codes or without any.
         onnx_scores: from a model to a module of `input_ids` and `attention_mask` that gives the scores of all items and
             that torch.onnx can export, if there is one. Raises ValueError for a model that has none.
         post_training: gives the [`PostTraining`] of its models, if they can be post-trained.

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from transformers import DynamicCache
@@ -14,6 +15,23 @@ from ..catalogue.transformers_bridge import CACHE
 from ..catalogue.trie_arrays import gather_last
 from .beam_decoder import BeamDecoder
 from .user_cache import UserCache
+
+
+class Beams(NamedTuple):
+    """
+    What a search has found, best first, (B, w) each.
+
+    Attributes:
+        leaves: of the trie, ties in its order; -1 where fewer are legal.
+        scores: their log-probabilities, -inf where there is no leaf.
+        codes: the last token of each.
+        parents: the beams of the step before that they continue.
+    """
+
+    leaves: torch.Tensor
+    scores: torch.Tensor
+    codes: torch.Tensor
+    parents: torch.Tensor
 
 
 @torch.no_grad()
@@ -54,12 +72,28 @@ def beam_search(
     """
     check_normalize(normalize)
     num_beams = min(num_beams, trie.num_leaves)  # more would never be alive
-    device = inputs["input_ids"].device
-    trie = trie.to(device)
     decoder = getattr(model, "beam_decoder_class", BeamDecoder)(model, num_beams, trie.num_levels - 1)
     states = decoder.start(**inputs) if user_cache is None else user_cache.start(decoder, **inputs)
+    beams = search_beams(decoder, states, trie, num_beams, excluded, normalize)
+    return beams.leaves, beams.scores
 
-    num_users = len(inputs["input_ids"])
+
+def search_beams(
+    decoder: BeamDecoder,
+    states: torch.Tensor,
+    trie: ItemTrie,
+    num_beams: int,
+    excluded: torch.Tensor | None = None,
+    normalize: str = "vocabulary",
+) -> Beams:
+    """
+    The search of [`beam_search`], from where a decoder has encoded the prompts.
+
+    Args:
+        states: (B, 1, hidden_size), which the decoder's `start` has returned.
+    """
+    device, num_users = states.device, len(states)
+    trie = trie.to(device)
     user = torch.arange(num_users, device=device)[:, None, None]
     nodes = torch.zeros(num_users, 1, dtype=torch.long, device=device)  # (B, W) of each beam, -1: dead
     scores = torch.zeros(num_users, 1, device=device)
@@ -81,11 +115,11 @@ def beam_search(
         chosen = _best(candidates, children.flatten(1), num_beams)
         scores = candidates.gather(1, chosen)
         nodes = children.flatten(1).gather(1, chosen).long().masked_fill(~(scores > -torch.inf), -1)
+        # A dead beam goes on from anywhere, and never has a candidate.
+        codes, parents = tokens.flatten(1).gather(1, chosen).long(), chosen // tokens.shape[2]
         if level + 1 < trie.num_levels:
-            # A dead beam goes on from anywhere, and never has a candidate.
-            codes = tokens.flatten(1).gather(1, chosen).long()
-            states = decoder.extend(codes, chosen // tokens.shape[2])
-    return nodes, scores.masked_fill(~sound[:, None], torch.nan)
+            states = decoder.extend(codes, parents)
+    return Beams(nodes, scores.masked_fill(~sound[:, None], torch.nan), codes, parents)
 
 
 def check_normalize(normalize: str) -> None:
@@ -134,7 +168,9 @@ def _all_excluded(trie: ItemTrie, nodes: torch.Tensor, level: int, user, exclude
     return seen >= end - start
 
 
-def constrained_beam_search(trie: ItemTrie, answer_token_id: int | None = None) -> Callable:
+def constrained_beam_search(
+    trie: ItemTrie, answer_token_id: int | None = None, is_end_of_history: Callable | None = None
+) -> Callable:
     """
     What `model.generate(**inputs, custom_generate=..., num_beams=20, num_return_sequences=10)` calls to write items of
     a trie: [`beam_search`] in the place of stock beam search, for any decoder with aligned logits.
@@ -145,6 +181,7 @@ def constrained_beam_search(trie: ItemTrie, answer_token_id: int | None = None) 
     Args:
         trie: the legal items.
         answer_token_id (*optional*): the token that each prompt must end with.
+        is_end_of_history (*optional*): from tokens (B,) to which of them end a prompt, where others do, too.
     """
 
     def generate(model, input_ids, logits_processor, generation_config, **model_kwargs):
@@ -157,7 +194,8 @@ def constrained_beam_search(trie: ItemTrie, answer_token_id: int | None = None) 
         # generate has repeated each prompt for its beams.
         copies = max(wanted, num_beams)
         prompts = input_ids[::copies]
-        if answer_token_id is not None and (prompts[:, -1] != answer_token_id).any():
+        ends = is_end_of_history or (lambda token_ids: token_ids == answer_token_id)
+        if answer_token_id is not None and not ends(prompts[:, -1]).all():
             raise ValueError(
                 f"A prompt does not end with the answer token ({answer_token_id}): make prompts with the processor."
             )

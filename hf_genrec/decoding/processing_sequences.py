@@ -76,6 +76,15 @@ class GenRecProcessor(CodeProcessor):
 
     # ---- prompts ----
 
+    @property
+    def tokens_per_item(self) -> int:
+        """By how many tokens an item of the history makes a prompt longer."""
+        return self.num_levels
+
+    def is_end_of_history(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Which tokens (boolean, of any shape) a prompt may end with: what follows the last one of a row is written."""
+        return token_ids == self.answer_token_id
+
     def prompts(self, histories: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """
         Prompts of histories given as catalogue rows, oldest first: codes of the newest `max_history` items, then the
@@ -105,7 +114,7 @@ class GenRecProcessor(CodeProcessor):
         Raises:
             ValueError: for an unknown or no candidate.
         """
-        return TrieLogitsProcessor(self._restricted_trie(candidates), self.answer_token_id)
+        return TrieLogitsProcessor(self._restricted_trie(candidates), self.answer_token_id, self.is_end_of_history)
 
     def _restricted_trie(self, candidates: Sequence[str] | None) -> ItemTrie:
         self._require_catalogue()
@@ -119,11 +128,11 @@ class GenRecProcessor(CodeProcessor):
         Raises:
             ValueError: for an unknown or no candidate.
         """
-        return constrained_beam_search(self._restricted_trie(candidates), self.answer_token_id)
+        return constrained_beam_search(self._restricted_trie(candidates), self.answer_token_id, self.is_end_of_history)
 
     def _decoded(self, sequences: torch.Tensor) -> list[str | None]:
-        """Of the codes after the answer token."""
-        is_answer = sequences == self.answer_token_id
+        """Of the codes after the history."""
+        is_answer = self.is_end_of_history(sequences)
         first_code = is_answer.shape[1] - is_answer.flip(-1).int().argmax(-1)
         columns = first_code[:, None] + torch.arange(self.num_levels)
         complete = is_answer.any(-1) & (columns[:, -1] < sequences.shape[1])

@@ -1,6 +1,6 @@
 """`recommend` and `score_items`: from histories of item ids to items, for every generative model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -9,7 +9,13 @@ from ..catalogue.catalogue import ProcessorCarrier
 from ..catalogue.evaluation_mode import evaluation_mode
 from ..catalogue.flat_lists import different_items, expand_ranges, rank_in_list
 from ..catalogue.item_trie import ItemTrie
-from ..catalogue.request_checks import checked_beams, checked_request, checked_row_histories, checked_rows
+from ..catalogue.request_checks import (
+    RowRequest,
+    checked_beams,
+    checked_request,
+    checked_row_histories,
+    checked_rows,
+)
 from ..catalogue.sound_scores import require_sound, require_sound_weights
 from .beam_search import beam_search, check_normalize, score_leaves
 from .item_generation import ItemGeneration
@@ -63,26 +69,42 @@ class GenerativeRecommenderMixin(ItemGeneration, ProcessorCarrier):
         require_sound_weights(self)
         check_normalize(normalize)
         check_user_cache(user_cache)
-        count, num_beams = request.count, checked_beams(request.count, num_beams)
+        num_beams = checked_beams(request.count, num_beams)
         trie = processor.trie if candidates is None else processor.trie.restrict(request.candidates)
+        trie = trie.to(self.device)
+
+        def recommend_batch(inputs, seen):
+            return self._recommend_batch(inputs, request.count, seen, trie, num_beams, normalize, user_cache)
+
+        return self._in_batches(request, exclude_seen, user_cache, recommend_batch)
+
+    def _in_batches(
+        self, request: RowRequest, exclude_seen: bool, user_cache: UserCache | None, recommend_batch: Callable
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """
+        The answer to a request.
+
+        Args:
+            recommend_batch: from prompts and their histories (`None` where nothing is excluded) to rows and scores, (B,
+                count) each.
+        """
+        processor = self._require_processor()
         with evaluation_mode(self):
             for start in range(0, len(request.histories), request.batch_size):
                 batch = np.arange(start, min(start + request.batch_size, len(request.histories)))
                 prompts = processor.prompts([request.histories[int(i)] for i in batch])
                 known = np.zeros(len(batch), dtype=bool)
                 if user_cache is not None:
-                    known = np.array(user_cache.known(**prompts, num_levels=processor.num_levels)) > 0
+                    known = np.array(user_cache.known(**prompts, num_levels=processor.tokens_per_item)) > 0
                 # Known histories have little left to encode: apart from the others, they are not padded to them.
                 for part in filter(len, (np.flatnonzero(known), np.flatnonzero(~known))):
                     inputs = {name: tensor[part].to(self.device) for name, tensor in prompts.items()}
                     seen = [request.histories[int(i)] for i in batch[part]] if exclude_seen else None
-                    found = self._recommend_batch(inputs, count, seen, trie, num_beams, normalize, user_cache)
-                    rows, scores = (tensor.cpu().numpy() for tensor in found)
-                    request.rows[batch[part], :count], request.scores[batch[part], :count] = rows, scores
+                    rows, scores = (tensor.cpu().numpy() for tensor in recommend_batch(inputs, seen))
+                    request.rows[batch[part]], request.scores[batch[part]] = rows, scores
         return request.rows, request.scores
 
     def _recommend_batch(self, inputs, k: int, seen, trie: ItemTrie, num_beams: int, normalize: str, user_cache):
-        trie = trie.to(self.device)
         num_users = len(inputs["input_ids"])
         excluded = None if seen is None else self._item_keys(trie, seen)
         leaves, leaf_scores = beam_search(self, inputs, trie, num_beams, excluded, normalize, user_cache)

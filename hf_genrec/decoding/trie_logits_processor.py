@@ -1,5 +1,7 @@
 """The catalogue's trie as a logits processor of `model.generate`."""
 
+from collections.abc import Callable
+
 import torch
 
 from ..catalogue.item_trie import ItemTrie
@@ -20,14 +22,17 @@ class TrieLogitsProcessor(ItemLogitsProcessor):
     Args:
         trie ([`ItemTrie`]): the catalogue, or a part of it.
         answer_token_id (`int`): the token that ends the history.
+        is_end_of_history (*optional*): from tokens (boolean, of any shape) to which of them end a history, where others
+            do, too.
 
     Raises:
         ValueError: for a row without an answer token, or scores that are NaN or infinite.
     """
 
-    def __init__(self, trie: ItemTrie, answer_token_id: int):
+    def __init__(self, trie: ItemTrie, answer_token_id: int, is_end_of_history: Callable | None = None):
         self.trie = trie
         self.answer_token_id = answer_token_id
+        self.is_end_of_history = is_end_of_history or (lambda token_ids: token_ids == answer_token_id)
 
     @property
     def num_answers(self) -> int:
@@ -50,9 +55,9 @@ class TrieLogitsProcessor(ItemLogitsProcessor):
         tail = input_ids[:, -(trie.num_levels + 1) :]  # a row with its answer token further left is finished
         width = tail.shape[1]
         place = torch.arange(1, width + 1, device=tail.device)
-        last = ((tail == self.answer_token_id) * place).amax(-1)  # (rows,) counted from 1, 0 where there is none
+        last = (self.is_end_of_history(tail) * place).amax(-1)  # (rows,) counted from 1, 0 where there is none
         lowest, highest = torch.stack(last.aminmax()).tolist()
-        if lowest == 0 and not (input_ids == self.answer_token_id).any(-1).all():
+        if lowest == 0 and not self.is_end_of_history(input_ids).any(-1).all():
             raise ValueError(
                 f"A row holds no answer token ({self.answer_token_id}): end each prompt with it, as GenRecProcessor "
                 f"does."

@@ -10,9 +10,9 @@ import numpy as np
 from hf_genrec.serving.served_model import ServedModel
 
 
-def encode_items(served: ServedModel, items: Sequence[Mapping[str, str]]) -> np.ndarray:
+def encode_items(served: ServedModel, items: Sequence[Mapping[str, str]]) -> dict[str, np.ndarray]:
     """
-    What new items enter a model's catalogue with: codes (M, L) of its item tokenizer, or vectors (M, D).
+    What new items enter a model's catalogue with: `codes` (M, L) of its item tokenizer, `vectors` (M, D), or both.
 
     Args:
         items: `item_id`, `title` and the further text columns that the catalogue was made with.
@@ -28,17 +28,18 @@ def encode_items(served: ServedModel, items: Sequence[Mapping[str, str]]) -> np.
         raise ValueError(f"item {twice[0]!r} stands twice among the new items: give each once")
     columns = dict.fromkeys(column for item in items for column in item)
     table = pa.table({column: [item.get(column) for item in items] for column in columns})
-    if served.method.codes:
-        return _codes(served, table)
-    if served.method.encode_items is None:
+    encoded = {"codes": _codes(served, table)} if served.method.codes else {}
+    if served.method.encode_items is not None:
+        encoded["vectors"] = served.method.encode_items(served.model, Path(served.folder), table)
+    if not encoded:
         raise ValueError(f"{served.method.title} learns what it knows of an item from its interactions: train it again")
-    return served.method.encode_items(served.model, Path(served.folder), table)
+    return encoded
 
 
-def enter_items(served: ServedModel, items: Sequence[Mapping[str, str]], encoded: np.ndarray) -> None:
+def enter_items(served: ServedModel, items: Sequence[Mapping[str, str]], encoded: Mapping[str, np.ndarray]) -> None:
     """Put new items at the catalogue's end; not while the model answers."""
-    grows = served.processor if served.method.codes else served.model
-    grows.add_items([item["item_id"] for item in items], encoded, [item["title"] for item in items])
+    grows = served.model if "vectors" in encoded else served.processor
+    grows.add_items([item["item_id"] for item in items], **encoded, titles=[item["title"] for item in items])
 
 
 def _codes(served: ServedModel, table: Any) -> np.ndarray:

@@ -24,6 +24,7 @@ class Letters:
 METHODS = {
     "care": {"codebook_sizes": [4, 4, 4]},
     "reg4rec": {"item_tokenizer": "mpq", "codebook_sizes": [8, 8, 8], "num_attention_heads": 4},
+    "cobra": {"codebook_sizes": [4, 4, 4]},
     "rearec": {"backbone": "unisrec"},
     "rearec, projected": {"backbone": "unisrec", "text_dim": 8},
 }

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...catalogue.item_vectors import checked_vectors
 from .rearec_layers import TextItems
 
 
@@ -26,7 +27,7 @@ class TextVectors:
             ValueError: for a backbone without text, another shape, or vectors with NaN or infinity.
         """
         items = self._text_items("use unisrec or morec")
-        items.vectors.copy_(_checked(vectors, len(items.vectors), items))
+        items.vectors.copy_(checked_vectors(vectors, len(items.vectors), items.vectors))
 
     def _text_items(self, remedy: str) -> TextItems:
         items = self.base_model.items
@@ -65,22 +66,8 @@ class NewTextItems(TextVectors):
             or vectors with NaN or infinity. Nothing is changed then.
         """
         items = self.require_growing()
-        new = _checked(vectors, len(item_ids), items)
+        new = checked_vectors(vectors, len(item_ids), items.vectors)
         self._require_processor().add_items(item_ids, titles)
         items.vectors = torch.cat([items.vectors, new])
         self.config.num_items = len(items.vectors)
         return self
-
-
-def _checked(vectors: np.ndarray | torch.Tensor, rows: int, items: TextItems) -> torch.Tensor:
-    new = torch.as_tensor(vectors, dtype=items.vectors.dtype, device=items.vectors.device)
-    expected = (rows, items.vectors.shape[1])
-    if new.shape != expected:
-        raise ValueError(
-            f"Text embeddings have shape {tuple(new.shape)}, expected {expected}: one row per item, item_vector_size "
-            f"long."
-        )
-    if not new.isfinite().all():
-        row = int((~new.isfinite().all(1)).nonzero()[0])
-        raise ValueError(f"The text embedding of row {row} holds NaN or infinity: embed this item again.")
-    return new

@@ -15,14 +15,9 @@ from hf_genrec.methods.rearec.arguments import ReaRecArguments
 from hf_genrec.methods.rearec.modeling_rearec import ReaRecConfig, ReaRecForNextItem
 from hf_genrec.methods.rearec.rearec_trainer import ReaRecTrainer
 from hf_genrec.methods.rearec.sequence_rows import PackedSequences, SequenceCollator
-from hf_genrec.semantic_ids.arguments import TokenizerArguments
-from hf_genrec.semantic_ids.embedding import embed_texts
-from hf_genrec.semantic_ids.ready_made import ready_embeddings
-from hf_genrec.semantic_ids.text import item_texts
 from hf_genrec.training.arguments import GenRecTrainingArguments
 from hf_genrec.training.config import RunConfig
-from hf_genrec.training.lineage import read_lineage
-from hf_genrec.training.run_folder import RunFolder
+from hf_genrec.training.text_vectors import new_text_vectors, text_vectors
 from hf_genrec.training.trainer import subsample
 
 
@@ -55,73 +50,15 @@ def build_item_processor(prepared: PreparedData, max_history: int) -> ItemProces
     return ItemProcessor(max_history).set_catalogue(prepared.item_ids, prepared.titles(), prepared.item_popularity())
 
 
-def text_vectors(
-    items: pa.Table,
-    arguments: TokenizerArguments,
-    text_dim: int | None = None,
-    embedding_cache: str | Path | None = None,
-    new_items: pa.Table | None = None,
-) -> np.ndarray:
-    """
-    Embeddings of the items, (N, D) float32: of their text, or those of `embeddings_path`.
-
-    Args:
-        items: one row per item, column item_id and text columns.
-        arguments: `text_model` and `text_columns`, or `embeddings_path`.
-        text_dim: principal components of the centred embeddings that are kept; `None` keeps the embeddings as they are.
-        embedding_cache: folder of the embeddings already made; `None` for the default of `embed_texts`.
-        new_items: the embeddings of these instead, centred and projected as those of `items` are, for a model's
-            `add_items`.
-
-    Raises:
-        ValueError: a missing column, a text model that cannot be loaded, embeddings that do not fit, or more components
-            than there are.
-    """
-
-    def embedded(items: pa.Table) -> np.ndarray:
-        ready_made = ready_embeddings(items, arguments)
-        if ready_made is not None:
-            return ready_made
-        return embed_texts(item_texts(items, arguments.text_columns), arguments.text_model, embedding_cache)
-
-    vectors = embedded(items)
-    wanted = vectors if new_items is None else embedded(new_items)
-    if text_dim is None:
-        return wanted
-    if text_dim > min(vectors.shape):
-        raise ValueError(
-            f"text_dim={text_dim}: the embeddings of {len(vectors)} items, {vectors.shape[1]} long, have at most "
-            f"{min(vectors.shape)} principal components"
-        )
-    mean = vectors.mean(axis=0, dtype=np.float64)
-    centred = vectors.astype(np.float64) - mean
-    _, directions = np.linalg.eigh(centred.T @ centred)  # columns, the largest variance last
-    return ((wanted.astype(np.float64) - mean) @ directions[:, : -text_dim - 1 : -1]).astype(np.float32)
-
-
 def new_vectors(model: ReaRecForNextItem, folder: Path, items: pa.Table) -> np.ndarray:
     """
-    What new items enter a trained model with (`model.add_items`): embeddings made as those of its catalogue were.
-
-    Args:
-        folder: the exported model, in its run folder: principal components need the known items' text, too.
-        items: the new items, column item_id and text columns.
+    What new items enter a trained model with (`model.add_items`), see [`new_text_vectors`].
 
     Raises:
-        ValueError: for a backbone without text, a model that does not say how its texts were read, or one whose items
-            were ready-made embeddings; as [`text_vectors`].
+        ValueError: for a backbone without text; as [`new_text_vectors`].
     """
     model.require_growing()
-    settings = (read_lineage(folder) or {}).get("model", {})
-    if "text_model" not in settings:
-        raise ValueError(f"{folder} does not say how its items' text was read (lineage.json): train it again")
-    if settings["embeddings_path"] is not None:
-        raise ValueError("this model was trained on ready-made embeddings: a new item's text cannot be encoded")
-    arguments = TokenizerArguments(text_model=settings["text_model"], text_columns=settings["text_columns"])
-    if settings["text_dim"] is None:
-        return text_vectors(items, arguments)
-    known = PreparedData.load(RunFolder(folder.parent).data).items
-    return text_vectors(known, arguments, settings["text_dim"], new_items=items)
+    return new_text_vectors(folder, items)
 
 
 def build_rearec(

@@ -10,13 +10,13 @@ from conftest import check_accumulated_batches
 
 from hf_genrec.catalogue.processing_rows import ItemProcessor
 from hf_genrec.data.prepared import EvaluationSplit
-from hf_genrec.methods.rearec import training_rearec as build
 from hf_genrec.methods.rearec.arguments import ReaRecArguments
 from hf_genrec.methods.rearec.configuration_rearec import ReaRecConfig
 from hf_genrec.methods.rearec.modeling_rearec import ReaRecForNextItem
 from hf_genrec.methods.rearec.rearec_trainer import ReaRecTrainer
 from hf_genrec.methods.rearec.training_rearec import build_rearec, build_rows, text_vectors
 from hf_genrec.semantic_ids.arguments import TokenizerArguments
+from hf_genrec.training import text_vectors as vectors_of_text
 from hf_genrec.training.arguments import GenRecTrainingArguments
 
 pytestmark = pytest.mark.libraries
@@ -206,7 +206,7 @@ def embedded(monkeypatch):
         asked.append((texts, model))
         return vectors.astype(np.float32)
 
-    monkeypatch.setattr(build, "embed_texts", embed_texts)
+    monkeypatch.setattr(vectors_of_text, "embed_texts", embed_texts)
     return pa.table({"item_id": [str(row) for row in range(30)], "name": ["A film"] * 30}), vectors, asked
 
 

@@ -1,0 +1,1 @@
+"""COBRA: an item's codes and then its dense vector, from one decoder."""

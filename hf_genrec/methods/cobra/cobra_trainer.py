@@ -1,0 +1,10 @@
+"""The trainer of COBRA."""
+
+from hf_genrec.training.loss_terms import LossTermsTrainer
+
+
+class CobraTrainer(LossTermsTrainer):
+    """`LossTermsTrainer` for `CobraForCausalLM`, on batches of `CascadeCollator`."""
+
+    def num_targets(self, inputs) -> int:
+        return int((inputs["labels"] >= self.accelerator.unwrap_model(self.model).config.vocab_size).sum())
