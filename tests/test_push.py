@@ -257,18 +257,18 @@ def test_where_a_push_goes(hub, run_folder, tmp_path):
     """To a branch, a private repository, a pull request, or nowhere; what cannot be is one line."""
     hub.add_commit("model", "my-org/public", {"README.md": b"old"})
     cases = [
-        ["my-org/nowhere", "--dry_run", "--revision", "next", "--private"],
+        ["my-org/nowhere", "--dry-run", "--revision", "next", "--private"],
         ["my-org/secret", "--private"],
         ["my-org/secret", "--private", "--dry-run"],
         ["my-org/public", "--private"],
         ["my-org/public", "--revision", "next"],
         ["my-org/public", "--revision", "next"],
-        ["my-org/public", "--create_pr"],
         ["my-org/public", "--create-pr"],
-        ["my-org/nobody", "--create_pr"],
-        ["my-org/public", "--create_pr", "--revision", "next"],
+        ["my-org/public", "--create-pr"],
+        ["my-org/nobody", "--create-pr"],
+        ["my-org/public", "--create-pr", "--revision", "next"],
         ["my-org/public", "--revision", ""],
-        ["not a name", "--dry_run"],
+        ["not a name", "--dry-run"],
     ]
     found = run_commands(hub, tmp_path / "home", *(["push", run_folder, *case] for case in cases))
     expected = read(run_folder / "model")
@@ -301,7 +301,7 @@ def test_where_a_push_goes(hub, run_folder, tmp_path):
     assert hub.files("my-org/public", "refs/pr/1") == expected
     assert hub.files("my-org/public") == {"README.md": b"old"}
 
-    messages = ["my-org/nobody does not exist, so nobody can merge", "--create_pr asks the main branch", "is empty"]
+    messages = ["my-org/nobody does not exist, so nobody can merge", "--create-pr asks the main branch", "is empty"]
     for (code, _, err), message in zip(found[8:11], messages, strict=True):
         assert code == 2
         assert message in err
@@ -327,7 +327,7 @@ def test_a_push_that_is_killed_leaves_the_branch_as_it_was(hub, run_folder, tmp_
     hub.waiting.clear()
     hub.open.clear()
     try:
-        for place, options in enumerate([[], ["--revision", "next"], ["--create_pr"]]):
+        for place, options in enumerate([[], ["--revision", "next"], ["--create-pr"]]):
             command = json.dumps([["push", str(run_folder), "my-org/killed", *options]])
             process = started(COMMANDS, hub, tmp_path / f"home-{place}", command)
             assert hub.waiting.wait(120), process.communicate()[1][-3000:]
@@ -392,7 +392,7 @@ def prepared_run(own_data) -> Path:
 
 def test_data_travel_with_a_card(hub, prepared_run, own_data, tmp_path):
     target = ["push-data", prepared_run, "my-org/films"]
-    options = [["--dry_run"], [], ["--revision", "next", "--license", "cc-by-4.0"], ["--private"]]
+    options = [["--dry-run"], [], ["--revision", "next", "--license", "cc-by-4.0"], ["--private"]]
     dry, *found = run_commands(hub, tmp_path / "home", *([*target, *more] for more in options))
     assert [code for code, *_ in (dry, *found)] == [0, 0, 0, 2]
     assert "is public" in found[-1][2]
@@ -439,12 +439,12 @@ def test_what_may_not_be_passed_on_is_not(prepared_run, own_data, tmp_path, caps
     copytree(prepared_run / "data", tmp_path / "data")
     report["settings"]["source"] = "movielens"
     (tmp_path / "data/prepare.json").write_text(json.dumps(report))
-    assert exit_code("push-data", tmp_path, "my-org/movies", "--dry_run") == 2
+    assert exit_code("push-data", tmp_path, "my-org/movies", "--dry-run") == 2
     assert "may not be redistributed without separate permission" in capsys.readouterr().err
     report["settings"]["source"] = "tabular"
     report["sources"]["source_path"]["fingerprint"] = "of another file"
     (tmp_path / "data/prepare.json").write_text(json.dumps(report))
-    assert exit_code("push-data", tmp_path, "my-org/movies", "--dry_run") == 2
+    assert exit_code("push-data", tmp_path, "my-org/movies", "--dry-run") == 2
     assert "has changed since" in capsys.readouterr().err
 
 

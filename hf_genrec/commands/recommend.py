@@ -46,9 +46,7 @@ def command(
     output: Annotated[
         Path | None, typer.Option(help="Folder of the Parquet parts; by default recommendations in the run.")
     ] = None,
-    part_size: Annotated[
-        int | None, typer.Option("--part-size", "--part_size", help="Users a part, by default 5000.")
-    ] = None,
+    part_size: Annotated[int | None, typer.Option(help="Users a part, by default 5000.")] = None,
     engine: Annotated[str | None, typer.Option(help="local, or ray: actors on a Ray cluster.")] = None,
     workers: Annotated[int | None, typer.Option(help="ray: number of actors; by default one per free core.")] = None,
 ) -> None:

@@ -336,7 +336,7 @@ def test_two_processes_do_not_write_into_one_folder(tmp_path, model):
 
 def test_the_command(tmp_path, monkeypatch, capsys, model):
     histories = make_run(tmp_path, model, users=5)
-    printed = run_command(monkeypatch, capsys, "recommend", tmp_path, "--all-users", "-k", "2", "--part_size", "2")
+    printed = run_command(monkeypatch, capsys, "recommend", tmp_path, "--all-users", "-k", "2", "--part-size", "2")
     assert printed == f"{tmp_path}/recommendations: 5 users, 10 rows, 3 parts\n"
     path = write_histories(tmp_path / "h.parquet", histories)
     options = ["-k", "2", "--part-size", "2", "--output", tmp_path / "out"]
