@@ -138,7 +138,7 @@ def test_an_id_with_a_comma_is_recommended_from(tmp_path, monkeypatch, capsys):
     expected, _ = model.recommend([ids[3], ids[5]], k=3)
     for options in (["--history", ids[3], "--history", ids[5]], ["--history", f'"{ids[3]}","{ids[5]}"']):
         printed = run_command(monkeypatch, capsys, "recommend", tmp_path / "run", *options, "-k", "3")
-        assert printed.startswith(f"history: 2 items, the newest: {ids[3]}, {ids[5]}")
+        assert printed.startswith(f"history: 2 items, the newest last: {ids[3]}, {ids[5]}")
         assert [line.split("  (item ")[1].rsplit(", ", 1)[0] for line in printed.splitlines()[1:]] == expected
     assert exit_code("recommend", tmp_path / "run", "--history", "film") == 2
     assert "Item 'film' in the history is not in the catalogue" in capsys.readouterr().err
@@ -149,7 +149,7 @@ def test_an_id_with_a_comma_is_recommended_from(tmp_path, monkeypatch, capsys):
     printed = run_command(
         monkeypatch, capsys, "recommend", tmp_path / "run", *histories, "--unknown", "skip", "-k", "3"
     )
-    assert printed.startswith(f"history: 1 items, the newest: {ids[3]}\n")
+    assert printed.startswith(f"history: 1 items, the newest last: {ids[3]}\n")
     assert exit_code("recommend", tmp_path / "run", *histories, "--unknown", "what") == 2
     assert "--unknown what: use raise or skip" in capsys.readouterr().err
     for k in ("0", "-3"):

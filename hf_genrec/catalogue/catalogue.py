@@ -69,8 +69,12 @@ class CatalogueProcessor(FlatCode, ProcessorMixin):
             ValueError: for an id that is not in the catalogue.
         """
         (row,) = self.rows([item_id], where="title")
-        title = self.titles[row] if self.titles is not None else None
-        return item_id if title is None else title
+        return (self.titles[row] if self.titles is not None else None) or item_id
+
+    def shown_titles(self) -> list[str]:
+        """(N,) titles in catalogue order, as [`title`] says them."""
+        titles = self.titles or self.item_ids
+        return [title or item_id for title, item_id in zip(titles, self.item_ids, strict=True)]
 
     def __contains__(self, item_id: object) -> bool:
         """Whether the catalogue has an item of this id."""

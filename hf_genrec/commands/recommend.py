@@ -93,8 +93,8 @@ def command(
     items = _known_items(items, model.processor, unknown)
     item_ids, scores = model.recommend(items, k=k, exclude_seen=exclude_seen)
     title = model.processor.title
-    newest = ", ".join(shown(title(item_id)) for item_id in items[-3:]) or "none"
-    typer.echo(f"history: {len(items)} items, the newest: {newest}")
+    newest = ", ".join(shown(title(item_id)) for item_id in items[-3:])
+    typer.echo(f"history: {len(items)} items{f', the newest last: {newest}' if newest else ''}")
     if stranger:
         if exclude_seen:
             raise ValueError("--stranger compares plain recommendations: leave --exclude-seen out")
