@@ -202,6 +202,13 @@ def read(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def as_pushed(files: dict[str, bytes], repo_id: str) -> dict[str, bytes]:
+    """With a card whose call names the repository instead of the run."""
+    card = files["README.md"].replace(b'from_pretrained("run",', f'from_pretrained("{repo_id}",'.encode())
+    assert card != files["README.md"]
+    return files | {"README.md": card}
+
+
 def test_push_uploads_the_folder_and_no_pickle(hub, pushed):
     folder, found = pushed
     start, first, second = hub.history["model", "my-org/care-tiny"]
@@ -277,9 +284,9 @@ def test_where_a_push_goes(hub, run_folder, tmp_path):
     assert code == 0
     lines = listed.splitlines()
     assert {line.split()[1]: int(line.split()[0].replace(",", "")) for line in lines[:-1]} == {
-        name: len(content) for name, content in expected.items()
+        name: len(content) for name, content in as_pushed(expected, "my-org/nowhere").items()
     }
-    total = sum(map(len, expected.values()))
+    total = sum(map(len, as_pushed(expected, "my-org/nowhere").values()))
     assert lines[-1] == (
         f"{len(expected)} files, {total:,} bytes, for the private model repository my-org/nowhere, on branch next; "
         "nothing was uploaded"
@@ -288,12 +295,14 @@ def test_where_a_push_goes(hub, run_folder, tmp_path):
 
     assert found[1][:2] == (0, f"{hub.url}/my-org/secret/commit/{hub.at('model', 'my-org/secret').sha}\n")
     assert ("model", "my-org/secret") in hub.private
-    assert hub.files("my-org/secret") == expected
+    assert hub.files("my-org/secret") == as_pushed(expected, "my-org/secret")
+    assert read(run_folder / "model") == expected
     assert found[2][0] == 0
 
     assert found[3][0] == 2
     assert "error: my-org/public exists already and is public: make it private first" in found[3][2]
     assert [code for code, *_ in found[4:8]] == [0, 0, 0, 0]
+    expected = as_pushed(expected, "my-org/public")
     assert hub.files("my-org/public", "next") == expected
     assert [out.strip() for _, out, _ in found[6:8]] == [
         f"{hub.url}/my-org/public/discussions/{number}" for number in (1, 2)

@@ -76,6 +76,13 @@ class CatalogueProcessor(FlatCode, ProcessorMixin):
         titles = self.titles or self.item_ids
         return [title or item_id for title, item_id in zip(titles, self.item_ids, strict=True)]
 
+    def _without(self, item_ids: Sequence[str]) -> tuple[np.ndarray, list[str], list[str] | None]:
+        """Rows, ids and titles of all items but these; raises ValueError for an unknown one."""
+        self._require_catalogue()
+        kept = np.delete(np.arange(len(self.item_ids)), self.rows(item_ids, where="item_ids"))
+        titles = None if self.titles is None else [self.titles[row] for row in kept]
+        return kept, [self.item_ids[row] for row in kept], titles
+
     def __contains__(self, item_id: object) -> bool:
         """Whether the catalogue has an item of this id."""
         return item_id in self._row_of

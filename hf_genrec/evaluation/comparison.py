@@ -15,8 +15,10 @@ from hf_genrec.terminal import in_table
 
 BINS = 4
 # Settings of `prepare` that decide who its users are and what their targets; the others name files and columns.
-DECIDING = ("min_rating", "drop_repeats", "user_core", "item_core", "split", "validation_time", "test_time", "end_time")
-DECIDING += ("tie_order", "tie_seed", "time_unit")
+DECIDING = (
+    *("min_rating", "drop_repeats", "user_core", "item_core", "split", "validation_time", "test_time", "end_time"),
+    *("tie_order", "tie_seed", "time_unit"),
+)
 
 
 def require_same_data(folders: Mapping[str, Path]) -> None:

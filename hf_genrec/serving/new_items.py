@@ -10,9 +10,10 @@ import numpy as np
 from hf_genrec.serving.served_model import ServedModel
 
 
-def encode_items(served: ServedModel, items: Sequence[Mapping[str, str]]) -> np.ndarray:
+def encode_items(served: ServedModel, items: Sequence[Mapping[str, str]]) -> tuple[np.ndarray, list[str]]:
     """
-    What new items enter a model's catalogue with: codes (M, L) of its item tokenizer, or vectors (M, D).
+    What new items enter a model's catalogue with: codes (M, L) of its item tokenizer, or vectors (M, D); and those of
+    their columns that the model's text is not made of.
 
     Args:
         items: `item_id`, `title` and the further text columns that the catalogue was made with.
@@ -23,22 +24,36 @@ def encode_items(served: ServedModel, items: Sequence[Mapping[str, str]]) -> np.
     """
     import pyarrow as pa
 
+    from hf_genrec.semantic_ids.text import DEFAULT_COLUMNS
+    from hf_genrec.training.lineage import read_lineage
+
     twice = [item_id for item_id, n in Counter(item["item_id"] for item in items).items() if n > 1]
     if twice:
         raise ValueError(f"item {twice[0]!r} stands twice among the new items: give each once")
     columns = dict.fromkeys(column for item in items for column in item)
     table = pa.table({column: [item.get(column) for item in items] for column in columns})
     if served.method.codes:
-        return _codes(served, table)
-    if served.method.encode_items is None:
+        encoded = _codes(served, table)
+        read = served.item_tokenizer.config.text_columns
+    elif served.method.encode_items is not None:
+        encoded = served.method.encode_items(served.model, Path(served.folder), table)
+        read = (read_lineage(Path(served.folder)) or {}).get("model", {}).get("text_columns")
+    else:
         raise ValueError(f"{served.method.title} learns what it knows of an item from its interactions: train it again")
-    return served.method.encode_items(served.model, Path(served.folder), table)
+    return encoded, [name for name in columns if name not in ("item_id", "title", *(read or DEFAULT_COLUMNS))]
 
 
 def enter_items(served: ServedModel, items: Sequence[Mapping[str, str]], encoded: np.ndarray) -> None:
     """Put new items at the catalogue's end; not while the model answers."""
     grows = served.processor if served.method.codes else served.model
     grows.add_items([item["item_id"] for item in items], encoded, [item["title"] for item in items])
+
+
+def remove_item(served: ServedModel, item_id: str) -> None:
+    """Take an item out of the catalogue again; not while the model answers. Rows behind it move up."""
+    shrinks = served.processor if served.method.codes else served.model
+    shrinks.remove_items([item_id])
+    served.catalogue += 1
 
 
 def _codes(served: ServedModel, table: Any) -> np.ndarray:
