@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from hf_genrec.terminal import quiet, shown
+from hf_genrec.terminal import bars_for_people, quiet, shown
 
 
 class Terminated(SystemExit):
@@ -71,6 +71,7 @@ def common(
 
 def main() -> None:
     """Run the command; an error the user can mend is one line. Ctrl-C ends it with 130, SIGTERM with 143."""
+    bars_for_people()
     try:
         with _ended_by_sigterm():
             app()
