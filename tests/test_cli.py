@@ -142,7 +142,7 @@ def test_an_id_with_a_comma_is_recommended_from(tmp_path, monkeypatch, capsys):
         assert [line.split("  (item ")[1].rsplit(", ", 1)[0] for line in printed.splitlines()[1:]] == expected
     assert exit_code("recommend", tmp_path / "run", "--history", "film") == 2
     assert "Item 'film' in the history is not in the catalogue" in capsys.readouterr().err
-    error = "Item 'film' in the history is not in the catalogue (place 2, from 1): correct it, or leave"
+    error = "Item 'film' in the history is not in the catalogue (position 2, from 1): correct it, or leave"
     histories = ("--history", ids[3], "--history", "film")
     assert exit_code("recommend", tmp_path / "run", *histories) == 2
     assert f"{error} such items out by --unknown skip" in capsys.readouterr().err

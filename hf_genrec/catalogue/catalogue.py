@@ -111,7 +111,7 @@ class CatalogueProcessor(FlatCode, ProcessorMixin):
             history = where.endswith("history") or where.startswith("history")
             remedy = "unknown='skip' leaves such items out" if history else "leave it out"
             raise ValueError(
-                f"Item {shown(first)} in {where} is not in the catalogue (position {missing[0]}, from 0); {remedy}."
+                f"Item {shown(first)} in {where} is not in the catalogue (position {missing[0] + 1}, from 1); {remedy}."
             )
         logger.warning(f"{len(missing)} unknown item(s) left out of {where}, the first is {shown(first)}.")
         return rows[rows >= 0]
@@ -129,7 +129,7 @@ class CatalogueProcessor(FlatCode, ProcessorMixin):
             ValueError: for what is neither, or as [`rows`].
         """
         batch, single = self.as_batch(histories)
-        names = ["the history"] if single else [f"history {place}" for place in range(len(batch))]
+        names = ["the history"] if single else [f"history {place}" for place in range(1, len(batch) + 1)]
         return [self.rows(history, unknown, name) for history, name in zip(batch, names, strict=True)], single
 
     def as_lists(self, rows: np.ndarray, scores: np.ndarray) -> tuple[list[list[str]], list[list[float]]]:

@@ -69,4 +69,3 @@ def _options(model: Any) -> list[str]:
         if set(get_args(entry.annotation) or [entry.annotation]) <= plain and not name.startswith("return_")
     ]
     return list(dict.fromkeys(["k", "exclude_seen", "candidates", "unknown", *names]))
-

@@ -135,7 +135,7 @@ def _known_items(items: list[str], processor: Any, unknown: str) -> list[str]:
     missing = next((place for place, item_id in enumerate(items, start=1) if item_id not in processor), None)
     if missing is not None and unknown == "raise":
         raise ValueError(
-            f"Item {items[missing - 1]!r} in the history is not in the catalogue (place {missing}, from 1): correct "
+            f"Item {items[missing - 1]!r} in the history is not in the catalogue (position {missing}, from 1): correct "
             f"it, or leave such items out by --unknown skip"
         )
     return [processor.item_ids[row] for row in processor.rows(items, unknown)]

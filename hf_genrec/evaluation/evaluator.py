@@ -112,7 +112,9 @@ def evaluate_recommender(
 
     recommended = np.full((users, ks[-1]), -1, dtype=np.int64)
     wall, cpu = 0.0, 0.0
-    with tqdm(total=users, desc=f"evaluate {split.name}", unit=" users", disable=not (progress and shows_bars())) as bar:
+    with tqdm(
+        total=users, desc=f"evaluate {split.name}", unit=" users", disable=not (progress and shows_bars())
+    ) as bar:
         for start in range(0, users, batch_size):
             histories = split.histories[start : start + batch_size]
             wall_start, cpu_start = time.perf_counter(), time.process_time()

@@ -166,7 +166,7 @@ def test_streams_are_answered_as_they_are_read(models, recommender):
         assert [[item["item_id"] for item in line] for line in found] == [
             [item["item_id"] for item in line] for line in expected
         ]
-    with pytest.raises(ValueError, match=r"history 1: 'item-3' is no list"):
+    with pytest.raises(ValueError, match=r"history 2: 'item-3' is no list"):
         list(recommender(history for history in [["item-3"], "item-3"]))
 
 
@@ -186,7 +186,7 @@ MISTAKES = [
     ({"inputs": ["item-3"], "parameters": {"inputs": ["item-3"]}}, r"parameters hold 'inputs'"),
     ({"inputs": 7}, r"7 is no list"),
     ({"inputs": [7]}, r"Item 7 in the history"),
-    ({"inputs": [["item-3"], 7]}, r"entry 1 is 7"),
+    ({"inputs": [["item-3"], 7]}, r"entry 2 is 7"),
     ({"inputs": [{"text": "a"}]}, r"Item a dict in the history"),
     ({"inputs": ["nothing"]}, r"'nothing' in the history is not in the catalogue"),
     ({"inputs": ["item-3"], "parameters": {"unknown": "drop"}}, r"unknown='drop'"),

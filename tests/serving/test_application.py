@@ -126,7 +126,7 @@ def test_unknown_items_are_refused_or_left_out_and_named(served):
         {"history": [], "candidates": ["nothing"]},
     )
     assert refused.status_code == 422
-    assert "'nothing' in history 0 is not in the catalogue" in refused.json()["detail"]
+    assert "'nothing' in history 1 is not in the catalogue" in refused.json()["detail"]
     assert skipped.json()["left_out"] == ["nothing"]
     wanted = served["care"].model.recommend(["item-3", "item-9"])[0]
     assert [item["item_id"] for item in skipped.json()["items"]] == wanted

@@ -83,7 +83,9 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"text\.parquet: not a Parquet file that can be read"):
         RowSource(tmp_path, ROLES).check()
     (tmp_path / "films.csv").write_text("item_id,title\n")
-    with pytest.raises(ValueError, match=r"films\.csv is no Parquet file.*read_csv\('films\.csv', dtype=str\)\.to_parquet"):
+    with pytest.raises(
+        ValueError, match=r"films\.csv is no Parquet file.*read_csv\('films\.csv', dtype=str\)\.to_parquet"
+    ):
         RowSource(tmp_path / "films.csv", ROLES).check()
     pq.write_table(pa.table({"user": ["x"]}), tmp_path / "text.parquet")
     with pytest.raises(ValueError, match=r"no column 'user_id'; columns found: user"):
