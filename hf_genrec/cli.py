@@ -4,15 +4,42 @@ torch, transformers and what needs them take seconds to import: what can be refu
 """
 
 import inspect
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from hf_genrec.terminal import quiet, shown
+from hf_genrec.terminal import bars_for_people, quiet, shown
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+class Terminated(SystemExit):
+    """SIGTERM, to a command that does not answer it in a way of its own: what it holds open is put away."""
+
+
+class Commands(TyperGroup):
+    """Ctrl-C ends every command alike, whatever version of typer there is."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise SystemExit(128 + signal.SIGINT) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # Options are written --with-dashes, keys of a configuration --with_underscores: either is taken for the other.
+    context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},
+)
 
 # Their options are the keys of the argument classes, which take seconds to import: `--help` is passed on, too.
 PASS_ON: dict[str, Any] = {
@@ -43,15 +70,32 @@ def common(
 
 
 def main() -> None:
-    """Run the command; an error the user can mend is one line."""
+    """Run the command; an error the user can mend is one line. Ctrl-C ends it with 130, SIGTERM with 143."""
+    bars_for_people()
     try:
-        app()
+        with _ended_by_sigterm():
+            app()
+    except Terminated:
+        typer.echo("terminated", err=True)
+        raise
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         line = shown(" ".join(str(error).splitlines()))
         if isinstance(error, ModuleNotFoundError) and "pip install" not in line:
             line += ": `hf-genrec doctor` says what is missing for which command, and the line that installs it"
         typer.secho(f"error: {line}", fg=typer.colors.RED, err=True)
         raise SystemExit(2) from None
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    def end(number: int, frame: Any) -> None:
+        raise Terminated(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _configuration(command: str, config: str | None, context: typer.Context):
@@ -82,7 +126,7 @@ def _require_inputs(command: str, settings: dict[str, Any]) -> None:
 def _print_options(command: str, context: typer.Context, options: str) -> None:
     about = inspect.cleandoc(str(context.command.help))
     typer.echo(f"Usage: hf-genrec {command} [--config NAME_OR_PATH] [--key value ...]\n\n{about}\n")
-    typer.echo(f"Every key may stand in the YAML, or here as an option.\n\n{options}")
+    typer.echo(f"Every key may stand in the YAML, or here as an option, with underscores or dashes.\n\n{options}")
     raise typer.Exit
 
 

@@ -330,7 +330,7 @@ def push(
     dry_run: bool = False,
 ) -> str:
     """
-    Upload an exported folder to the Hub in one commit.
+    Upload an exported folder to the Hub in one commit; its card then names the repository where it shows how to load it.
 
     Args:
         private, revision, create_pr: see [`Destination`].
@@ -346,4 +346,16 @@ def push(
     to = Destination(repo_id, private, revision, create_pr, token=token)
     require_pushable(model_folder, repo_id)
     files = files_of(Path(model_folder))
-    return listing(files, to) if dry_run else upload(files, to, "Upload model with hf_genrec")
+    with tempfile.TemporaryDirectory() as folder:
+        if "README.md" in files:
+            files["README.md"] = _card_of(files["README.md"], repo_id, Path(folder))
+        return listing(files, to) if dry_run else upload(files, to, "Upload model with hf_genrec")
+
+
+def _card_of(path: Path, repo_id: str, folder: Path) -> Path:
+    """The card as it is pushed: the call that [`write_model_card`] shows names the repository, and not this folder."""
+    text = path.read_bytes().decode(errors="surrogateescape")
+    call = re.compile(r'(?m)^(model = \w+\.from_pretrained\()"(?:[^"\\]|\\.)*"(, trust_remote_code=True\))$')
+    named = folder / path.name
+    named.write_bytes(call.sub(rf'\g<1>"{repo_id}"\g<2>', text).encode(errors="surrogateescape"))
+    return named

@@ -95,7 +95,7 @@ def push_data(
     known = LICENCES.get(settings["source"])
     if known is not None and not known.may_share and not have_permission:
         raise ValueError(
-            f"{known.terms} ({known.link}): nothing was uploaded; with the owner's permission add --have_permission"
+            f"{known.terms} ({known.link}): nothing was uploaded; with the owner's permission add --have-permission"
         )
     for name, source in prepared.report.get("sources", {}).items():
         if not Path(source["path"]).exists() or source_fingerprint(Path(source["path"])) != source["fingerprint"]:

@@ -41,7 +41,7 @@ class Destination:
             raise ValueError("--revision is empty: name a branch, or leave it out")
         if self.revision is not None and self.create_pr:
             raise ValueError(
-                "--create_pr asks the main branch to change, and --revision names another: give one of them"
+                "--create-pr asks the main branch to change, and --revision names another: give one of them"
             )
 
 
@@ -83,7 +83,7 @@ def upload(files: Mapping[str, Path], to: Destination, message: str) -> str:
     with _naming_the_hub(api.endpoint):
         exists = (to.private or to.create_pr) and api.repo_exists(**place)
         if to.create_pr and not exists:
-            raise ValueError(f"{to.repo_id} does not exist, so nobody can merge a pull request: leave --create_pr out")
+            raise ValueError(f"{to.repo_id} does not exist, so nobody can merge a pull request: leave --create-pr out")
         if to.private and exists and not api.repo_info(**place).private:
             raise ValueError(
                 f"{to.repo_id} exists already and is public: make it private first, or leave --private out"

@@ -116,7 +116,7 @@ class Run:
             batch = [self._ids(history, f"history of {shown(name)}") for name, history in histories.items()]
         elif histories is not None:
             entries, single = as_batch(histories)
-            batch = [self._ids(history, f"history {place}") for place, history in enumerate(entries)]
+            batch = [self._ids(history, f"history {place}") for place, history in enumerate(entries, start=1)]
             names = range(len(batch))
         else:
             single = users is not None and _is_one(users)
@@ -204,12 +204,12 @@ class Run:
     def _ids(values: Any, where: str, ordered: bool = True) -> list[str]:
         """Ids as the library has them: whole numbers as text, text as it is."""
         ids = []
-        for place, value in enumerate(listed(values, where, ordered)):
+        for place, value in enumerate(listed(values, where, ordered), start=1):
             try:
                 ids.append(as_id(value.item() if hasattr(value, "item") else value, where))
             except (ValueError, TypeError):  # the truth of pandas' NA is a TypeError
                 raise ValueError(
-                    f"{where}: {shown(value)} (position {place}, from 0) is no id: give text or a whole number"
+                    f"{where}: {shown(value)} (position {place}, from 1) is no id: give text or a whole number"
                 ) from None
         return ids
 

@@ -1,7 +1,11 @@
 """What a command shows on the terminal."""
 
 import logging
+import os
+import sys
 import unicodedata
+
+NO_BARS = "TQDM_DISABLE"
 
 # Marks that turn the order of all that follows. Letters that are written from right to left need none of them.
 _BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -45,6 +49,18 @@ def log_to_terminal(level: int) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(ShownFormatter("%(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
+
+
+def bars_for_people() -> None:
+    """No progress bars, of this library or another, where nobody watches: errors go into a file or a pipe. To be called
+    before tqdm is imported, which reads the variable then."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault(NO_BARS, "1")
+
+
+def shows_bars() -> bool:
+    """For what takes yes or no and does not ask tqdm."""
+    return not os.environ.get(NO_BARS)
 
 
 def quiet() -> None:

@@ -1,15 +1,20 @@
 """What the command says of itself."""
 
+import os
 import resource
+import signal
 import subprocess
 import sys
 
 import pytest
+import typer
 from conftest import exit_code, make_model, make_processor, run_command
 
 import hf_genrec
+from hf_genrec import cli
 from hf_genrec.commands.recommend import _history_ids
 from hf_genrec.method import load_method, methods
+from hf_genrec.training.config import parse_config
 
 
 def options(printed: str) -> list[str]:
@@ -133,18 +138,18 @@ def test_an_id_with_a_comma_is_recommended_from(tmp_path, monkeypatch, capsys):
     expected, _ = model.recommend([ids[3], ids[5]], k=3)
     for options in (["--history", ids[3], "--history", ids[5]], ["--history", f'"{ids[3]}","{ids[5]}"']):
         printed = run_command(monkeypatch, capsys, "recommend", tmp_path / "run", *options, "-k", "3")
-        assert printed.startswith(f"history: 2 items, the newest: {ids[3]}, {ids[5]}")
+        assert printed.startswith(f"history: 2 items, the newest last: {ids[3]}, {ids[5]}")
         assert [line.split("  (item ")[1].rsplit(", ", 1)[0] for line in printed.splitlines()[1:]] == expected
     assert exit_code("recommend", tmp_path / "run", "--history", "film") == 2
     assert "Item 'film' in the history is not in the catalogue" in capsys.readouterr().err
-    error = "Item 'film' in the history is not in the catalogue (place 2, from 1): correct it, or leave"
+    error = "Item 'film' in the history is not in the catalogue (position 2, from 1): correct it, or leave"
     histories = ("--history", ids[3], "--history", "film")
     assert exit_code("recommend", tmp_path / "run", *histories) == 2
     assert f"{error} such items out by --unknown skip" in capsys.readouterr().err
     printed = run_command(
         monkeypatch, capsys, "recommend", tmp_path / "run", *histories, "--unknown", "skip", "-k", "3"
     )
-    assert printed.startswith(f"history: 1 items, the newest: {ids[3]}\n")
+    assert printed.startswith(f"history: 1 items, the newest last: {ids[3]}\n")
     assert exit_code("recommend", tmp_path / "run", *histories, "--unknown", "what") == 2
     assert "--unknown what: use raise or skip" in capsys.readouterr().err
     for k in ("0", "-3"):
@@ -159,3 +164,51 @@ def test_a_methods_command_on_another_methods_run_is_one_line(command, tmp_path,
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "run/model is a CARE model: reasoning steps are analysed of ReaRec runs only" in error
+
+
+def test_options_with_dashes_and_with_underscores_are_the_same(monkeypatch, capsys, tmp_path):
+    make_model(make_processor()).save_pretrained(tmp_path / "run/model")
+    asked = ("recommend", tmp_path / "run", "--history", "item-3", "-k", "4")
+    printed = {run_command(monkeypatch, capsys, *asked, option) for option in ("--exclude-seen", "--exclude_seen")}
+    assert len(printed) == 1
+    for command in typer.main.get_command(cli.app).commands.values():
+        for name in [option for entry in command.params for option in entry.opts if option.startswith("--")]:
+            assert "_" not in name, f"{command.name} {name}: write it with dashes"
+    assert exit_code("export_onnx", "--help") == 0
+    written = [["--hidden_size", "64", "--num_train_epochs=2"], ["--hidden-size", "64", "--num-train-epochs=2"]]
+    configs = [parse_config(None, [*words, "--output_dir", str(tmp_path)]) for words in written]
+    for config in configs:
+        assert (config.model.hidden_size, config.training.num_train_epochs) == (64, 2)
+
+
+# A command that has begun, with something open, and does not end by itself.
+WAITING = """
+import time
+from pathlib import Path
+from hf_genrec import cli
+from hf_genrec.files import whole_file
+
+@cli.app.command()
+def wait(path: Path):
+    with whole_file(path):
+        print("begun", flush=True)
+        time.sleep(60)
+
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "line"), [(signal.SIGINT, 130, "interrupted\n"), (signal.SIGTERM, 143, "terminated\n")]
+)
+def test_a_signal_ends_a_command_with_one_line(tmp_path, number, code, line):
+    command = [sys.executable, "-c", WAITING, "wait", str(tmp_path / "file")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "begun\n"
+        os.kill(process.pid, number)
+        printed, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, printed, said) == (code, "", line)
+    assert not list(tmp_path.iterdir())

@@ -147,6 +147,37 @@ def test_damaged_records_of_a_training_are_said_before_the_work(runs, tmp_path, 
     assert f"{damaged / file} is damaged (" in capsys.readouterr().err
 
 
+def renamed_and_reordered() -> PreparedData:
+    """The same log under other names, its users and items in another order."""
+    data = make_data()
+    users, items = np.arange(USERS)[::-1], np.roll(np.arange(ITEMS), 7)
+    return PreparedData(
+        user_ids=[data.user_ids[user] for user in users],
+        item_ids=[data.item_ids[row] for row in items],
+        items=pa.table({"item_id": [data.item_ids[row] for row in items], "name": ["x"] * ITEMS}),
+        sequences=[np.argsort(items)[data.sequences[user]] for user in users],
+        num_validation=data.num_validation,
+        num_test=data.num_test,
+        report={"settings": data.report["settings"] | {"source_path": "other.csv", "user_column": "member"}},
+    )
+
+
+def test_the_same_log_under_other_names_and_in_another_order(runs, tmp_path):
+    data = renamed_and_reordered()
+    model = by_scores()
+    order = [int(item_id.removeprefix("item-")) for item_id in data.item_ids]
+    table = model.model.items.embeddings.weight.data
+    table[:ITEMS] = table[:ITEMS][order]
+    model.processor = ItemProcessor(9).set_catalogue(data.item_ids)
+    other = make_run(tmp_path / "renamed", model, data)
+    assert exit_code("compare", runs["scores"], other, "--output-dir", tmp_path / "compared", "--users", USERS) == 0
+    record = json.loads((tmp_path / "compared/compare.json").read_text())
+    assert [pair["share"] for pair in record["overlap"]] == [1.0]
+    for metric in record["differences"][0]["metrics"].values():
+        assert metric["difference"] == 0
+    assert all(user["lists"]["scores"] == user["lists"]["renamed"] for user in record["users"])
+
+
 def test_what_cannot_be_compared(runs, tmp_path, capsys):
     other_data = make_run(tmp_path / "elsewhere", by_scores(), make_data(seed=1))
     changed = make_run(tmp_path / "changed", by_scores())

@@ -202,6 +202,13 @@ def read(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def as_pushed(files: dict[str, bytes], repo_id: str) -> dict[str, bytes]:
+    """With a card whose call names the repository instead of the run."""
+    card = files["README.md"].replace(b'from_pretrained("run",', f'from_pretrained("{repo_id}",'.encode())
+    assert card != files["README.md"]
+    return files | {"README.md": card}
+
+
 def test_push_uploads_the_folder_and_no_pickle(hub, pushed):
     folder, found = pushed
     start, first, second = hub.history["model", "my-org/care-tiny"]
@@ -257,18 +264,18 @@ def test_where_a_push_goes(hub, run_folder, tmp_path):
     """To a branch, a private repository, a pull request, or nowhere; what cannot be is one line."""
     hub.add_commit("model", "my-org/public", {"README.md": b"old"})
     cases = [
-        ["my-org/nowhere", "--dry_run", "--revision", "next", "--private"],
+        ["my-org/nowhere", "--dry-run", "--revision", "next", "--private"],
         ["my-org/secret", "--private"],
         ["my-org/secret", "--private", "--dry-run"],
         ["my-org/public", "--private"],
         ["my-org/public", "--revision", "next"],
         ["my-org/public", "--revision", "next"],
-        ["my-org/public", "--create_pr"],
         ["my-org/public", "--create-pr"],
-        ["my-org/nobody", "--create_pr"],
-        ["my-org/public", "--create_pr", "--revision", "next"],
+        ["my-org/public", "--create-pr"],
+        ["my-org/nobody", "--create-pr"],
+        ["my-org/public", "--create-pr", "--revision", "next"],
         ["my-org/public", "--revision", ""],
-        ["not a name", "--dry_run"],
+        ["not a name", "--dry-run"],
     ]
     found = run_commands(hub, tmp_path / "home", *(["push", run_folder, *case] for case in cases))
     expected = read(run_folder / "model")
@@ -277,9 +284,9 @@ def test_where_a_push_goes(hub, run_folder, tmp_path):
     assert code == 0
     lines = listed.splitlines()
     assert {line.split()[1]: int(line.split()[0].replace(",", "")) for line in lines[:-1]} == {
-        name: len(content) for name, content in expected.items()
+        name: len(content) for name, content in as_pushed(expected, "my-org/nowhere").items()
     }
-    total = sum(map(len, expected.values()))
+    total = sum(map(len, as_pushed(expected, "my-org/nowhere").values()))
     assert lines[-1] == (
         f"{len(expected)} files, {total:,} bytes, for the private model repository my-org/nowhere, on branch next; "
         "nothing was uploaded"
@@ -288,12 +295,14 @@ def test_where_a_push_goes(hub, run_folder, tmp_path):
 
     assert found[1][:2] == (0, f"{hub.url}/my-org/secret/commit/{hub.at('model', 'my-org/secret').sha}\n")
     assert ("model", "my-org/secret") in hub.private
-    assert hub.files("my-org/secret") == expected
+    assert hub.files("my-org/secret") == as_pushed(expected, "my-org/secret")
+    assert read(run_folder / "model") == expected
     assert found[2][0] == 0
 
     assert found[3][0] == 2
     assert "error: my-org/public exists already and is public: make it private first" in found[3][2]
     assert [code for code, *_ in found[4:8]] == [0, 0, 0, 0]
+    expected = as_pushed(expected, "my-org/public")
     assert hub.files("my-org/public", "next") == expected
     assert [out.strip() for _, out, _ in found[6:8]] == [
         f"{hub.url}/my-org/public/discussions/{number}" for number in (1, 2)
@@ -301,7 +310,7 @@ def test_where_a_push_goes(hub, run_folder, tmp_path):
     assert hub.files("my-org/public", "refs/pr/1") == expected
     assert hub.files("my-org/public") == {"README.md": b"old"}
 
-    messages = ["my-org/nobody does not exist, so nobody can merge", "--create_pr asks the main branch", "is empty"]
+    messages = ["my-org/nobody does not exist, so nobody can merge", "--create-pr asks the main branch", "is empty"]
     for (code, _, err), message in zip(found[8:11], messages, strict=True):
         assert code == 2
         assert message in err
@@ -327,7 +336,7 @@ def test_a_push_that_is_killed_leaves_the_branch_as_it_was(hub, run_folder, tmp_
     hub.waiting.clear()
     hub.open.clear()
     try:
-        for place, options in enumerate([[], ["--revision", "next"], ["--create_pr"]]):
+        for place, options in enumerate([[], ["--revision", "next"], ["--create-pr"]]):
             command = json.dumps([["push", str(run_folder), "my-org/killed", *options]])
             process = started(COMMANDS, hub, tmp_path / f"home-{place}", command)
             assert hub.waiting.wait(120), process.communicate()[1][-3000:]
@@ -392,7 +401,7 @@ def prepared_run(own_data) -> Path:
 
 def test_data_travel_with_a_card(hub, prepared_run, own_data, tmp_path):
     target = ["push-data", prepared_run, "my-org/films"]
-    options = [["--dry_run"], [], ["--revision", "next", "--license", "cc-by-4.0"], ["--private"]]
+    options = [["--dry-run"], [], ["--revision", "next", "--license", "cc-by-4.0"], ["--private"]]
     dry, *found = run_commands(hub, tmp_path / "home", *([*target, *more] for more in options))
     assert [code for code, *_ in (dry, *found)] == [0, 0, 0, 2]
     assert "is public" in found[-1][2]
@@ -439,12 +448,12 @@ def test_what_may_not_be_passed_on_is_not(prepared_run, own_data, tmp_path, caps
     copytree(prepared_run / "data", tmp_path / "data")
     report["settings"]["source"] = "movielens"
     (tmp_path / "data/prepare.json").write_text(json.dumps(report))
-    assert exit_code("push-data", tmp_path, "my-org/movies", "--dry_run") == 2
+    assert exit_code("push-data", tmp_path, "my-org/movies", "--dry-run") == 2
     assert "may not be redistributed without separate permission" in capsys.readouterr().err
     report["settings"]["source"] = "tabular"
     report["sources"]["source_path"]["fingerprint"] = "of another file"
     (tmp_path / "data/prepare.json").write_text(json.dumps(report))
-    assert exit_code("push-data", tmp_path, "my-org/movies", "--dry_run") == 2
+    assert exit_code("push-data", tmp_path, "my-org/movies", "--dry-run") == 2
     assert "has changed since" in capsys.readouterr().err
 
 

@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 from conftest import exit_code, make_model, make_processor, run_command
@@ -57,3 +60,36 @@ def test_the_help_of_stranger_says_that_code_is_run(monkeypatch, capsys):
 
 def _words(printed: str) -> str:
     return " ".join(printed.replace("│", " ").split())
+
+
+# A command, and then whether a progress bar would be shown.
+WATCHED = """
+from hf_genrec import cli
+try:
+    cli.main()
+finally:
+    from tqdm.auto import tqdm
+    from hf_genrec.terminal import shows_bars
+    print(tqdm(total=1).disable, shows_bars())
+"""
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_progress_bars_are_for_people(own_data, tmp_path, watched):
+    command = [sys.executable, "-c", WATCHED, "prepare", "--config", own_data / "mine.yaml", "--output-dir", tmp_path]
+    environment = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
+    if not watched:
+        finished = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert finished.returncode == 0, finished.stderr
+        assert finished.stdout == "True False\n"
+        assert "\r" not in finished.stderr
+        assert "examples/s" not in finished.stderr
+        assert "test users" in finished.stderr
+        return
+    ours, theirs = os.openpty()
+    try:
+        finished = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, env=environment)
+        assert finished.stdout == b"False True\n"
+    finally:
+        os.close(ours)
+        os.close(theirs)

@@ -19,6 +19,7 @@ from hf_genrec.evaluation.comparison import (
     overlap,
     render,
     require_same_data,
+    rows_of,
     side_by_side,
 )
 from hf_genrec.evaluation.comparison_pictures import draw
@@ -69,18 +70,17 @@ def main(
     models = {}
     for name, run in runs.items():
         models[name] = load_model(run.model)
-        require_model_of(run.model, prepared, models[name].processor.item_ids, "train it again")
+        require_model_of(run.model, PreparedData.load(run.data), models[name].processor.item_ids, "train it again")
 
     results: dict[str, EvaluationResult] = {}
     lists: dict[str, np.ndarray] = {}
     for name, model in models.items():
         logger.info("%s (%d of %d)", name, len(results) + 1, len(models))
         found: list[np.ndarray] = []
-        results[name] = evaluate_recommender(
-            _recommender(model, exclude_seen, found), targets, len(prepared.item_ids), exclude_seen=exclude_seen
-        )
+        recommend = _recommender(model, prepared.item_ids, exclude_seen, found)
+        results[name] = evaluate_recommender(recommend, targets, len(prepared.item_ids), exclude_seen=exclude_seen)
         lists[name] = np.concatenate(found)
-    costs = _costs(models, targets.histories, exclude_seen)
+    costs = _costs(models, prepared.item_ids, targets.histories, exclude_seen)
     header = record_header(next(iter(runs.values())).model, prepared)
     header.pop("seed")  # each run has its own
     first = next(iter(results.values()))
@@ -114,25 +114,33 @@ def _titles(prepared: PreparedData) -> list[str | None]:
 
 
 def _recommender(
-    model: Any, exclude_seen: bool, found: list[np.ndarray]
+    model: Any, item_ids: Sequence[str], exclude_seen: bool, found: list[np.ndarray]
 ) -> Callable[[list[np.ndarray], int], np.ndarray]:
-    """What the evaluator calls; the lists are kept in `found`."""
+    """What the evaluator calls, in rows of `item_ids`; the lists are kept in `found`."""
+    own_rows = rows_of(model.processor.item_ids, item_ids)
+    common_rows = np.append(rows_of(item_ids, model.processor.item_ids), -1)  # -1 pads a list, and stays
 
     def recommend(histories: list[np.ndarray], k: int) -> np.ndarray:
-        rows = model.recommend_rows(histories, k, exclude_seen=exclude_seen)[0]
+        own = model.recommend_rows([own_rows[history] for history in histories], k, exclude_seen=exclude_seen)[0]
+        rows = common_rows[own]
         found.append(rows)
         return rows
 
     return recommend
 
 
-def _costs(models: dict[str, Any], histories: list[np.ndarray], exclude_seen: bool) -> dict[str, dict[str, Any]]:
+def _costs(
+    models: dict[str, Any], item_ids: Sequence[str], histories: list[np.ndarray], exclude_seen: bool
+) -> dict[str, dict[str, Any]]:
     """Milliseconds a user of all models in turn: of many users at once, and of one alone."""
     costs: dict[str, dict[str, Any]] = {name: {} for name in models}
     for kind, asked in (("many", histories[:TIMED_USERS]), ("one", histories[:1])):
-        calls = {
-            name: partial(model.recommend_rows, asked, K, exclude_seen=exclude_seen) for name, model in models.items()
-        }
+        calls = {}
+        for name, model in models.items():
+            own = rows_of(model.processor.item_ids, item_ids)
+            calls[name] = partial(
+                model.recommend_rows, [own[history] for history in asked], K, exclude_seen=exclude_seen
+            )
         for name, cost in median_costs(calls).items():
             milliseconds = {"ms": cost.seconds, "cpu_ms": cost.cpu_seconds}
             costs[name][kind] = {unit: 1000 * value / len(asked) for unit, value in milliseconds.items()}

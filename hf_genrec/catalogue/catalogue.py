@@ -69,8 +69,19 @@ class CatalogueProcessor(FlatCode, ProcessorMixin):
             ValueError: for an id that is not in the catalogue.
         """
         (row,) = self.rows([item_id], where="title")
-        title = self.titles[row] if self.titles is not None else None
-        return item_id if title is None else title
+        return (self.titles[row] if self.titles is not None else None) or item_id
+
+    def shown_titles(self) -> list[str]:
+        """(N,) titles in catalogue order, as [`title`] says them."""
+        titles = self.titles or self.item_ids
+        return [title or item_id for title, item_id in zip(titles, self.item_ids, strict=True)]
+
+    def _without(self, item_ids: Sequence[str]) -> tuple[np.ndarray, list[str], list[str] | None]:
+        """Rows, ids and titles of all items but these; raises ValueError for an unknown one."""
+        self._require_catalogue()
+        kept = np.delete(np.arange(len(self.item_ids)), self.rows(item_ids, where="item_ids"))
+        titles = None if self.titles is None else [self.titles[row] for row in kept]
+        return kept, [self.item_ids[row] for row in kept], titles
 
     def __contains__(self, item_id: object) -> bool:
         """Whether the catalogue has an item of this id."""
@@ -100,7 +111,7 @@ class CatalogueProcessor(FlatCode, ProcessorMixin):
             history = where.endswith("history") or where.startswith("history")
             remedy = "unknown='skip' leaves such items out" if history else "leave it out"
             raise ValueError(
-                f"Item {shown(first)} in {where} is not in the catalogue (position {missing[0]}, from 0); {remedy}."
+                f"Item {shown(first)} in {where} is not in the catalogue (position {missing[0] + 1}, from 1); {remedy}."
             )
         logger.warning(f"{len(missing)} unknown item(s) left out of {where}, the first is {shown(first)}.")
         return rows[rows >= 0]
@@ -118,7 +129,7 @@ class CatalogueProcessor(FlatCode, ProcessorMixin):
             ValueError: for what is neither, or as [`rows`].
         """
         batch, single = self.as_batch(histories)
-        names = ["the history"] if single else [f"history {place}" for place in range(len(batch))]
+        names = ["the history"] if single else [f"history {place}" for place in range(1, len(batch) + 1)]
         return [self.rows(history, unknown, name) for history, name in zip(batch, names, strict=True)], single
 
     def as_lists(self, rows: np.ndarray, scores: np.ndarray) -> tuple[list[list[str]], list[list[float]]]:

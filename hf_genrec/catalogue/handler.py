@@ -1,7 +1,9 @@
 """What Hugging Face's Inference Endpoints call: `handler.py` of a saved folder, which they load by itself."""
 
+import inspect
 import os
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, get_args
 
 import transformers
 
@@ -49,4 +51,21 @@ class EndpointHandler:
         parameters = parameters or {}
         if "inputs" in parameters:
             raise ValueError("The parameters hold 'inputs': send them beside the parameters.")
-        return self.pipeline(data["inputs"], **parameters)
+        inputs = data["inputs"]
+        beside = set(inputs) - {"history", "histories"} if isinstance(inputs, Mapping) else set()
+        taken = _options(self.pipeline.model)
+        unknown = sorted(map(str, (beside | set(parameters)) - set(taken)))
+        if unknown:
+            raise ValueError(f"There is no parameter {unknown[0][:60]!r}: this endpoint takes {', '.join(taken)}.")
+        return self.pipeline(inputs, **parameters)
+
+
+def _options(model: Any) -> list[str]:
+    """Those of `recommend` that JSON can say, and that leave the answer a list of items."""
+    plain = {bool, int, float, str, type(None)}
+    names = [
+        name
+        for name, entry in inspect.signature(model.recommend_rows).parameters.items()
+        if set(get_args(entry.annotation) or [entry.annotation]) <= plain and not name.startswith("return_")
+    ]
+    return list(dict.fromkeys(["k", "exclude_seen", "candidates", "unknown", *names]))

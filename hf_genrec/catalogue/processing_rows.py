@@ -65,6 +65,17 @@ class ItemProcessor(CatalogueProcessor):
         popularity = np.concatenate([self.popularity, np.zeros(len(item_ids), dtype=np.int64)])
         return self.set_catalogue([*self.item_ids, *item_ids], all_titles, popularity)
 
+    def remove_items(self, item_ids: Sequence[str]) -> "ItemProcessor":
+        """
+        These items leave the catalogue; the rows of those behind them move up. So must the model's: its own
+        `remove_items` does both.
+
+        Raises:
+            ValueError: for an item that is not in the catalogue, or if none would be left. Nothing is changed then.
+        """
+        kept, ids, titles = self._without(item_ids)
+        return self.set_catalogue(ids, titles, self.popularity[kept])
+
     def prompts(self, histories: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """
         Inputs of histories given as catalogue rows, oldest first: the newest `max_history` items.

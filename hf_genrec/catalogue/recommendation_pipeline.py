@@ -80,7 +80,7 @@ class RecommendationPipeline(Pipeline):
             entries = iter(histories)
         place = 0
         while batch := list(islice(entries, options.get("batch_size", STREAMED))):
-            of_batch = [listed(history, f"history {place + i}") for i, history in enumerate(batch)]
+            of_batch = [listed(history, f"history {place + i}") for i, history in enumerate(batch, start=1)]
             place += len(batch)
             yield from self.run_single({"histories": of_batch, "single": False}, {}, options, {})
 

@@ -67,10 +67,10 @@ def as_batch(histories: Any) -> tuple[list[list], bool]:
     if not all(nested):
         odd = nested.index(not nested[0])
         raise ValueError(
-            f"histories: entry {odd} is {shown(entries[odd])} and entry 0 is {shown(entries[0])}: give lists of item "
+            f"histories: entry {odd + 1} is {shown(entries[odd])} and entry 1 is {shown(entries[0])}: give lists of item "
             f"ids, {EXAMPLE}."
         )
-    return [listed(entry, f"history {place}") for place, entry in enumerate(entries)], False
+    return [listed(entry, f"history {place}") for place, entry in enumerate(entries, start=1)], False
 
 
 def checked_ids(item_ids: Any, where: str, ordered: bool = True) -> list[str]:
@@ -84,7 +84,7 @@ def checked_ids(item_ids: Any, where: str, ordered: bool = True) -> list[str]:
     if not all(isinstance(item_id, str) for item_id in ids):
         place = next(place for place, item_id in enumerate(ids) if not isinstance(item_id, str))
         raise ValueError(
-            f"Item {shown(ids[place])} in {where} (position {place}, from 0) is not a string: item ids are strings."
+            f"Item {shown(ids[place])} in {where} (position {place + 1}, from 1) is not a string: item ids are strings."
         )
     return ids
 
@@ -194,7 +194,7 @@ def checked_rows(rows: Any, num_items: int, where: str) -> np.ndarray:
     if len(outside):
         place = int(outside[0])
         raise ValueError(
-            f"Row {array[place]} in {where} (position {place}, from 0) is not in the catalogue: its rows are 0 to "
+            f"Row {array[place]} in {where} (position {place + 1}, from 1) is not in the catalogue: its rows are 0 to "
             f"{num_items - 1}."
         )
     return array.astype(np.int64, copy=False)
@@ -218,7 +218,7 @@ def checked_row_histories(histories: Any, num_items: int) -> list[np.ndarray]:
         sound = not len(flat) or (flat.min() >= 0 and flat.max() < num_items)
         if sound and all(history.ndim == 1 for history in histories):
             return histories
-    return [checked_rows(history, num_items, f"history {place}") for place, history in enumerate(histories)]
+    return [checked_rows(history, num_items, f"history {place}") for place, history in enumerate(histories, start=1)]
 
 
 @dataclass

@@ -16,8 +16,6 @@ def command(
     write_space: Annotated[
         Path | None,
         typer.Option(
-            "--write_space",
-            "--write-space",
             help="Write the files of a Space into a folder, instead; RUN is then a repository on the Hub.",
         ),
     ] = None,

@@ -32,16 +32,15 @@ def command(
         str, typer.Option(help="users: items that the model does not know: raise refuses them, skip leaves them out.")
     ] = "raise",
     text_model: Annotated[
-        str, typer.Option("--text-model", "--text_model", help="text: sentence-transformers name or folder, or minilm.")
+        str, typer.Option(help="text: sentence-transformers name or folder, or minilm.")
     ] = "minilm",
     text_columns: Annotated[
         list[str] | None,
         typer.Option(
-            "--text-columns", "--text_columns",
             help="text: a column that makes the text; may be repeated. By default title, categories, description.",
         ),
     ] = None,
-    part_size: Annotated[int, typer.Option("--part-size", "--part_size", help="Rows of the source a part.")] = 5000,
+    part_size: Annotated[int, typer.Option(help="Rows of the source a part.")] = 5000,
     engine: Annotated[str, typer.Option(help="local, or ray: actors on a Ray cluster.")] = "local",
     workers: Annotated[int | None, typer.Option(help="ray: number of actors; by default one per free core.")] = None,
 ) -> None:  # fmt: skip

@@ -14,9 +14,9 @@ RevisionOption = Annotated[
     str | None, typer.Option(help="Branch to upload to, made from the main one where there is none.")
 ]
 PullRequestOption = Annotated[
-    bool, typer.Option("--create_pr", "--create-pr", help="Open a pull request instead of changing the repository.")
+    bool, typer.Option("--create-pr", help="Open a pull request instead of changing the repository.")
 ]
-DryRunOption = Annotated[bool, typer.Option("--dry_run", "--dry-run", help="List files and sizes; upload nothing.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="List files and sizes; upload nothing.")]
 
 
 def command(

@@ -21,7 +21,6 @@ def command(
     have_permission: Annotated[
         bool,
         typer.Option(
-            "--have_permission",
             "--have-permission",
             help="The owner allows to pass the data on, where the licence of the source does not.",
         ),

@@ -46,9 +46,7 @@ def command(
     output: Annotated[
         Path | None, typer.Option(help="Folder of the Parquet parts; by default recommendations in the run.")
     ] = None,
-    part_size: Annotated[
-        int | None, typer.Option("--part-size", "--part_size", help="Users a part, by default 5000.")
-    ] = None,
+    part_size: Annotated[int | None, typer.Option(help="Users a part, by default 5000.")] = None,
     engine: Annotated[str | None, typer.Option(help="local, or ray: actors on a Ray cluster.")] = None,
     workers: Annotated[int | None, typer.Option(help="ray: number of actors; by default one per free core.")] = None,
 ) -> None:
@@ -95,8 +93,8 @@ def command(
     items = _known_items(items, model.processor, unknown)
     item_ids, scores = model.recommend(items, k=k, exclude_seen=exclude_seen)
     title = model.processor.title
-    newest = ", ".join(shown(title(item_id)) for item_id in items[-3:]) or "none"
-    typer.echo(f"history: {len(items)} items, the newest: {newest}")
+    newest = ", ".join(shown(title(item_id)) for item_id in items[-3:])
+    typer.echo(f"history: {len(items)} items{f', the newest last: {newest}' if newest else ''}")
     if stranger:
         if exclude_seen:
             raise ValueError("--stranger compares plain recommendations: leave --exclude-seen out")
@@ -137,7 +135,7 @@ def _known_items(items: list[str], processor: Any, unknown: str) -> list[str]:
     missing = next((place for place, item_id in enumerate(items, start=1) if item_id not in processor), None)
     if missing is not None and unknown == "raise":
         raise ValueError(
-            f"Item {items[missing - 1]!r} in the history is not in the catalogue (place {missing}, from 1): correct "
+            f"Item {items[missing - 1]!r} in the history is not in the catalogue (position {missing}, from 1): correct "
             f"it, or leave such items out by --unknown skip"
         )
     return [processor.item_ids[row] for row in processor.rows(items, unknown)]

@@ -74,6 +74,16 @@ class GenRecProcessor(CodeProcessor):
         self.trie = self.trie.insert(self.token_ids[before:], np.arange(before, len(self.item_ids)))
         return self
 
+    def remove_items(self, item_ids: Sequence[str]) -> "GenRecProcessor":
+        """
+        These items leave the catalogue; the rows of those behind them move up.
+
+        Raises:
+            ValueError: for an item that is not in the catalogue, or if none would be left. Nothing is changed then.
+        """
+        kept, ids, titles = self._without(item_ids)
+        return self.set_catalogue(ids, self.codes[kept], titles, self.popularity[kept])
+
     # ---- prompts ----
 
     @property

@@ -14,6 +14,11 @@ from hf_genrec.evaluation.report import METRIC_TITLES, markdown_table, render_ta
 from hf_genrec.terminal import in_table
 
 BINS = 4
+# Settings of `prepare` that decide who its users are and what their targets; the others name files and columns.
+DECIDING = (
+    *("min_rating", "drop_repeats", "user_core", "item_core", "split", "validation_time", "test_time", "end_time"),
+    *("tie_order", "tie_seed", "time_unit"),
+)
 
 
 def require_same_data(folders: Mapping[str, Path]) -> None:
@@ -22,7 +27,8 @@ def require_same_data(folders: Mapping[str, Path]) -> None:
         folders: the prepared data of runs by their names.
 
     Raises:
-        ValueError: for data of which some differ from the first ones in log, filters or split.
+        ValueError: for data of which some have other users, items, sequences or targets than the first ones. What
+            their files and columns were called, and in which order they hold users and items, does not matter.
         FileNotFoundError: for a folder without data.
     """
     reports = {name: read_report(folder) for name, folder in folders.items()}
@@ -30,17 +36,36 @@ def require_same_data(folders: Mapping[str, Path]) -> None:
     for name in others:
         if reports[name]["fingerprint"] == reports[first]["fingerprint"]:
             continue
+        if _same_sequences(PreparedData.load(folders[first]), PreparedData.load(folders[name])):
+            continue
         settings = [reports[run].get("settings", {}) for run in (first, name)]
-        left_out = ("source_path", "item_path", "max_history", "codes_path")
         differ = [
             f"{key} {settings[0].get(key)} and {settings[1].get(key)}"
-            for key in settings[0]
-            if key not in left_out and settings[0].get(key) != settings[1].get(key)
+            for key in DECIDING
+            if settings[0].get(key) != settings[1].get(key)
         ]
         raise ValueError(
             f"{first} and {name} were not trained on the same data ({', '.join(differ) or 'another log'}), so their "
             f"users cannot be compared: prepare both from one log with the same filters and split"
         )
+
+
+def _same_sequences(first: PreparedData, other: PreparedData) -> bool:
+    """Whether the same users have the same sequences of the same items, with the same targets."""
+    if set(first.user_ids) != set(other.user_ids) or set(first.item_ids) != set(other.item_ids):
+        return False
+    to_first, users = rows_of(first.item_ids, other.item_ids), rows_of(other.user_ids, first.user_ids)
+    counts = ((first.num_validation, other.num_validation), (first.num_test, other.num_test))
+    return all(np.array_equal(ours, theirs[users]) for ours, theirs in counts) and all(
+        np.array_equal(sequence, to_first[other.sequences[user]])
+        for sequence, user in zip(first.sequences, users, strict=True)
+    )
+
+
+def rows_of(ids: Sequence[str], asked: Sequence[str]) -> np.ndarray:
+    """(asked,) int64: where each asked id stands among `ids`, all of which it must be one of."""
+    places = {name: row for row, name in enumerate(ids)}
+    return np.array([places[name] for name in asked], dtype=np.int64)
 
 
 def differences(results: Mapping[str, EvaluationResult]) -> list[dict[str, Any]]:
@@ -159,17 +184,15 @@ def _differences(pairs: Sequence[Mapping[str, Any]], results: Mapping[str, Evalu
 
 def _user(user: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     """A user's newest items and targets, and a table with a column per system; hits are bold."""
-    newest = "; ".join(_cell(titles[item]) for item in user["history"][-5:]) or "nothing"
+    newest = "; ".join(_cell(titles[item]) for item in user["history"][-5:])
+    history = f"{len(user['history'])} items{f', the newest last: {newest}' if newest else ''}"
     targets = "; ".join(_cell(titles[item]) for item in user["targets"])
     rows = [["", *map(_cell, user["lists"])]]
     for rank, line in enumerate(itertools.zip_longest(*user["lists"].values()), start=1):
         cells = ["" if item is None else _cell(titles[item]) for item in line]
         hits = [f"**{cell}**" if item in user["targets"] else cell for cell, item in zip(cells, line, strict=True)]
         rows.append([str(rank), *hits])
-    return (
-        f"### User {_cell(user['user'])}\n\nhistory: {len(user['history'])} items, the newest: {newest}\n\n"
-        f"wanted: {targets}\n\n{markdown_table(rows)}"
-    )
+    return f"### User {_cell(user['user'])}\n\nhistory: {history}\n\nwanted: {targets}\n\n{markdown_table(rows)}"
 
 
 def _cell(text: str) -> str:

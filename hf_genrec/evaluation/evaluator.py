@@ -22,6 +22,7 @@ from hf_genrec.evaluation.metrics import (
     token_bias_amplification,
 )
 from hf_genrec.evaluation.popularity_metrics import popularity_metrics
+from hf_genrec.terminal import shows_bars
 
 if TYPE_CHECKING:
     from hf_genrec.data.prepared import EvaluationSplit
@@ -111,7 +112,9 @@ def evaluate_recommender(
 
     recommended = np.full((users, ks[-1]), -1, dtype=np.int64)
     wall, cpu = 0.0, 0.0
-    with tqdm(total=users, desc=f"evaluate {split.name}", unit=" users", disable=not progress) as bar:
+    with tqdm(
+        total=users, desc=f"evaluate {split.name}", unit=" users", disable=not (progress and shows_bars())
+    ) as bar:
         for start in range(0, users, batch_size):
             histories = split.histories[start : start + batch_size]
             wall_start, cpu_start = time.perf_counter(), time.process_time()

@@ -41,7 +41,7 @@ def fit_codebooks(tokenizer: ItemTokenizer, vectors: np.ndarray, seed: int, bala
         centroids, codes = _fit_level(inputs, level, size, seed, balanced)
         getattr(tokenizer, f"codebook_{level}").copy_(torch.from_numpy(centroids))
         inputs -= centroids[codes]  # which are the latents themselves where the codebooks are ordered
-        logger.info("codebook %d: %d codes, mean squared residual %.4f", level, size, _squared_norms(inputs).mean())
+        logger.info("codebook %d: %d codes, mean squared residual %.4f", level + 1, size, _squared_norms(inputs).mean())
 
 
 @torch.no_grad()

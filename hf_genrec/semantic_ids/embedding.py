@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from hf_genrec.catalogue.saved_files import naming
 from hf_genrec.files import whole_file
+from hf_genrec.terminal import shows_bars
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def embed_texts(
     if missing:
         encoder = load_encoder(source)
         vectors = encoder.encode(
-            list(missing.values()), batch_size=batch_size, show_progress_bar=True, convert_to_numpy=True
+            list(missing.values()), batch_size=batch_size, show_progress_bar=shows_bars(), convert_to_numpy=True
         ).astype(np.float32)
         new_keys = np.frombuffer(b"".join(missing), dtype=np.uint8).reshape(-1, 32)
         row_of |= {key: len(cached_keys) + number for number, key in enumerate(missing)}

@@ -89,7 +89,7 @@ def draw_health(semantic_ids: SemanticIds, health: dict[str, Any], path: str | P
         if not small or number % columns == 0:
             axis.set_ylabel("items")
         axis.set_title(
-            f"codebook {number}: {level['used']} of {level['size']} codes used ({level['usage']:.0%})\n"
+            f"codebook {number + 1}: {level['used']} of {level['size']} codes used ({level['usage']:.0%})\n"
             f"perplexity {level['perplexity']:.3g}",
             fontsize=9 if small else 11,
         )

@@ -13,7 +13,7 @@ import numpy as np
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as AnyHTTPException
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from hf_genrec.serving.batching import Batcher, QueueFull
 from hf_genrec.serving.bodies import (
@@ -25,9 +25,10 @@ from hf_genrec.serving.bodies import (
     items_body,
     recommend_body,
 )
+from hf_genrec.serving.docs_page import POLICY, docs_page
 from hf_genrec.serving.metrics import ServerMetrics
-from hf_genrec.serving.middleware import Requests
-from hf_genrec.serving.new_items import encode_items, enter_items
+from hf_genrec.serving.middleware import OPEN_PATHS, Requests
+from hf_genrec.serving.new_items import encode_items, enter_items, remove_item
 from hf_genrec.serving.own_thread import in_own_thread
 from hf_genrec.serving.served_model import Question, ServedModel
 from hf_genrec.serving.settings import ServerSettings
@@ -77,10 +78,14 @@ def build_application(models: Sequence[ServedModel], settings: ServerSettings | 
         version=version("hf_genrec"),
         description=ABOUT,
         lifespan=lifespan,
+        docs_url=None,  # FastAPI's pages load their scripts from elsewhere
+        redoc_url=None,
         responses={422: {"model": Failure, "description": "A request that cannot be answered"}},
     )
     app.state.ready = False
-    RecommendRequest = recommend_body(settings, models[0].processor.item_ids)
+    # The documentation needs no token, so it names no item where there is one.
+    known = models[0].processor.item_ids if settings.token is None else [f"item-{number}" for number in (1, 2, 3)]
+    RecommendRequest = recommend_body(settings, known)
     NewItemsRequest = items_body(settings)
 
     def chosen(name: str | None) -> ServedModel:
@@ -98,6 +103,11 @@ def build_application(models: Sequence[ServedModel], settings: ServerSettings | 
             "semantic_id": processor.codes[row].tolist() if model.method.codes else None,
             "popularity": int(processor.popularity[row]),
         }
+
+    def row_of(model: ServedModel, item_id: str) -> int:
+        if item_id not in model.processor:
+            raise HTTPException(404, f"item {item_id[:100]!r} is not in the catalogue of {model.name}")
+        return int(model.processor.rows([item_id])[0])
 
     failures: dict[int | str, dict[str, Any]] = {
         status: {"model": Failure, "description": about}
@@ -119,15 +129,19 @@ def build_application(models: Sequence[ServedModel], settings: ServerSettings | 
             raise HTTPException(422, "user: give it with history, of which there is one")
         model = chosen(asked.model)
         single = asked.history is not None
-        try:
-            rows, left_out = _rows(model.processor, [asked.history] if single else asked.histories, asked.unknown)
-            candidates = None
-            if asked.candidates is not None:
-                candidates = tuple(np.unique(model.processor.rows(asked.candidates, where="candidates")).tolist())
-        except ValueError as error:
-            raise HTTPException(422, str(error)) from None
-        question = Question(rows, asked.k, asked.exclude_seen, candidates, asked.user is not None)
-        answered = await batchers[model.name].ask(question)
+        while True:
+            try:
+                rows, left_out = _rows(model.processor, [asked.history] if single else asked.histories, asked.unknown)
+                candidates = None
+                if asked.candidates is not None:
+                    candidates = tuple(np.unique(model.processor.rows(asked.candidates, where="candidates")).tolist())
+            except ValueError as error:
+                raise HTTPException(422, str(error)) from None
+            keep = asked.user is not None
+            question = Question(rows, asked.k, asked.exclude_seen, candidates, keep, model.catalogue)
+            answered = await batchers[model.name].ask(question)
+            if answered.answer is not None and question.catalogue == model.catalogue:
+                break  # else an item has gone, and rows have moved: by those of now
         request.state.facts |= {
             "model": model.name,
             "histories": len(rows),
@@ -150,22 +164,37 @@ def build_application(models: Sequence[ServedModel], settings: ServerSettings | 
             if known:
                 raise HTTPException(409, f"item {known[0]!r} is in the catalogue already")
             try:
-                encoded = await asyncio.to_thread(in_own_thread, partial(encode_items, model, items))
+                work = partial(encode_items, model, items)
+                encoded, unused = await asyncio.to_thread(in_own_thread, work)
                 await batchers[model.name].call(partial(enter_items, model, items, encoded))
             except (ValueError, OSError, ImportError) as error:
                 raise HTTPException(422, " ".join(str(error).splitlines())) from None
         request.state.facts |= {"model": model.name, "new_items": len(items)}
         first = len(model.processor.item_ids) - len(items)
         added = [described(model, first + place) for place in range(len(items))]
-        return JSONResponse({"model": model.name, "items": added})
+        return JSONResponse({"model": model.name, "items": added, "unused_columns": unused})
 
     @app.get("/items/{item_id:path}", response_model=CatalogueItem, responses=failures)
     async def item(item_id: str, model: str | None = Query(default=None)) -> Any:
         """An item of the catalogue, its title and its semantic ID."""
         of = chosen(model)
-        if item_id not in of.processor:
-            raise HTTPException(404, f"item {item_id[:100]!r} is not in the catalogue of {of.name}")
-        return JSONResponse(described(of, int(of.processor.rows([item_id])[0])))
+        return JSONResponse(described(of, row_of(of, item_id)))
+
+    @app.delete("/items/{item_id:path}", response_model=CatalogueItem, responses=failures | {409: {"model": Failure}})
+    async def remove(item_id: str, model: str | None = Query(default=None)) -> Any:
+        """An item that was added here leaves the catalogue again; the answer is what it was."""
+        of = chosen(model)
+        async with growing:
+            row = row_of(of, item_id)
+            if row < of.num_trained:
+                raise HTTPException(
+                    409,
+                    f"item {item_id[:100]!r} came with the model, and only items that were added here can go: leave it "
+                    f"out by candidates",
+                )
+            gone = described(of, row)
+            await batchers[of.name].exclusively(partial(remove_item, of, item_id))
+        return JSONResponse(gone)
 
     @app.get("/models", response_model=Models)
     async def list_models() -> Any:
@@ -178,6 +207,12 @@ def build_application(models: Sequence[ServedModel], settings: ServerSettings | 
                 ]
             }
         )
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> Any:
+        """The documentation, for people."""
+        page = docs_page(app.openapi(), str(request.base_url).rstrip("/"))
+        return HTMLResponse(page, headers={"Content-Security-Policy": POLICY})
 
     @app.get("/", include_in_schema=False)
     async def root() -> Any:
@@ -226,6 +261,13 @@ def build_application(models: Sequence[ServedModel], settings: ServerSettings | 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"detail": f"the model failed: {' '.join(str(error).splitlines())[:500]}"}, 500)
+
+    if settings.token is not None:
+        schema = app.openapi()  # which is made once
+        schema["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        schema["security"] = [{"token": []}]
+        for path in OPEN_PATHS & schema["paths"].keys():
+            schema["paths"][path]["get"]["security"] = []
 
     paths = frozenset(getattr(route, "path", "") for route in app.routes)
     around = Requests(app, settings, metrics, paths)

@@ -101,7 +101,7 @@ class Histories:
 @dataclass(frozen=True)
 class Recommend:
     """
-    Lists of `k` items as long rows: user_id, rank (from 1), item_id, title (null where there is none), score.
+    Lists of `k` items as long rows: user_id, rank (from 1), item_id, title (the id where there is none), score.
 
     A user for whom no item is allowed has no rows; such users are counted. See `recommend` of a model for the
     arguments.
@@ -129,7 +129,7 @@ class Recommend:
         model = load_model(self.model)
         processor = model.processor
         histories, k = Histories(model, self.model, self.unknown), min(self.k, len(processor.item_ids))
-        titles = pa.array(processor.titles or [None] * len(processor.item_ids), pa.string())
+        titles = pa.array(processor.shown_titles(), pa.string())
 
         def make(users: pa.Table, advance: Advance) -> tuple[pa.Table, dict[str, int]]:
             known, counts = histories(users)

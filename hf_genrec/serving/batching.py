@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -36,7 +37,7 @@ class _Waiting:
 class Answered:
     """An answer, how many histories were answered with it, and the seconds it waited for its turn."""
 
-    answer: Answer
+    answer: Answer | None
     batch: int
     waited: float
 
@@ -55,7 +56,7 @@ class Batcher:
 
     def __init__(
         self,
-        answer: Callable[[list[Question]], list[Answer]],
+        answer: Callable[[list[Question]], list[Answer | None]],
         settings: ServerSettings,
         thread: Executor,
         observe: Callable[[int, float], None] = lambda histories, seconds: None,
@@ -104,6 +105,22 @@ class Batcher:
     async def call(self, function: Callable[[], Any]) -> Any:
         """What must not happen while the model answers: a change of its catalogue."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+    async def exclusively(self, function: Callable[[], Any]) -> Any:
+        """As [`call`], but in the event loop: for what requests that are being read must not see half done, either."""
+        loop, entered, left = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+        def hold() -> None:
+            loop.call_soon_threadsafe(entered.set)
+            left.wait()
+
+        held = loop.run_in_executor(self._thread, hold)
+        try:
+            await entered.wait()
+            return function()
+        finally:
+            left.set()
+            await held
 
     async def _run(self) -> None:
         while True:

@@ -42,6 +42,7 @@ class AddedItems(BaseModel):
 
     model: str
     items: list[CatalogueItem]
+    unused_columns: list[str] = Field(description="columns of the items that the model's text is not made of")
 
 
 class Models(BaseModel):
@@ -107,7 +108,9 @@ def items_body(limits: ServerSettings) -> type[BaseModel]:
     class NewItemsRequest(BaseModel):
         """Items that can be recommended from now on, until the server ends."""
 
-        model_config = ConfigDict(extra="forbid")
+        model_config = ConfigDict(
+            extra="forbid", json_schema_extra={"examples": [{"items": [{"item_id": "f99", "title": "New"}]}]}
+        )
 
         items: Annotated[list[NewItem], Field(min_length=1, max_length=limits.max_new_items)]
         model: StrictStr | None = Field(default=None, description="which model, by default the first one")

@@ -16,7 +16,8 @@ from hf_genrec.serving.settings import ServerSettings
 
 logger = logging.getLogger("hf_genrec.serving.requests")
 
-OPEN_PATHS = ("/health", "/ready")  # whoever watches over the server has no token
+# Whoever watches over the server has no token, and a browser that opens the documentation cannot send one.
+OPEN_PATHS = frozenset(("/health", "/ready", "/", "/docs", "/openapi.json"))
 
 
 class Requests:

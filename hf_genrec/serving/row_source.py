@@ -132,6 +132,11 @@ def _reading(path: Path) -> Iterator[pq.ParquetFile]:
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if path.suffix.lower() == ".csv":
+            raise ValueError(
+                f"{path} is no Parquet file, which is asked for here: write one, for instance by "
+                f"pandas.read_csv({path.name!r}, dtype=str).to_parquet({path.with_suffix('.parquet').name!r})"
+            ) from None
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path}: not a Parquet file that can be read ({reason}): write it again") from None
 

@@ -26,6 +26,7 @@ class Question:
         exclude_seen: leave out the items of the history.
         candidates: the rows to choose from, if not all.
         keep: whether the encoded histories are kept for the next request.
+        catalogue: the state of the catalogue (`ServedModel.catalogue`) whose rows these are.
     """
 
     histories: list[np.ndarray]
@@ -33,6 +34,7 @@ class Question:
     exclude_seen: bool = False
     candidates: tuple[int, ...] | None = None
     keep: bool = False
+    catalogue: int = 0
 
     @property
     def asked(self) -> tuple[Any, ...]:
@@ -56,6 +58,8 @@ class ServedModel:
         method: its method's record.
         cache: the user cache, or `None` for a model that has none.
         item_tokenizer: what gives new items their codes, once it was needed.
+        num_trained: how many items the model was opened with. They stay; others come behind them and may go.
+        catalogue: a number that is another one once rows have moved.
 
     Raises:
         ValueError, OSError: as [`hf_genrec.load`].
@@ -71,6 +75,8 @@ class ServedModel:
         self.name = name or Path(run_or_repo).resolve().name
         self.method = load_method(self.model.config.model_type)
         self.item_tokenizer: Any = None
+        self.num_trained = len(self.processor.item_ids)
+        self.catalogue = 0
         has_cache = "user_cache" in inspect.signature(self.model.recommend_rows).parameters
         self.cache = self.model.user_cache(cache_bytes) if has_cache and cache_bytes else None
 
@@ -79,12 +85,16 @@ class ServedModel:
         """Histories and catalogue."""
         return self.model.processor
 
-    def answer(self, questions: Sequence[Question]) -> list[Answer]:
-        """Item ids and scores of each question, equal to `model.recommend`; like questions are asked in one call."""
+    def answer(self, questions: Sequence[Question]) -> list[Answer | None]:
+        """
+        Item ids and scores of each question, equal to `model.recommend`; like questions are asked in one call. `None`
+        for one whose rows are of an earlier catalogue: it is to be asked again.
+        """
         answers: list[Any] = [None] * len(questions)
         alike: dict[tuple[Any, ...], list[int]] = {}
         for place, question in enumerate(questions):
-            alike.setdefault(question.asked, []).append(place)
+            if question.catalogue == self.catalogue:
+                alike.setdefault(question.asked, []).append(place)
         for (k, exclude_seen, candidates, keep), places in alike.items():
             rows, scores = self.model.recommend_rows(
                 [history for place in places for history in questions[place].histories],

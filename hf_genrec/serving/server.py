@@ -2,8 +2,11 @@
 
 import asyncio
 import logging
+import signal
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
@@ -20,6 +23,16 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, around: Any, drain_seconds: float):
         super().__init__(config)
         self._around, self._drain_seconds = around, drain_seconds
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, without the signal at the end: whoever has answered all that was accepted ends with 0."""
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     async def shutdown(self, sockets=None) -> None:
         """Called by uvicorn after SIGTERM or SIGINT."""

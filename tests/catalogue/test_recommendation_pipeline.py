@@ -13,7 +13,7 @@ from tiny_reg4rec import make_reg4rec, make_set_processor
 from torch.utils.data import Dataset
 
 import hf_genrec
-from hf_genrec.catalogue.handler import EndpointHandler
+from hf_genrec.catalogue.handler import EndpointHandler, _options
 from hf_genrec.hub import WITHOUT_LIBRARY, model_fingerprint, require_pushable
 
 MAKERS = {
@@ -166,7 +166,7 @@ def test_streams_are_answered_as_they_are_read(models, recommender):
         assert [[item["item_id"] for item in line] for line in found] == [
             [item["item_id"] for item in line] for line in expected
         ]
-    with pytest.raises(ValueError, match=r"history 1: 'item-3' is no list"):
+    with pytest.raises(ValueError, match=r"history 2: 'item-3' is no list"):
         list(recommender(history for history in [["item-3"], "item-3"]))
 
 
@@ -186,7 +186,7 @@ MISTAKES = [
     ({"inputs": ["item-3"], "parameters": {"inputs": ["item-3"]}}, r"parameters hold 'inputs'"),
     ({"inputs": 7}, r"7 is no list"),
     ({"inputs": [7]}, r"Item 7 in the history"),
-    ({"inputs": [["item-3"], 7]}, r"entry 1 is 7"),
+    ({"inputs": [["item-3"], 7]}, r"entry 2 is 7"),
     ({"inputs": [{"text": "a"}]}, r"Item a dict in the history"),
     ({"inputs": ["nothing"]}, r"'nothing' in the history is not in the catalogue"),
     ({"inputs": ["item-3"], "parameters": {"unknown": "drop"}}, r"unknown='drop'"),
@@ -196,9 +196,22 @@ MISTAKES = [
     ({"inputs": ["item-3"], "parameters": {"exclude_seen": "yes"}}, r"exclude_seen='yes'"),
     ({"inputs": ["item-3"], "parameters": {"candidates": []}}, r"candidates is empty"),
     ({"inputs": ["item-3"], "parameters": {"candidates": ["nothing"]}}, r"'nothing' in candidates"),
-    ({"inputs": ["item-3"], "parameters": {"top_k": 3}}, r"no search option 'top_k'"),
+    (
+        {"inputs": ["item-3"], "parameters": {"top_k": 3}},
+        r"no parameter 'top_k': this endpoint takes k, exclude_seen, candidates, unknown, num_beams, batch_size, nor\w+.$",
+    ),
+    ({"inputs": ["item-3"], "parameters": {"as_frame": True}}, r"no parameter 'as_frame'"),
+    ({"inputs": {"history": ["item-3"], "user_cache": 1}}, r"no parameter 'user_cache'"),
     ({"inputs": ["item-3"], "parameters": {"batch_size": 0}}, r"batch_size=0"),
 ]
+
+
+def test_an_endpoint_names_what_the_method_takes():
+    assert _options(make_reg4rec(make_set_processor())) == [
+        *("k", "exclude_seen", "candidates", "unknown"),
+        *("num_beams", "batch_size", "order", "reflection_threshold", "lookahead"),
+    ]
+    assert _options(tiny_rearec()) == ["k", "exclude_seen", "candidates", "unknown", "batch_size"]
 
 
 @pytest.mark.parametrize(("body", "message"), MISTAKES)

@@ -116,7 +116,7 @@ def test_training_goes_on_as_it_was(model):
     ("arguments", "line"),
     [
         ({"item_ids": "nothing"}, "Item 'nothing' in item_ids is not in the catalogue"),
-        ({"item_ids": ["item-1", 7]}, r"Item 7 in item_ids \(position 1, from 0\) is not a string"),
+        ({"item_ids": ["item-1", 7]}, r"Item 7 in item_ids \(position 2, from 1\) is not a string"),
         ({"item_ids": 7}, "item_ids: 7 is no list of item ids"),
         ({"item_ids": None}, "item_ids: None is no list of item ids"),
         ({"item_ids": "item-1", "k": 0}, "k=0: give a whole number, at least 1"),

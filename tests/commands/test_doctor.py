@@ -1,7 +1,9 @@
 """`hf-genrec doctor`: what it finds missing, and that no command is forgotten."""
 
+import re
 import sys
 from importlib.metadata import PackageNotFoundError, metadata, version
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -38,6 +40,13 @@ def test_every_command_says_what_it_needs():
         module = sys.modules[entry.callback.__module__]
         assert hasattr(module, "EXTRA") or name in doctor.EXTRAS, f"{module.__file__}: give it EXTRA, an extra or None"
     assert {extra for extra in doctor.extras_of(commands).values() if extra} <= extras
+
+
+def test_the_page_about_installation_names_every_extra():
+    page = (Path(__file__).parents[2] / "docs/install.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`([a-z]+)`", row)]
+    assert sorted(named) == sorted(metadata("hf_genrec").get_all("Provides-Extra"))
 
 
 def test_versions_devices_and_every_extra_are_said(monkeypatch, capsys):

@@ -70,6 +70,14 @@ def test_new_items_are_recommended_without_training(processor):
     assert processor.title("new") == "Brand new"
     assert after.pop("new") == pytest.approx(model.score_items(["item-1"], ["new"]).item(), abs=1e-5)
     assert after == pytest.approx(before, abs=1e-5)
+    with pytest.raises(ValueError, match="'nothing' in item_ids is not in the catalogue"):
+        processor.remove_items(["new", "nothing"])
+    processor.remove_items(["new", "item-5"])
+    del before["item-5"]
+    assert dict(zip(*model.recommend(["item-1"], k=41), strict=True)) == pytest.approx(before, abs=1e-5)
+    with pytest.raises(ValueError, match="empty"):
+        processor.remove_items(list(before))
+    assert len(processor.item_ids) == len(processor.trie.items) == 39
 
 
 @pytest.mark.parametrize(

@@ -98,18 +98,18 @@ def test_nothing_is_one_empty_history_and_a_batch_of_nothing_has_a_line(model):
         (None, r"histories: None is no list"),
         ({"a": 1}, r"histories: a dict is no list"),
         ({"a"}, r"histories: a set has no order"),
-        ([["{0}"], {"{0}"}], r"history 1: a set has no order"),
-        ([["{0}"], "{0}"], r"histories: entry 1 is '.*' and entry 0 is a list: give lists"),
-        (["{0}", ["{0}"]], r"histories: entry 1 is a list and entry 0 is '"),
-        ([["{0}"], None], r"histories: entry 1 is None"),
-        (["{0}", 5], r"Item 5 in the history \(position 1, from 0\) is not a string: item ids are strings"),
-        ([["{0}"], ["{0}", "{1}", None]], r"Item None in history 1 \(position 2, from 0\)"),
-        ([["{0}"], [float("nan")]], r"Item nan in history 1 \(position 0"),
-        ([["{0}", ["{1}"]]], r"Item a list in history 0 \(position 1"),
-        ([["{0}", {"a": 1}]], r"Item a dict in history 0 \(position 1"),
-        ([["{0}", b"12"]], r"Item b'12' in history 0 \(position 1"),
-        (torch.tensor([[1, 2]]), r"Item 1 in history 0 \(position 0"),
-        ([["{0}"], ["{1}", "nobody"]], r"Item 'nobody' in history 1 is not in the catalogue \(position 1, from 0\)"),
+        ([["{0}"], {"{0}"}], r"history 2: a set has no order"),
+        ([["{0}"], "{0}"], r"histories: entry 2 is '.*' and entry 1 is a list: give lists"),
+        (["{0}", ["{0}"]], r"histories: entry 2 is a list and entry 1 is '"),
+        ([["{0}"], None], r"histories: entry 2 is None"),
+        (["{0}", 5], r"Item 5 in the history \(position 2, from 1\) is not a string: item ids are strings"),
+        ([["{0}"], ["{0}", "{1}", None]], r"Item None in history 2 \(position 3, from 1\)"),
+        ([["{0}"], [float("nan")]], r"Item nan in history 2 \(position 1"),
+        ([["{0}", ["{1}"]]], r"Item a list in history 1 \(position 2"),
+        ([["{0}", {"a": 1}]], r"Item a dict in history 1 \(position 2"),
+        ([["{0}", b"12"]], r"Item b'12' in history 1 \(position 2"),
+        (torch.tensor([[1, 2]]), r"Item 1 in history 1 \(position 1"),
+        ([["{0}"], ["{1}", "nobody"]], r"Item 'nobody' in history 2 is not in the catalogue \(position 2, from 1\)"),
         (pandas.DataFrame({"a": ["x"]}), r"histories: a DataFrame is no list"),
         (b"", r"histories: b'' is no list"),
         (memoryview(b""), r"histories: a memoryview is no list"),
@@ -119,7 +119,7 @@ def test_nothing_is_one_empty_history_and_a_batch_of_nothing_has_a_line(model):
         (io.BytesIO(b"1"), r"histories: a BytesIO is no list"),
         (iter(()), r"histories: a tuple_iterator gave nothing, as one that was read before: give a list"),
         (map(str, ()), r"histories: a map gave nothing"),
-        ([["{0}"], iter(())], r"history 1: a tuple_iterator gave nothing"),
+        ([["{0}"], iter(())], r"history 2: a tuple_iterator gave nothing"),
         (list, r"histories: a type is no list"),
     ],
 )
@@ -188,11 +188,11 @@ def test_options_of_some_models(models):
 @pytest.mark.parametrize(
     ("histories", "line"),
     [
-        ([[0, 24]], r"Row 24 in history 0 \(position 1, from 0\) is not in the catalogue: its rows are 0 to"),
-        ([[0], [-1]], r"Row -1 in history 1 \(position 0, from 0\)"),
-        ([3, 4], "history 0: 3 is no list of catalogue rows"),
-        ([["item-1"]], "history 0: a list is no list of catalogue rows"),
-        ([[0.5]], "history 0: a list is no list of catalogue rows"),
+        ([[0, 24]], r"Row 24 in history 1 \(position 2, from 1\) is not in the catalogue: its rows are 0 to"),
+        ([[0], [-1]], r"Row -1 in history 2 \(position 1, from 1\)"),
+        ([3, 4], "history 1: 3 is no list of catalogue rows"),
+        ([["item-1"]], "history 1: a list is no list of catalogue rows"),
+        ([[0.5]], "history 1: a list is no list of catalogue rows"),
         (5, "histories: 5 is no batch of catalogue rows"),
     ],
 )
@@ -212,9 +212,9 @@ def test_rows_outside_the_catalogue(models, histories, line):
 def test_rows_to_choose_from(model):
     num_items = len(model.processor.item_ids)
     for rows in ([num_items], [-1]):
-        with pytest.raises(ValueError, match=r"in candidates \(position 0, from 0\) is not in the catalogue"):
+        with pytest.raises(ValueError, match=r"in candidates \(position 1, from 1\) is not in the catalogue"):
             model.recommend_rows([np.array([0])], candidates=rows)
-        with pytest.raises(ValueError, match=r"in rows \(position 0, from 0\) is not in the catalogue"):
+        with pytest.raises(ValueError, match=r"in rows \(position 1, from 1\) is not in the catalogue"):
             model.score_rows([np.array([0])], rows)
     found, _ = model.recommend_rows([[0, 1], (2,), np.array([])], 2, candidates=[3, 3, 4, 4, 4])
     assert np.sort(found).tolist() == [[3, 4]] * 3

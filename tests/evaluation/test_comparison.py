@@ -1,12 +1,13 @@
 """Paired comparison of systems: its numbers by hand, and what it refuses."""
 
 import itertools
-import json
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from hf_genrec.data.prepared import PreparedData
 from hf_genrec.evaluation.comparison import by_history_length, differences, overlap, render, require_same_data
 from hf_genrec.evaluation.evaluator import evaluate_recommender
 from hf_genrec.evaluation.metrics import bootstrap_interval
@@ -106,27 +107,36 @@ def test_the_table_marks_what_differs_and_whatever_titles_hold(results):
     (marked,) = (line for line in text.splitlines() if "**+0.0100 to +0.0200**" in line)
     assert marked.startswith("| two - one ")
     assert "### User a\\|b" in text
-    assert "history: 0 items, the newest: nothing" in text
+    assert "history: 0 items\n" in text
     assert "| **A \\| B\\n&lt;b>** | Y\\* |" in " ".join(text.split()).replace("  ", " ")
     table = text[text.index("wanted:") :].splitlines()[2:]
     assert [line.replace("\\|", "").count("|") for line in table] == [4, 4, 4, 4]
 
 
 def test_runs_of_other_data_are_refused(tmp_path):
-    def report(name, fingerprint, **settings):
-        folder = tmp_path / name
-        folder.mkdir()
-        for file in ("sequences.parquet", "items.parquet"):
-            (folder / file).write_text("")
-        record = {"fingerprint": fingerprint, "settings": {"split": "leave_one_out", "user_core": 0} | settings}
-        (folder / "prepare.json").write_text(json.dumps(record))
-        return folder
+    def prepared(name, sequences, **settings):
+        one = np.ones(len(sequences), dtype=np.int64)
+        data = PreparedData(
+            user_ids=list(sequences),
+            item_ids=["x", "y", "z"],
+            items=pa.table({"item_id": ["x", "y", "z"], **settings.pop("text", {})}),
+            sequences=[np.array(["xyz".index(item) for item in items]) for items in sequences.values()],
+            num_validation=one,
+            num_test=one,
+            report={"settings": {"split": "leave_one_out", "user_core": 0, "item_path": name} | settings},
+        )
+        data.save(tmp_path / name)
+        return tmp_path / name
 
-    folders = {"a": report("a", "1"), "b": report("b", "1", user_core=5), "c": report("c", "2", user_core=5)}
-    require_same_data({name: folders[name] for name in "ab"})  # the same users and items, however they were found
+    same, other = {"u": "xyz", "v": "zyx"}, {"u": "xyz", "v": "zzx"}
+    folders = {"a": prepared("a", same), "b": prepared("b", same, user_core=5), "c": prepared("c", other, user_core=5)}
+    folders["names"] = prepared("names", same, user_column="member", text={"name": ["X", "Y", "Z"]})
+    folders["order"] = prepared("order", {"v": "zyx", "u": "xyz"})
+    # the same users and items, however they were found, called and ordered
+    require_same_data({name: folders[name] for name in ("a", "b", "names", "order")})
     with pytest.raises(ValueError, match=r"a and c were not trained on the same data \(user_core 0 and 5\)"):
         require_same_data(folders)
-    folders["d"] = report("d", "3")
+    folders["d"] = prepared("d", {"u": "xyz", "w": "zyx"}, item_column="film")
     with pytest.raises(ValueError, match=r"a and d were not trained on the same data \(another log\)"):
         require_same_data({name: folders[name] for name in "ad"})
     with pytest.raises(FileNotFoundError, match="run `hf-genrec prepare` first"):

@@ -1,8 +1,11 @@
 """The server's application: answers equal to `recommend`, limits, refusals, and what the log and metrics say."""
 
 import asyncio
+import html
 import json
 import logging
+import re
+import shlex
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -123,7 +126,7 @@ def test_unknown_items_are_refused_or_left_out_and_named(served):
         {"history": [], "candidates": ["nothing"]},
     )
     assert refused.status_code == 422
-    assert "'nothing' in history 0 is not in the catalogue" in refused.json()["detail"]
+    assert "'nothing' in history 1 is not in the catalogue" in refused.json()["detail"]
     assert skipped.json()["left_out"] == ["nothing"]
     wanted = served["care"].model.recommend(["item-3", "item-9"])[0]
     assert [item["item_id"] for item in skipped.json()["items"]] == wanted
@@ -223,12 +226,28 @@ def test_the_token(served):
     settings = ServerSettings(token="secret")
     care = [served["care"]]
     paths = ("/health", "/ready", "/models", "/metrics", "/docs", "/openapi.json")
-    assert [answer.status_code for answer in get(care, *paths, settings=settings)] == [200, 200, 401, 401, 401, 401]
+    assert [answer.status_code for answer in get(care, *paths, settings=settings)] == [200, 200, 401, 401, 200, 200]
     for given in ("secret", "Bearer", "Bearer secre", "Bearer secrets", "Basic secret"):
         (answer,) = get(care, "/models", settings=settings, headers={"Authorization": given})
         assert answer.status_code == 401, given
     (answer,) = get(care, "/models", settings=settings, headers={"Authorization": "Bearer secret"})
     assert answer.status_code == 200
+
+
+def test_the_documentation_needs_no_token_and_names_no_item(served):
+    page, schema, first = get([served["care"]], "/docs", "/openapi.json", "/", settings=ServerSettings(token="secret"))
+    assert first.headers["location"] == "/docs"
+    for text in (page.text, schema.text):
+        assert "secret" not in text
+        named = set(re.findall(r"item-\d+", text))
+        assert named <= {"item-1", "item-2", "item-3"}
+    assert "-H &quot;Authorization: Bearer $TOKEN&quot;" in page.text
+    described = schema.json()
+    assert described["security"] == [{"token": []}]
+    assert described["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+    assert [described["paths"][path]["get"].get("security") for path in ("/health", "/models")] == [[], None]
+    (open_page,) = get([served["care"]], "/openapi.json")
+    assert "security" not in open_page.json()
 
 
 def test_items_of_the_catalogue(served):
@@ -333,6 +352,18 @@ def test_the_documentation_has_examples_that_work(served):
     examples = schemas["RecommendRequest"]["examples"]
     assert len(examples) == 2
     assert [answer.status_code for answer in ask([served["care"]], *examples)] == [200, 200]
+    (shown,) = get([served["care"]], "/docs")
+    assert shown.headers["content-type"].startswith("text/html")
+    assert not re.findall(r"<script|<link|<img|src=|@import|url\(", shown.text)  # nothing is loaded, from nowhere
+    for path, operations in page.json()["paths"].items():
+        for method in operations:
+            assert f"<b>{method.upper()}</b> <code>{path}</code>" in shown.text
+    for name, schema in schemas.items():
+        assert f'<h3 id="{name}">' in shown.text
+        for field in schema["properties"]:
+            assert f"<code>{field}</code>" in shown.text
+    for example in examples:
+        assert f"-d {html.escape(shlex.quote(json.dumps(example)))}" in shown.text
     assert {"/recommend", "/items", "/items/{item_id}", "/models", "/health", "/ready", "/metrics"} == set(
         page.json()["paths"]
     )

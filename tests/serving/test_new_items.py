@@ -11,6 +11,7 @@ from serving_folders import saved_run
 
 from hf_genrec.semantic_ids import embedding
 from hf_genrec.serving.served_model import ServedModel
+from hf_genrec.serving.settings import ServerSettings
 
 
 class Letters:
@@ -119,3 +120,69 @@ def test_items_that_arrive_at_once_get_different_codes(runs):
     answers = test_application.ask([served], *bodies, path="/items")
     assert [answer.status_code for answer in answers] == [200] * 8
     assert len(np.unique(served.processor.codes, axis=0)) == len(served.processor.item_ids)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_added_item_can_go_again_and_one_of_the_training_stays(runs, name):
+    served = ServedModel(runs[name])
+    trained = list(served.processor.item_ids)
+    before = served.model.recommend(["f01"], k=30)
+
+    async def run():
+        async with test_application.client_of([served]) as client:
+            for item_id, title in (("n1", "Film number 100"), ("a/b", "zebra zoo")):
+                await client.post("/items", json={"items": [{"item_id": item_id, "title": title}]})
+            gone = await client.delete("/items/a/b")
+            shown = await client.get("/items/a/b")
+            again = await client.post("/items", json={"items": [{"item_id": "a/b", "title": "Film number 3"}]})
+            first = await client.delete("/items/n1")  # the one behind it moves up
+            answer = await client.post("/recommend", json={"history": ["a/b"], "candidates": ["f02", "a/b"]})
+            last = await client.delete("/items/a/b")
+            refused = [await client.delete(f"/items/{item_id}") for item_id in ("f01", "n1")]
+            return gone, shown, again, first, answer, last, refused
+
+    gone, shown, again, first, answer, last, refused = asyncio.run(run())
+    assert (gone.status_code, shown.status_code, again.status_code) == (200, 404, 200), gone.text
+    assert (gone.json()["item_id"], gone.json()["title"]) == ("a/b", "zebra zoo")
+    assert (first.json()["item_id"], last.json()["title"]) == ("n1", "Film number 3")
+    assert {item["title"] for item in answer.json()["items"]} == {"Film number 2", "Film number 3"}
+    assert [answer.status_code for answer in refused] == [409, 404]
+    assert "only items that were added here can go" in refused[0].json()["detail"]
+    assert served.processor.item_ids == trained
+    item_ids, scores = served.model.recommend(["f01"], k=30)
+    assert dict(zip(item_ids, scores, strict=True)) == pytest.approx(dict(zip(*before, strict=True)), abs=1e-5)
+
+
+def test_whoever_waits_while_items_go_is_answered_by_the_catalogue_that_is_left(runs):
+    served = ServedModel(runs["rearec"])
+    new = [{"item_id": f"n{row}", "title": f"{'xyz'[row]} film"} for row in range(3)]
+    wanted = {}
+
+    async def run():
+        async with test_application.client_of([served], ServerSettings(max_batch=2)) as client:
+            await client.post("/items", json={"items": new})
+            for item in ("n2", "f01"):
+                wanted[item] = served.model.recommend([item, "f05"], k=4, candidates=["n2", "f01", "f02", "f03"])[0]
+            bodies = [
+                {"history": [item, "f05"], "k": 4, "candidates": ["n2", "f01", "f02", "f03"]} for item in wanted
+            ] * 20
+            asked = [asyncio.create_task(client.post("/recommend", json=body)) for body in bodies]
+            await asyncio.sleep(0)
+            gone = await asyncio.gather(*(client.delete(f"/items/n{row}") for row in (0, 1)))
+            asked += [asyncio.create_task(client.post("/recommend", json=body)) for body in bodies]
+            return bodies * 2, await asyncio.gather(*asked), gone
+
+    bodies, answers, gone = asyncio.run(run())
+    assert [answer.status_code for answer in gone] == [200, 200]
+    for body, answer in zip(bodies, answers, strict=True):
+        assert answer.status_code == 200, answer.text
+        assert [item["item_id"] for item in answer.json()["items"]] == wanted[body["history"][0]]
+
+
+def test_columns_that_the_text_is_not_made_of_are_named(runs):
+    for name, run in runs.items():
+        served = ServedModel(run)
+        item = {"item_id": "n1", "title": "Film", "price": "3", "description": "A film.", "maker": "me"}
+        (answer,) = test_application.ask([served], {"items": [item]}, path="/items")
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["unused_columns"] == ["price", "maker"], name

@@ -82,6 +82,11 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "text.parquet").write_text("user_id,item_ids\n")
     with pytest.raises(ValueError, match=r"text\.parquet: not a Parquet file that can be read"):
         RowSource(tmp_path, ROLES).check()
+    (tmp_path / "films.csv").write_text("item_id,title\n")
+    with pytest.raises(
+        ValueError, match=r"films\.csv is no Parquet file.*read_csv\('films\.csv', dtype=str\)\.to_parquet"
+    ):
+        RowSource(tmp_path / "films.csv", ROLES).check()
     pq.write_table(pa.table({"user": ["x"]}), tmp_path / "text.parquet")
     with pytest.raises(ValueError, match=r"no column 'user_id'; columns found: user"):
         RowSource(tmp_path, ROLES).check()

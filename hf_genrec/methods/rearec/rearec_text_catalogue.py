@@ -71,3 +71,23 @@ class NewTextItems(TextVectors):
         items.vectors = torch.cat([items.vectors, new])
         self.config.num_items = len(items.vectors)
         return self
+
+    def remove_items(self, item_ids: Sequence[str]):
+        """
+        These items leave the catalogue, and their embeddings the model; the rows of those behind them move up.
+
+        Returns:
+            the model.
+
+        Raises:
+            ValueError: for a backbone that learns a vector per item, an item that is not in the catalogue, or if none
+            would be left. Nothing is changed then.
+        """
+        items, processor = self.require_growing(), self._require_processor()
+        gone = processor.rows(item_ids, where="item_ids")
+        processor.remove_items(item_ids)
+        stays = torch.ones(len(items.vectors), dtype=torch.bool)
+        stays[torch.from_numpy(gone)] = False
+        items.vectors = items.vectors[stays.to(items.vectors.device)]
+        self.config.num_items = len(items.vectors)
+        return self

@@ -123,6 +123,16 @@ class Reg4RecProcessor(CodeProcessor):
         self.item_sets = ItemSets.from_token_ids(self.token_ids, self.popularity)
         return self
 
+    def remove_items(self, item_ids: Sequence[str]) -> "Reg4RecProcessor":
+        """
+        These items leave the catalogue; the rows of those behind them move up.
+
+        Raises:
+            ValueError: for an item that is not in the catalogue, or if none would be left. Nothing is changed then.
+        """
+        kept, ids, titles = self._without(item_ids)
+        return self.set_catalogue(ids, self.codes[kept], titles, self.popularity[kept], self.categories[kept])
+
     # ---- histories ----
 
     def prompts(self, histories: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:

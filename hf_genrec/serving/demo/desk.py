@@ -78,6 +78,11 @@ class Desk:
         place = place_clicked(clicked, "user", len(self.user_ids))
         return None if place is None else (self.user_ids[place], self.users[self.user_ids[place]])
 
+    def name_user(self, query: Any) -> tuple[str, list[str]] | None:
+        """Id and history of the user of this id, or of the first one whose id fits."""
+        found = self._user_search.find(query, 1) if isinstance(query, str) and query.strip() else []
+        return None if not found else (self.user_ids[found[0]], self.users[self.user_ids[found[0]]])
+
     def any_user(self) -> tuple[str, list[str]]:
         """A user's id and history, drawn at random."""
         user = random.choice(self.user_ids)

@@ -194,7 +194,8 @@ def draw_path(titles: Sequence[str], picture: CodePath, item: int) -> str:
             f'<ul><li><code>{escaped(picture.tokens[step])}</code> <span class="gr-note">{count}{note}</span>'
             f"{beside}{inner}</li></ul>"
         )
-    return f'<div class="gr-tree"><span class="gr-note">all {len(titles):,} items</span>{inner}</div>'
+    tree = f'<div class="gr-tree"><span class="gr-note">all {len(titles):,} items</span>{inner}</div>'
+    return f'<div class="gr-scroll">{tree}</div>'
 
 
 def _sharing(titles: Sequence[str], picture: CodePath, item: int) -> str:

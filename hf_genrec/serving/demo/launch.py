@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 from collections.abc import Sequence
 from importlib.util import find_spec
 
@@ -30,7 +31,7 @@ def launch(places: Sequence[str], host: str | None = None, port: int | None = No
 
     page = build_page(desk)
     print(f"the demo is at {serve_page(page, host, port)}; Ctrl-C ends it", flush=True)
-    page.block_thread()
+    threading.Event().wait()  # Gradio's own wait ends as if nothing had happened
 
 
 def _require_free(host: str, port: int) -> None:

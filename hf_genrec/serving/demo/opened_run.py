@@ -56,8 +56,7 @@ class OpenedRun:
     @cached_property
     def titles(self) -> list[str]:
         """(N,) titles in catalogue order, ids where there are none."""
-        titles = self.model.processor.titles or [None] * len(self.item_ids)
-        return [title or item_id for title, item_id in zip(titles, self.item_ids, strict=True)]
+        return self.model.processor.shown_titles()
 
     def recommend(self, item_ids: list[str], k: int, exclude_seen: bool) -> Answer:
         """As `model.recommend` does; ids that this model does not know are counted, not silently dropped."""

@@ -32,6 +32,10 @@ def build_page(desk: Desk) -> gr.Blocks:
         taken = desk.take_user(event._data)
         return (gr.skip(),) * 3 if taken is None else show_user(*taken)
 
+    def name_user(query: Any):
+        named = desk.name_user(query)
+        return (gr.skip(),) * 3 if named is None else show_user(*named)
+
     def show_user(user: str, history: list[str]):
         return history, desk.show_history(history), gr.Textbox("", placeholder=f"taken: {plain(user)}")
 
@@ -55,7 +59,7 @@ def build_page(desk: Desk) -> gr.Blocks:
                 if desk.users:
                     user = gr.Textbox(
                         label="Or take a user of the data",
-                        placeholder=f"such as {plain(desk.user_ids[0])}",
+                        placeholder=f"such as {plain(desk.user_ids[0])}, then Enter",
                         elem_id="gr-user",
                     )
                     users = _pane(elem_id="gr-users")
@@ -88,6 +92,7 @@ def build_page(desk: Desk) -> gr.Blocks:
             user.change(desk.find_users, user, users, trigger_mode="always_last", **quick)
             taken = [history, shown_history, user]
             changes.append(users.click(take_user, None, taken, **quick))
+            changes.append(user.submit(name_user, user, taken, **quick))
             changes.append(any_user.click(lambda: show_user(*desk.any_user()), None, taken, **quick))
         for change in changes:
             change.then(recommend, **asked)

@@ -1,4 +1,4 @@
-"""The files of a Space that shows the demo: `hf-genrec demo my-org/my-model --write_space FOLDER`."""
+"""The files of a Space that shows the demo: `hf-genrec demo my-org/my-model --write-space FOLDER`."""
 
 import json
 from collections.abc import Sequence

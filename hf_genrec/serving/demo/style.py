@@ -44,7 +44,12 @@ CSS = """
   border-radius: 999px; border: 1px solid var(--border-color-primary); color: var(--gr-soft); }
 .gr-picture { margin-top: .9rem; padding-top: .7rem; border-top: 1px solid var(--border-color-primary); }
 .gr-picture h4 { font-size: .98rem; font-weight: 650; margin: 0; }
-.gr-scroll { overflow-x: auto; max-width: 100%; }
+.gr-scroll { display: flex; overflow-x: auto; max-width: 100%; }
+.gr-scroll > * { flex: 1 0 100%; min-width: min-content; }
+.gr-scroll.gr-more::after { content: "›"; position: sticky; right: 0; flex: none; width: 2.4rem; margin-left: -2.4rem;
+  display: flex; align-items: center; justify-content: flex-end; padding-right: .3rem; pointer-events: none;
+  font-size: 1.6rem; font-weight: 700; color: var(--color-accent);
+  background: linear-gradient(to left, var(--body-background-fill) 35%, transparent); }
 .gr-heat { border-collapse: separate; border-spacing: 2px; font-size: .85rem; width: 100%; }
 .gr-heat th { text-align: left; font-weight: 500; padding: .25rem .4rem; vertical-align: bottom; }
 .gr-heat thead th { text-align: right; font-size: .78rem; color: var(--gr-soft); min-width: 4.6rem; }
@@ -74,7 +79,7 @@ CSS = """
 .gr-beside span, .gr-beside em { padding: .02rem .5rem; border-radius: 999px; max-width: 100%;
   border: 1px solid var(--border-color-primary); color: var(--gr-soft); font-style: normal; }
 .gr-beside em { border-color: transparent; }
-.gr-leaf { font-weight: 650; }
+.gr-leaf { font-weight: 650; min-width: 8rem; }
 @media (max-width: 640px) {
   .gradio-container { padding: .6rem !important; }
   .gr-tree ul { margin-left: .2rem; padding-left: .5rem; }
@@ -84,7 +89,8 @@ CSS = """
 }
 """
 
-# A button that is clicked says what it stands for. On a narrow screen the reasons are below: they are shown.
+# A button that is clicked says what it stands for. On a narrow screen the reasons are below: they are shown. What is
+# wider than the screen says so at its right, until it is scrolled to its end.
 CLICKS = """
 element.addEventListener('click', (event) => {
   const button = event.target.closest('button');
@@ -94,4 +100,11 @@ element.addEventListener('click', (event) => {
   const why = below && document.getElementById('gr-why');
   if (why) setTimeout(() => why.scrollIntoView({behavior: 'smooth', block: 'start'}), 150);
 });
+const hint = () => element.querySelectorAll('.gr-scroll').forEach((wide) => {
+  const more = wide.scrollWidth - wide.clientWidth - wide.scrollLeft > 4;
+  if (wide.classList.contains('gr-more') !== more) wide.classList.toggle('gr-more', more);
+});
+element.addEventListener('scroll', hint, true);
+new ResizeObserver(hint).observe(element);
+new MutationObserver(hint).observe(element, {childList: true, subtree: true});
 """

@@ -37,6 +37,15 @@ def test_new_items_are_recommended_and_nothing_else_moves(backbone, fields):
     scores = model.score_items([["i3", "i9"], ["twin", "i9"]])
     torch.testing.assert_close(scores[0], scores[1], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(scores[:, 3], scores[:, -1], rtol=1e-5, atol=1e-5)
+    # Those that go take their vectors with them, of however many are there afterwards
+    assert model.remove_items(["n0", "twin"]) is model
+    assert model.processor.item_ids[-1] == "n1"
+    assert model.config.num_items == len(model.processor.item_ids) == ITEMS + 1
+    expected = after[:, [*range(ITEMS), ITEMS + 1]]
+    torch.testing.assert_close(model.score_items(HISTORIES), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="'n0' in item_ids is not in the catalogue"):
+        model.remove_items(["n1", "n0"])
+    assert len(model.base_model.items.vectors) == ITEMS + 1
 
 
 def test_saved_and_loaded_and_trained_on(tmp_path):

@@ -61,6 +61,11 @@ def test_new_items_are_recommended_without_training(processor):
     assert after == pytest.approx(before, abs=1e-5)
     with pytest.raises(ValueError, match="'new' stands twice"):
         processor.add_items(["new"], [free])
+    categories = np.delete(processor.categories, processor.rows(["new", "item-5"]))
+    processor.remove_items(["new", "item-5"])
+    del before["item-5"]
+    assert dict(zip(*model.recommend(["item-1"], k=31), strict=True)) == pytest.approx(before, abs=1e-5)
+    assert np.array_equal(processor.categories, categories)
 
 
 @pytest.mark.parametrize(

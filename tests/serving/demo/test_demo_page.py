@@ -207,6 +207,33 @@ def test_reasons(page):
         until(lambda: 0 <= page.locator("#gr-why").bounding_box()["y"] < 400, True)
 
 
+def test_enter_takes_the_user_who_is_named(page):
+    box = page.locator("#gr-user textarea")
+    box.fill("u2")
+    box.press("Enter")
+    until(lambda: histories(page), ["Title 7"])
+    until(box.input_value, "")
+    box.fill("nobody at all")
+    box.press("Enter")
+    until(lambda: page.locator("#gr-users").inner_text().strip(), "No user of that name.")
+    assert histories(page) == ["Title 7"]
+
+
+def test_what_is_wider_than_the_screen_says_so(page):
+    add(page, "title 12", "Title 12")
+    until(lambda: histories(page), ["Title 12"])
+    page.locator("#gr-list-1 button").first.click()
+    until(lambda: page.locator("#gr-why .gr-step").count(), 3)
+    wide = page.locator("#gr-why .gr-scroll:has(.gr-steps)")
+    phone = page.viewport_size["width"] < 700
+    assert wide.evaluate("one => one.scrollWidth > one.clientWidth + 4") == phone
+    until(lambda: page.locator("#gr-why .gr-more").count(), int(phone))
+    if phone:
+        assert wide.evaluate("one => getComputedStyle(one, '::after').content") == '"›"'
+        wide.evaluate("one => one.scrollTo(one.scrollWidth, 0)")
+        until(lambda: page.locator("#gr-why .gr-more").count(), 0)
+
+
 def test_titles_and_names_that_mean_harm(page, runs):
     page.locator("#gr-user textarea").fill("img")
     page.locator("#gr-users button", has_text=USER).click()

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from hf_genrec.catalogue.processing_rows import ItemProcessor
 from hf_genrec.explanation import CodePath, Explanation, HeatMap, Rankings
 from hf_genrec.serving.demo.drawing import (
     MAX_LETTERS,
@@ -95,7 +96,7 @@ def check(text: str, *names: str) -> None:
 
 
 def run_of(titles, name="runs", title="Title") -> OpenedRun:
-    processor = SimpleNamespace(item_ids=[f"<i>{place}" for place in range(len(titles))], titles=titles, max_history=3)
+    processor = ItemProcessor(3).set_catalogue([f"<i>{place}" for place in range(len(titles))], titles)
     method = SimpleNamespace(title=title, score_name="<u>score")
     return OpenedRun(name, SimpleNamespace(processor=processor), method)
 

@@ -33,12 +33,12 @@ def test_what_no_space_can_load(tmp_path, capsys, monkeypatch):
     make_model(make_processor()).save_pretrained("runs/mine/model")
     capsys.readouterr()
     for name in ("runs/mine", "../mine", "mine", "a/b/c", "a b/c", '"/x'):
-        assert exit_code("demo", name, "--write_space", tmp_path / "space") == 2
+        assert exit_code("demo", name, "--write-space", tmp_path / "space") == 2
         error = capsys.readouterr().err
         assert re.fullmatch(r"error: a Space loads its model from the Hub, not from .*my-org/my-model\n", error)
     (tmp_path / "full").mkdir()
     (tmp_path / "full/note").write_text("mine")
-    assert exit_code("demo", "a/b", "--write_space", tmp_path / "full") == 2
+    assert exit_code("demo", "a/b", "--write-space", tmp_path / "full") == 2
     assert "holds something already: name a new folder" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["note"]
     assert not (tmp_path / "space").exists()
