@@ -330,7 +330,7 @@ def push(
     dry_run: bool = False,
 ) -> str:
     """
-    Upload an exported folder to the Hub in one commit; its card then names the repository where it shows how to load it.
+    Upload an exported folder to the Hub in one commit. Its card names the repository in the lines that load the model.
 
     Args:
         private, revision, create_pr: see [`Destination`].

@@ -67,8 +67,8 @@ def as_batch(histories: Any) -> tuple[list[list], bool]:
     if not all(nested):
         odd = nested.index(not nested[0])
         raise ValueError(
-            f"histories: entry {odd + 1} is {shown(entries[odd])} and entry 1 is {shown(entries[0])}: give lists of item "
-            f"ids, {EXAMPLE}."
+            f"histories: entry {odd + 1} is {shown(entries[odd])} and entry 1 is {shown(entries[0])}: give lists of "
+            f"item ids, {EXAMPLE}."
         )
     return [listed(entry, f"history {place}") for place, entry in enumerate(entries, start=1)], False
 

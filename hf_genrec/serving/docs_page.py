@@ -1,6 +1,7 @@
 """The server's documentation as a page: what `/openapi.json` says, without a script and without a file of others."""
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from html import escape
@@ -13,13 +14,14 @@ h2 { margin: 2.4rem 0 .3rem; font-size: 1.15rem; overflow-wrap: anywhere; }
 h2 b { display: inline-block; min-width: 4.2rem; color: light-dark(#4338ca, #a5b4fc); }
 h3 { margin: 1.2rem 0 .3rem; font-size: .95rem; }
 pre, .wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; }
-pre { padding: .6rem .8rem; font-size: .85rem; }
+pre { padding: .6rem .8rem; font-size: .85rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .7rem; border-top: 1px solid var(--line); }
 tr:first-child > * { border-top: 0; }
 td:first-child { white-space: nowrap; }
 a { color: inherit; }
 """
+BETWEEN = "\n\n"  # two calls
 # What a page of this server may load: nothing but the style it brings.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
@@ -66,18 +68,19 @@ def _operation(schema: Mapping[str, Any], address: str, path: str, method: str, 
     secured = schema.get("security") and operation.get("security") != []
     lines = [_call(f"{address}{path}", method, example, bool(secured)) for example in calls]
     return (
-        f"<h2><b>{method.upper()}</b> <code>{escape(path)}</code></h2><p>{escape(operation.get('description', ''))}</p>"
-        f"<pre>{escape(chr(10).join(lines))}</pre>{_table('Takes', rows)}{_table('Answers', answers)}"
+        f"<h2><b>{method.upper()}</b> <code>{escape(path)}</code></h2><p>{_prose(operation)}</p>"
+        f"<pre>{escape(BETWEEN.join(lines))}</pre>{_table('Takes', rows)}{_table('Answers', answers)}"
     )
 
 
 def _call(url: str, method: str, example: Any, secured: bool) -> str:
-    words = ["curl", *([] if method == "get" else ["-X", method.upper()]), shlex.quote(url)]
+    parts = [" ".join(["curl", *([] if method == "get" else ["-X", method.upper()]), shlex.quote(url)])]
     if secured:
-        words += ["-H", '"Authorization: Bearer $TOKEN"']
+        parts.append('-H "Authorization: Bearer $TOKEN"')
     if example is not None:
-        words += ["-H", "'Content-Type: application/json'", "-d", shlex.quote(json.dumps(example, ensure_ascii=False))]
-    return " ".join(words)
+        parts.append("-H 'Content-Type: application/json'")
+        parts.append(f"-d {shlex.quote(json.dumps(example, ensure_ascii=False))}")
+    return " \\\n  ".join(parts)
 
 
 def _fields(name: str, entry: Mapping[str, Any]) -> str:
@@ -89,8 +92,12 @@ def _fields(name: str, entry: Mapping[str, Any]) -> str:
             default = f"default {json.dumps(of_field['default'])}" if of_field.get("default") is not None else ""
         about = "; ".join(filter(None, (of_field.get("description"), default)))
         rows.append([f"<code>{escape(field)}</code>", _kind(of_field), escape(about)])
-    about = entry.get("description", "")
-    return f'<h3 id="{escape(name)}">{escape(name)}</h3><p>{escape(about)}</p>{_table("", rows)}'
+    return f'<h3 id="{escape(name)}">{escape(name)}</h3><p>{_prose(entry)}</p>{_table("", rows)}'
+
+
+def _prose(entry: Mapping[str, Any]) -> str:
+    """Its description; names in backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(entry.get("description", "")))
 
 
 def _table(title: str, rows: list[list[str]]) -> str:

@@ -198,7 +198,7 @@ MISTAKES = [
     ({"inputs": ["item-3"], "parameters": {"candidates": ["nothing"]}}, r"'nothing' in candidates"),
     (
         {"inputs": ["item-3"], "parameters": {"top_k": 3}},
-        r"no parameter 'top_k': this endpoint takes k, exclude_seen, candidates, unknown, num_beams, batch_size, nor\w+.$",
+        r"no parameter 'top_k': this endpoint takes k, exclude_seen, candidates, unknown, num_beams, batch_size, \w+.$",
     ),
     ({"inputs": ["item-3"], "parameters": {"as_frame": True}}, r"no parameter 'as_frame'"),
     ({"inputs": {"history": ["item-3"], "user_cache": 1}}, r"no parameter 'user_cache'"),

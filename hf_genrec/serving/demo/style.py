@@ -46,9 +46,9 @@ CSS = """
 .gr-picture h4 { font-size: .98rem; font-weight: 650; margin: 0; }
 .gr-scroll { display: flex; overflow-x: auto; max-width: 100%; }
 .gr-scroll > * { flex: 1 0 100%; min-width: min-content; }
-.gr-scroll.gr-more::after { content: "›"; position: sticky; right: 0; flex: none; width: 2.4rem; margin-left: -2.4rem;
-  display: flex; align-items: center; justify-content: flex-end; padding-right: .3rem; pointer-events: none;
-  font-size: 1.6rem; font-weight: 700; color: var(--color-accent);
+.gr-scroll.gr-more::after { content: "\\203a"; position: sticky; right: 0; flex: none; width: 2.4rem;
+  margin-left: -2.4rem; display: flex; align-items: center; justify-content: flex-end; padding-right: .3rem;
+  pointer-events: none; font-size: 1.6rem; font-weight: 700; color: var(--color-accent);
   background: linear-gradient(to left, var(--body-background-fill) 35%, transparent); }
 .gr-heat { border-collapse: separate; border-spacing: 2px; font-size: .85rem; width: 100%; }
 .gr-heat th { text-align: left; font-weight: 500; padding: .25rem .4rem; vertical-align: bottom; }

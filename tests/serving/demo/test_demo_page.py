@@ -229,7 +229,7 @@ def test_what_is_wider_than_the_screen_says_so(page):
     assert wide.evaluate("one => one.scrollWidth > one.clientWidth + 4") == phone
     until(lambda: page.locator("#gr-why .gr-more").count(), int(phone))
     if phone:
-        assert wide.evaluate("one => getComputedStyle(one, '::after').content") == '"›"'
+        assert wide.evaluate("one => getComputedStyle(one, '::after').content") == '"\u203a"'
         wide.evaluate("one => one.scrollTo(one.scrollWidth, 0)")
         until(lambda: page.locator("#gr-why .gr-more").count(), 0)
 
