@@ -29,6 +29,8 @@ PLACES = {
     "Qwen2DecoderLayer": "models.qwen2.modeling_qwen2",
     "Qwen2MLP": "models.qwen2.modeling_qwen2",
     "Qwen2RMSNorm": "models.qwen2.modeling_qwen2",
+    "T5LayerFF": "models.t5.modeling_t5",
+    "T5Stack": "models.t5.modeling_t5",
     "cached_file": "utils",
     "eager_attention_forward": "models.qwen2.modeling_qwen2",
     "initialization": "initialization",

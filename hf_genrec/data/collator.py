@@ -40,6 +40,30 @@ class NextItemCollator:
         }
 
 
+class Seq2SeqCollator:
+    """
+    Batches for encoder-decoders: the prompt in `input_ids`, the target's codes in `labels`.
+
+    Args:
+        processor: prompts and token ids of the catalogue.
+    """
+
+    def __init__(self, processor: GenRecProcessor):
+        self.processor = processor
+        self.token_ids = torch.from_numpy(processor.token_ids)  # (items, L)
+
+    def __call__(self, examples: Sequence[dict]) -> dict:
+        """
+        Args:
+            examples: dicts with `history` (n,) and `target`, catalogue rows.
+
+        Returns:
+            `input_ids`, `attention_mask` (B, S) left-padded, and `labels` (B, L).
+        """
+        prompts = self.processor.prompts([example["history"] for example in examples])
+        return {**prompts, "labels": self.token_ids[[int(example["target"]) for example in examples]]}
+
+
 class PackedCollator:
     """
     Batches of packed rows for models that read `block_ids`: per segment its items as history codes, and before each

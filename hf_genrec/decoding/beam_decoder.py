@@ -81,7 +81,7 @@ class BeamDecoder:
             (B, 1, hidden_size), the states that predict the first token.
         """
         room = self.prompt_slots(input_ids.shape[1]) + self.room
-        self.layers = [RoomyLayer(room) for _ in range(self.model.config.num_hidden_layers)]
+        self.layers = [RoomyLayer(room) for _ in range(self.num_layers())]
         self.cache = Cache(layers=list(self.layers))
         past = 0
         if prefix is not None:
@@ -123,6 +123,14 @@ class BeamDecoder:
         return states
 
     # ---- what depends on the model ----
+
+    def num_layers(self) -> int:
+        """Layers that keep keys and values of the beams."""
+        return self.model.config.num_hidden_layers
+
+    def logits(self, states: torch.Tensor, level: int) -> torch.Tensor:
+        """Logits (B, W, vocab_size) of the code of `level`, from states (B, W, hidden_size)."""
+        return self.model.get_output_embeddings()(states)
 
     def prompt_slots(self, num_tokens: int) -> int:
         """Slots of a prompt of so many tokens."""

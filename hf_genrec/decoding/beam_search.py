@@ -58,7 +58,8 @@ def beam_search(
         num_beams: prefixes kept per prompt and level.
         excluded (*optional*): sorted keys `user * len(trie) + place in trie.items` of items a user must not get.
         normalize: `"vocabulary"` for log-probabilities over the full vocabulary, `"level"` over the tokens that some
-            item has at that level (with a large vocabulary only their logits are computed).
+            item has at that level (with a large vocabulary only their logits are computed), `"legal"` over the tokens
+            that lead to an item of `trie` behind the codes of the beam.
         user_cache (*optional*): encoded histories, of which those that begin a prompt are not encoded again.
 
     Returns:
@@ -91,18 +92,22 @@ def search_beams(
     Args:
         states: (B, 1, hidden_size), which the decoder's `start` has returned.
     """
-    model, device = decoder.model, states.device
-    trie, num_users = trie.to(device), len(states)
+    device, num_users = states.device, len(states)
+    trie = trie.to(device)
     user = torch.arange(num_users, device=device)[:, None, None]
     nodes = torch.zeros(num_users, 1, dtype=torch.long, device=device)  # (B, W) of each beam, -1: dead
     scores = torch.zeros(num_users, 1, device=device)
     sound = torch.ones(num_users, dtype=torch.bool, device=device)
     for level in range(trie.num_levels):
-        tokens, children, mask = trie.allowed(nodes, level)  # (B, W, K)
+        tokens, children, of_trie = trie.allowed(nodes, level)  # (B, W, K)
+        mask = of_trie
         if excluded is not None:
             legal = children.masked_fill(mask.bool(), -1)
             mask = mask.masked_fill(_all_excluded(trie, legal, level + 1, user, excluded), -torch.inf)
-        log_probs, normaliser = _log_probs(model, states, tokens, trie, level, normalize)
+        log_probs, normaliser = _log_probs(decoder, states, tokens, trie, level, normalize)
+        if normalize == "legal":
+            total = (log_probs + of_trie).logsumexp(-1, keepdim=True)
+            log_probs = log_probs - total.masked_fill(total == -torch.inf, 0)  # of a dead beam
         # NaN or infinity anywhere among the logits is in what normalises them: looked at here, since the choice hides
         # it.
         sound &= (normaliser.isfinite() | (nodes < 0)).all(1)
@@ -118,23 +123,21 @@ def search_beams(
 
 
 def check_normalize(normalize: str) -> None:
-    checked_choice("normalize", normalize, ("vocabulary", "level"))
+    checked_choice("normalize", normalize, ("vocabulary", "level", "legal"))
 
 
 def _log_probs(
-    model, states, tokens: torch.Tensor, trie: ItemTrie, level: int, normalize: str
+    decoder: BeamDecoder, states, tokens: torch.Tensor, trie: ItemTrie, level: int, normalize: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Log-probabilities (B, W, K) of candidate tokens after states (B, W, hidden_size), and the logarithms (B, W) of what
     normalises them.
     """
-    head = model.get_output_embeddings()
-    if normalize == "vocabulary":
-        # A model with a head per level says what it computes at which.
-        logits = (model.logits_at(states, level) if hasattr(model, "logits_at") else head(states)).float()
+    if normalize != "level":
+        logits = decoder.logits(states, level).float()
         chosen = trie.gather(logits, tokens, level)
     else:
-        vocabulary = trie.level_tokens(level)  # rising
+        vocabulary, head = trie.level_tokens(level), decoder.model.get_output_embeddings()  # tokens, rising
         if isinstance(head, torch.nn.Linear):
             bias = None if head.bias is None else head.bias[vocabulary]
             logits = torch.nn.functional.linear(states, head.weight[vocabulary], bias).float()
@@ -198,7 +201,11 @@ def constrained_beam_search(
             )
         mask = model_kwargs.get("attention_mask")
         mask = torch.ones_like(prompts) if mask is None else mask[::copies]
-        leaves, scores = beam_search(model, {"input_ids": prompts, "attention_mask": mask}, trie, copies)
+        inputs = {"input_ids": prompts, "attention_mask": mask}
+        if "encoder_outputs" in model_kwargs:  # of an encoder-decoder, which writes behind its start token
+            encoding = model_kwargs["encoder_outputs"]
+            inputs["encoder_outputs"] = type(encoding)(**{name: part[::copies] for name, part in encoding.items()})
+        leaves, scores = beam_search(model, inputs, trie, copies)
         leaves, scores = leaves[:, :wanted], require_sound(model, scores)[:, :wanted]
         missing = wanted - leaves.shape[1]
         leaves = torch.nn.functional.pad(leaves, (0, missing), value=-1).flatten()

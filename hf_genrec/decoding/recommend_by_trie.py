@@ -153,4 +153,7 @@ class GenerativeRecommenderMixin(ItemGeneration, ProcessorCarrier):
         if not len(histories) or not len(rows):
             return torch.empty(len(histories), len(rows), device=self.device)
         inputs = {name: tensor.to(self.device) for name, tensor in processor.prompts(histories).items()}
-        return require_sound(self, score_leaves(self, inputs, torch.from_numpy(processor.token_ids[rows])))
+        return require_sound(self, self._score_leaves(inputs, torch.from_numpy(processor.token_ids[rows])))
+
+    def _score_leaves(self, inputs: dict[str, torch.Tensor], token_ids: torch.Tensor) -> torch.Tensor:
+        return score_leaves(self, inputs, token_ids)

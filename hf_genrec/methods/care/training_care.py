@@ -17,6 +17,7 @@ from hf_genrec.method import model_place
 from hf_genrec.methods.care.arguments import CareArguments
 from hf_genrec.methods.care.earlier_care import from_earlier, is_care, require_same_codes
 from hf_genrec.methods.care.modeling_care import CareConfig, CareForCausalLM
+from hf_genrec.semantic_ids import code_embeddings
 from hf_genrec.semantic_ids.ids import SemanticIds
 from hf_genrec.semantic_ids.tokens import add_code_tokens, base_tokenizer, code_tokenizer, vocabulary_size
 from hf_genrec.training.arguments import GenRecTrainingArguments
@@ -129,28 +130,13 @@ def build_care(arguments: CareArguments, processor: GenRecProcessor) -> CareForC
     return model
 
 
-@torch.no_grad()
 def start_from_centroids(
     model: CareForCausalLM, processor: GenRecProcessor, codebooks: Sequence[torch.Tensor], seed: int
 ) -> None:
-    """
-    Start the code embeddings as the item tokenizer's centroids, so that codes of like items begin alike.
-
-    Each codebook is centred, turned into the model's width by a random map of orthonormal columns (the same for all
-    levels) and scaled to the spread of the random embeddings it replaces. A level the tokenizer does not have (the
-    extra code of colliding items) stays random.
-
-    Args:
-        codebooks: (K_l, D) per level.
-    """
-    table = model.model.embed_tokens.weight
-    width, generator = model.config.hidden_size, torch.Generator().manual_seed(seed)
-    dim = codebooks[0].shape[1]
-    rotation = torch.linalg.qr(torch.randn(max(dim, width), min(dim, width), generator=generator)).Q
-    rotation = rotation if dim >= width else rotation.mT
-    for token_ids, codebook in zip(processor.code_token_ids, codebooks, strict=False):
-        vectors = (codebook - codebook.mean(0)) @ rotation
-        table[torch.from_numpy(token_ids)] = vectors * (model.config.initializer_range / vectors.std())
+    """The code embeddings as the item tokenizer's centroids (K_l, D), see
+    [`hf_genrec.semantic_ids.code_embeddings.start_from_centroids`]."""
+    table, std = model.model.embed_tokens.weight, model.config.initializer_range
+    code_embeddings.start_from_centroids(table, processor.code_token_ids, codebooks, std, seed)
 
 
 def _per_level(name: str, values: Sequence, levels: int) -> list:

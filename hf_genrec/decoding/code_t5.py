@@ -1,0 +1,199 @@
+"""T5 over the ordered codes of items: histories go into the encoder, the decoder writes the codes of the next item."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import EncoderDecoderCache, GenerationConfig, T5ForConditionalGeneration
+from transformers.modeling_outputs import Seq2SeqLMOutput
+
+from ..catalogue.transformers_bridge import (
+    CACHE,
+    CacheByBothNames,
+    initialization,
+    overrides,
+    returns_tuples,
+    takes_cache,
+)
+from .code_t5_config import CodeT5Config
+from .code_t5_stack import CodeT5Stack, InitializedAsT5
+from .history_encoder import HistoryEncoder, HistoryEncoding
+from .recommend_by_seq2seq import Seq2SeqRecommenderMixin
+
+
+@dataclass
+class CodeT5Output(CacheByBothNames, Seq2SeqLMOutput):
+    """`Seq2SeqLMOutput`."""
+
+
+class LevelHeads(nn.Linear):
+    """The heads of all levels, one below the other."""
+
+
+@overrides("_initialize_weights")
+class CodeT5(InitializedAsT5, Seq2SeqRecommenderMixin, T5ForConditionalGeneration):
+    """
+    T5 whose tokens are the codes of items. Weights have T5's names; a model without the options of [`CodeT5Config`] has
+    T5's weights and logits.
+    """
+
+    config_class = CodeT5Config
+    _no_split_modules = ["T5Block"]  # noqa: RUF012
+
+    def __init__(self, config: CodeT5Config):
+        super().__init__(config)
+        self.encoder = HistoryEncoder(self.encoder.config)
+        self.decoder = CodeT5Stack(self.decoder.config)
+        if config.level_heads:
+            self.lm_head = LevelHeads(config.d_model, config.vocab_size, bias=False)
+            self._tied_weights_keys = {
+                name: source for name, source in self._tied_weights_keys.items() if name != "lm_head.weight"
+            }
+        self.loss_type = None  # type: ignore[assignment]  # Trainer: labels are not shifted, each counts
+        self.post_init()
+        # No end token is ever trained, and stock settings would delete legal codes.
+        self.generation_config = GenerationConfig(
+            max_new_tokens=config.num_levels,
+            pad_token_id=config.pad_token_id,
+            decoder_start_token_id=config.decoder_start_token_id,
+            do_sample=False,
+        )
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, LevelHeads):
+            std = self.config.initializer_factor * module.in_features**-0.5
+            initialization.normal_(module.weight, mean=0.0, std=std)
+
+    @returns_tuples
+    @takes_cache
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        encoder_outputs: HistoryEncoding | None = None,
+        cache: EncoderDecoderCache | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        user_bins: torch.LongTensor | None = None,
+        num_items_in_batch: int | torch.Tensor | None = None,
+        **kwargs,
+    ) -> CodeT5Output:
+        r"""
+        Args:
+            input_ids, attention_mask, user_bins: see [`HistoryEncoder.forward`].
+            decoder_input_ids (`torch.LongTensor` of shape `(B, T)`, *optional*):
+                The start token and the codes so far; with a filled cache only those that are new. By default it follows
+                from `labels`, or is the start token alone.
+            encoder_outputs ([`HistoryEncoding`], *optional*):
+                Encoded histories, instead of `input_ids`.
+            cache (`EncoderDecoderCache`, *optional*):
+                Keys and values so far; may be named `past_key_values`.
+            labels (`torch.LongTensor` of shape `(B, T)`, *optional*):
+                The codes of the next item, -100 for what is not trained on.
+            num_items_in_batch (*optional*):
+                Codes in the whole optimisation step. The loss is then the sum over codes divided by it.
+
+        Returns:
+            [`CodeT5Output`]: `logits` `(B, T, vocab_size)`, row i for label i; `loss` is the cross-entropy per code.
+
+        Raises:
+            ValueError: for no history.
+        """
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(input_ids, attention_mask, user_bins, **_details(kwargs))
+        written: torch.Tensor | None = decoder_input_ids
+        if written is None:
+            written = self._decoder_inputs(labels, len(encoder_outputs.last_hidden_state))
+        # Before the cache grows: the length of a static one is a tensor that grows with it.
+        past = 0 if cache is None else cache.get_seq_length()
+        levels = torch.arange(written.shape[1], device=written.device) + past
+        states, outputs = self._decode(written, encoder_outputs, cache, use_cache, **kwargs)
+        logits = self.code_logits(self.scaled(states), levels)
+        loss = None if labels is None else self.code_loss(logits, labels, num_items_in_batch)
+        return CodeT5Output(
+            loss=loss,
+            logits=logits,
+            decoder_hidden_states=outputs.get("hidden_states"),
+            decoder_attentions=outputs.get("attentions"),
+            cross_attentions=outputs.get("cross_attentions"),
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=encoder_outputs.hidden_states,
+            encoder_attentions=encoder_outputs.attentions,
+            **{CACHE: outputs.get(CACHE)},
+        )
+
+    def _decoder_inputs(self, labels: torch.Tensor | None, rows: int) -> torch.Tensor:
+        if labels is None:
+            return torch.full((rows, 1), self.config.decoder_start_token_id, device=self.device)
+        return self._shift_right(labels)
+
+    def _decode(self, decoder_input_ids, encoding: HistoryEncoding, cache, use_cache, **kwargs):
+        """States (B, T, d) of the decoder, and its output."""
+        outputs = self.decoder(
+            input_ids=decoder_input_ids,
+            encoder_hidden_states=encoding.last_hidden_state,
+            encoder_attention_mask=encoding.attention_mask,
+            use_cache=use_cache,
+            return_dict=True,
+            **{CACHE: cache},
+            **_details(kwargs),
+        )
+        return outputs.last_hidden_state, outputs
+
+    # ---- the head ----
+
+    def scaled(self, states: torch.Tensor) -> torch.Tensor:
+        """The decoder's states as the head takes them: T5's are scaled where the head is the table of the input."""
+        return states if self.config.level_heads else states * self.config.d_model**-0.5
+
+    def code_logits(self, states: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+        """
+        Logits (B, T, vocab_size) from [`scaled`] states (B, T, d).
+
+        Args:
+            levels: (T,) or (1,), of the codes that they are for. With `level_heads` the tokens of other levels have the
+                lowest number.
+        """
+        logits = self.lm_head(states)
+        if not self.config.level_heads:
+            return logits
+        sizes = torch.tensor([*self.config.codebook_sizes, 0], device=logits.device)
+        ends = sizes.cumsum(0)
+        levels = levels.clamp(max=len(sizes) - 2)
+        token = torch.arange(logits.shape[-1], device=logits.device)
+        own = (token >= (ends - sizes)[levels, None]) & (token < ends[levels, None])  # (T, vocab_size)
+        return logits.masked_fill(~own, torch.finfo(logits.dtype).min)
+
+    def code_loss(
+        self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: int | torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The cross-entropy per code, of logits (B, T, vocab_size) and labels (B, T)."""
+        smoothing = self.config.label_smoothing if self.training else 0.0
+        total = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
+        logits, labels = _at_least_float32(logits), labels.to(logits.device)
+        if not self.config.level_heads:
+            parts = [(logits.flatten(0, 1), labels.flatten())]
+        else:
+            starts = [sum(self.config.codebook_sizes[:level]) for level in range(labels.shape[1] + 1)]
+            parts = [
+                (logits[:, level, start:end], (labels[:, level] - start).masked_fill(labels[:, level] == -100, -100))
+                for level, (start, end) in enumerate(pairwise(starts))
+            ]
+        losses = [
+            nn.functional.cross_entropy(*part, ignore_index=-100, reduction="sum", label_smoothing=smoothing)
+            for part in parts
+        ]
+        return torch.stack(losses).sum() / total
+
+
+def _details(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Of a call's further arguments, those that ask for more output."""
+    return {name: kwargs[name] for name in ("output_attentions", "output_hidden_states") if name in kwargs}
+
+
+def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()

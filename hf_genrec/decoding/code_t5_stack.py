@@ -1,0 +1,61 @@
+"""The layers of a T5 over codes, encoder or decoder."""
+
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from ..catalogue.transformers_bridge import T5LayerFF, T5Stack, initialization, overrides
+from .code_t5_config import CodeT5Config
+
+
+class InitializedAsT5:
+    """
+    Placed before a class of T5's. Of code that is not its own, transformers initializes no module that has no weight
+    itself, in case it would write over loaded ones; T5's attention is such a module. Ours, as T5's, writes through
+    `transformers.initialization`, which leaves loaded weights alone.
+    """
+
+    def _initialize_weights(self, module, is_custom_code: bool = False):
+        super()._initialize_weights(module, False)  # type: ignore[misc]
+
+
+@overrides("_initialize_weights")
+class CodeT5Stack(InitializedAsT5, T5Stack):
+    """`T5Stack`, whose feed-forward layers are [`WideFeedForward`] where `mlp_layers` says so."""
+
+    def __init__(self, config: CodeT5Config):
+        super().__init__(config)
+        if config.mlp_layers is not None:
+            for block in self.block:
+                block.layer[-1] = WideFeedForward(config)
+        self.post_init()
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, WideFeedForward):
+            for layer in (*module.inner, module.outer):
+                std = self.config.initializer_factor * layer.in_features**-0.5
+                initialization.normal_(layer.weight, mean=0.0, std=std)
+                initialization.zeros_(layer.bias)
+
+
+class WideFeedForward(T5LayerFF):
+    """
+    T5's feed-forward layer with biases and `mlp_layers` linear layers before the last, an activation behind each; as
+    GRID has it.
+    """
+
+    def __init__(self, config: CodeT5Config):
+        super().__init__(config)
+        del self.DenseReluDense
+        widths = [config.d_model, *[config.d_ff] * int(config.mlp_layers or 1)]
+        self.inner = nn.ModuleList([nn.Linear(*pair) for pair in pairwise(widths)])
+        self.outer = nn.Linear(config.d_ff, config.d_model)
+        self.inner_dropout = nn.Dropout(config.dropout_rate)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        states = self.layer_norm(hidden_states)
+        for layer in self.inner:
+            states = nn.functional.relu(layer(states))
+        return hidden_states + self.dropout(self.outer(self.inner_dropout(states)))
