@@ -13,6 +13,7 @@ from conftest import make_model, make_processor
 from tiny_cobra import make_cobra, make_cobra_processor
 from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
+from tiny_tiger import make_tiger
 
 import hf_genrec
 
@@ -47,6 +48,8 @@ def make_models() -> dict[str, object]:
     return {
         "trie": make_model(processors[0]),
         "trie, shared codes": make_model(processors[1], num_queries=[1, 1]),
+        "seq2seq": make_tiger(processors[0]),
+        "seq2seq, shared codes": make_tiger(processors[1], item_separators=True, level_heads=True),
         "scores": tiny_rearec(),
         "scores, depth by a rule": tiny_rearec(depth_rule="kl", depth_threshold=0.1),
         "codes and vectors": make_cobra(make_cobra_processor(24, (3, 4, 3)), dense_weight=3.0),

@@ -1,6 +1,7 @@
 """T5 over the ordered codes of items: histories go into the encoder, the decoder writes the codes of the next item."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ class CodeT5(InitializedAsT5, Seq2SeqRecommenderMixin, T5ForConditionalGeneratio
             self._tied_weights_keys = {
                 name: source for name, source in self._tied_weights_keys.items() if name != "lm_head.weight"
             }
-        self.loss_type = None  # Trainer: labels are not shifted, each counts
+        self.loss_type = None  # type: ignore[assignment]  # Trainer: labels are not shifted, each counts
         self.post_init()
         # No end token is ever trained, and stock settings would delete legal codes.
         self.generation_config = GenerationConfig(
@@ -104,12 +105,13 @@ class CodeT5(InitializedAsT5, Seq2SeqRecommenderMixin, T5ForConditionalGeneratio
         """
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids, attention_mask, user_bins, **_details(kwargs))
-        if decoder_input_ids is None:
-            decoder_input_ids = self._decoder_inputs(labels, len(encoder_outputs.last_hidden_state))
+        written: torch.Tensor | None = decoder_input_ids
+        if written is None:
+            written = self._decoder_inputs(labels, len(encoder_outputs.last_hidden_state))
         # Before the cache grows: the length of a static one is a tensor that grows with it.
         past = 0 if cache is None else cache.get_seq_length()
-        levels = torch.arange(decoder_input_ids.shape[1], device=decoder_input_ids.device) + past
-        states, outputs = self._decode(decoder_input_ids, encoder_outputs, cache, use_cache, **kwargs)
+        levels = torch.arange(written.shape[1], device=written.device) + past
+        states, outputs = self._decode(written, encoder_outputs, cache, use_cache, **kwargs)
         logits = self.code_logits(self.scaled(states), levels)
         loss = None if labels is None else self.code_loss(logits, labels, num_items_in_batch)
         return CodeT5Output(
@@ -153,7 +155,8 @@ class CodeT5(InitializedAsT5, Seq2SeqRecommenderMixin, T5ForConditionalGeneratio
         Logits (B, T, vocab_size) from [`scaled`] states (B, T, d).
 
         Args:
-            levels: (T,) or (1,), of the codes that they are for. With `level_heads` other levels have the lowest number.
+            levels: (T,) or (1,), of the codes that they are for. With `level_heads` the tokens of other levels have the
+                lowest number.
         """
         logits = self.lm_head(states)
         if not self.config.level_heads:
@@ -178,7 +181,7 @@ class CodeT5(InitializedAsT5, Seq2SeqRecommenderMixin, T5ForConditionalGeneratio
             starts = [sum(self.config.codebook_sizes[:level]) for level in range(labels.shape[1] + 1)]
             parts = [
                 (logits[:, level, start:end], (labels[:, level] - start).masked_fill(labels[:, level] == -100, -100))
-                for level, (start, end) in enumerate(zip(starts, starts[1:], strict=False))
+                for level, (start, end) in enumerate(pairwise(starts))
             ]
         losses = [
             nn.functional.cross_entropy(*part, ignore_index=-100, reduction="sum", label_smoothing=smoothing)

@@ -88,14 +88,14 @@ class CodeT5Config(FlatCode, T5Config):
                 require_number(name, getattr(self, name), 1)
         if self.answer_token_id is not None:
             require_number("answer_token_id", self.answer_token_id, 0)
-        # T5's buckets: half of them for each direction, half of these for distances of their own.
+        # Of T5's buckets half for each direction, half of these for distances of their own.
         if self.relative_attention_num_buckets < 4 or self.relative_attention_max_distance <= max(
             self.relative_attention_num_buckets // 2, 1
         ):
             raise ValueError(
                 f"relative_attention_num_buckets={self.relative_attention_num_buckets} and "
-                f"relative_attention_max_distance={self.relative_attention_max_distance}: give 4 buckets or more, and a "
-                f"distance above half of them."
+                f"relative_attention_max_distance={self.relative_attention_max_distance}: give 4 buckets or more, and "
+                f"a distance above half of them."
             )
         if self.dense_act_fn not in ACT2FN:
             raise ValueError(f"feed_forward_proj={self.feed_forward_proj!r}: name relu, gelu or gated-gelu.")

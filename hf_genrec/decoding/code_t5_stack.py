@@ -1,5 +1,7 @@
 """The layers of a T5 over codes, encoder or decoder."""
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -48,7 +50,7 @@ class WideFeedForward(T5LayerFF):
         super().__init__(config)
         del self.DenseReluDense
         widths = [config.d_model, *[config.d_ff] * int(config.mlp_layers or 1)]
-        self.inner = nn.ModuleList([nn.Linear(*pair) for pair in zip(widths, widths[1:], strict=False)])
+        self.inner = nn.ModuleList([nn.Linear(*pair) for pair in pairwise(widths)])
         self.outer = nn.Linear(config.d_ff, config.d_model)
         self.inner_dropout = nn.Dropout(config.dropout_rate)
 

@@ -60,7 +60,7 @@ class HistoryEncoder(CodeT5Stack):
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         embeddings = self.embed_tokens(input_ids)
         if self.separator is not None:
-            embeddings, mask = self._separated(embeddings, mask)
+            embeddings, mask = self._separated(embeddings, mask, self.separator.weight)
         if self.user_embeddings is not None:
             bins = torch.full_like(input_ids[:, 0], -1) if user_bins is None else user_bins
             users = self.user_embeddings(bins.clamp(min=0)).unsqueeze(1)
@@ -74,20 +74,21 @@ class HistoryEncoder(CodeT5Stack):
             outputs.last_hidden_state, outputs.get("hidden_states"), outputs.get("attentions"), attention_mask=mask
         )
 
-    def _separated(self, embeddings: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _separated(
+        self, embeddings: torch.Tensor, mask: torch.Tensor, separator: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings (B, n * (L + 1) + rest, d) and their mask: the separator behind each item is read as it is."""
         levels = self.config.num_levels
         size, rest = divmod(embeddings.shape[1], levels)
         if rest > 1:
             raise ValueError(
-                f"Histories of {embeddings.shape[1]} tokens are no whole items of {levels} codes: make prompts with the "
-                f"processor."
+                f"Histories of {embeddings.shape[1]} tokens are no whole items of {levels} codes: make prompts with "
+                f"the processor."
             )
         items, items_mask = embeddings[:, : size * levels], mask[:, : size * levels]
         items = items.unflatten(1, (size, levels))
         items_mask = items_mask.unflatten(1, (size, levels))
-        separator = self.separator.weight.expand(len(items), size, 1, -1)
-        items = torch.cat([items, separator], dim=2).flatten(1, 2)
+        items = torch.cat([items, separator.expand(len(items), size, 1, -1)], dim=2).flatten(1, 2)
         items_mask = torch.cat([items_mask, items_mask[:, :, -1:]], dim=2).flatten(1, 2)
         if not rest:
             return items, items_mask

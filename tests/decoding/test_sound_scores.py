@@ -1,11 +1,14 @@
 """A model with NaN in its weights does not pass for one that recommends something, or nothing; and searches end."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
 from conftest import exit_code, make_model, make_processor
 from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
+from tiny_tiger import make_tiger
 
 from hf_genrec.methods.reg4rec.reg4rec_search import js_divergence
 from hf_genrec.methods.reg4rec.set_policy import sample_paths
@@ -14,6 +17,8 @@ from hf_genrec.post_training.trie_policy import sample_items
 LINE = "hold NaN or infinity: train again"
 MODELS = {
     "trie": lambda: make_model(make_processor(), attention_dropout=0.1),
+    "seq2seq": lambda: make_tiger(make_processor(), dropout_rate=0.1),
+    "seq2seq, heads of levels": lambda: make_tiger(make_processor(), level_heads=True, item_separators=True),
     "scores": lambda: tiny_rearec(),
     "scores, depth by a rule": lambda: tiny_rearec(depth_rule="kl", depth_threshold=0.1),
     "sets": lambda: make_reg4rec(make_set_processor()),
@@ -44,7 +49,8 @@ def ways_to_ask(model) -> dict:
     if hasattr(processor, "trie"):
         legal = processor.trie_logits_processor()
         found["level"] = lambda: model.recommend(histories, k=5, normalize="level")
-        found["cache"] = lambda: model.recommend(histories, k=5, user_cache=model.user_cache())
+        if "user_cache" in inspect.signature(model.recommend_rows).parameters:
+            found["cache"] = lambda: model.recommend(histories, k=5, user_cache=model.user_cache())
         search = {"num_beams": 4, "custom_generate": processor.constrained_beam_search()}
         found["fast"] = lambda: model.generate(**inputs, **search).tolist()
         found["policy"] = lambda: sample_items(model, inputs, processor.trie, 4)[0].tolist()

@@ -226,8 +226,7 @@ class CobraForCausalLM(CobraRecommenderMixin, CobraPreTrainedModel, GenerationMi
         )
 
     def logits_at(self, states: torch.Tensor, level: int) -> torch.Tensor:
-        """[`level_logits`] at their token ids, (..., codes of all levels), -inf elsewhere, as the beam search reads
-        them."""
+        """[`level_logits`] at their token ids, (..., codes of all levels), -inf elsewhere."""
         tokens, logits = self.level_tokens(level), self.level_logits(states, level)
         return nn.functional.pad(logits, (tokens.start, self.config.num_codes - tokens.stop), value=-torch.inf)
 

@@ -15,8 +15,8 @@ class TigerConfig(CodeT5Config):
     >>> from hf_genrec.methods.tiger.modeling_tiger import TigerConfig, TigerForConditionalGeneration
 
     >>> config = TigerConfig(
-    ...     vocab_size=770, codebook_sizes=[256, 256, 256], answer_token_id=768, pad_token_id=769, d_model=128, d_ff=1024,
-    ...     d_kv=64, num_heads=6, num_layers=4,
+    ...     vocab_size=770, codebook_sizes=[256, 256, 256], answer_token_id=768, pad_token_id=769, d_model=128,
+    ...     d_ff=1024, d_kv=64, num_heads=6, num_layers=4,
     ... )
     >>> model = TigerForConditionalGeneration(config)
     ```

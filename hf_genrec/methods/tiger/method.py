@@ -16,9 +16,9 @@ def build_trainer(config):
 
 def card(config: Mapping[str, Any], num_items: int) -> Card:
     return Card(
-        about=f"A generative recommender (TIGER) over {num_items:,} items: an encoder reads a history as semantic IDs of "
-        f"{len(config['codebook_sizes'])}\ncodes, and a decoder writes the codes of the next item, under a trie, so that "
-        f"every answer is an item of the catalogue.",
+        about=f"A generative recommender (TIGER) over {num_items:,} items: an encoder reads a history as semantic IDs "
+        f"of {len(config['codebook_sizes'])}\ncodes, and a decoder writes the codes of the next item, under a trie, so "
+        f"that every answer is an item of the catalogue.",
         tags=["generative-recommendation", "semantic-ids"],
         facts={
             "codes per level": config["codebook_sizes"],

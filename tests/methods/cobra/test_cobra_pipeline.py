@@ -1,0 +1,101 @@
+"""COBRA by the same commands as the others: from somebody's own CSV to a recommendation; and a training that is
+killed."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import ITEMS, USERS, check_a_killed_training, exit_code, run_command, run_pipeline
+from safetensors.torch import load_file
+
+from hf_genrec.data.prepared import PreparedData
+from hf_genrec.method import load_model
+from hf_genrec.training.config import parse_config
+
+pytestmark = pytest.mark.libraries
+
+
+@pytest.fixture(scope="module")
+def config(own_data):
+    """The configuration of the same log with COBRA's keys in the place of CARE's, and ready-made embeddings."""
+    rng = np.random.default_rng(0)
+    np.save(own_data / "vectors.npy", rng.normal(size=(ITEMS, 6)).astype(np.float32))
+    (own_data / "vectors.ids.txt").write_text("\n".join(f"f{item:02d}" for item in range(ITEMS)) + "\n")
+    data_keys = ("source", "item_path", "user_column", "item_column", "time_column", "title_column")
+    data = [line for line in (own_data / "mine.yaml").read_text().splitlines() if line.startswith(data_keys)]
+    path = own_data / "cobra.yaml"
+    path.write_text(
+        "\n".join(data)
+        + f"""
+method: cobra
+embeddings_path: {own_data}/vectors.npy
+codebook_sizes: [4, 4]
+projection_dim: 4
+collisions: keep
+max_history: 6
+hidden_size: 16
+intermediate_size: 32
+item_embeddings: true
+output_dir: {own_data}/cobra-run
+num_train_epochs: 4
+per_device_train_batch_size: 16
+learning_rate: 0.003
+logging_steps: 1
+use_cpu: true
+"""
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(config, own_data):
+    run_pipeline(config)
+    return own_data / "cobra-run"
+
+
+def test_the_run_folder(trained):
+    assert {path.name for path in trained.iterdir()} == {"data", "semantic_ids", "checkpoints", "model", "results"}
+    assert {path.suffix for path in (trained / "model").rglob("*") if path.is_file()} == {
+        ".json", ".py", ".safetensors", ".md"
+    }  # fmt: skip
+    record = json.loads((trained / "results/training.json").read_text())
+    assert (record["num_targets"], record["steps"]) == (USERS * 6, 4 * 3)
+    assert all({"loss_sparse", "loss_dense"} <= line.keys() for line in record["log"] if "loss" in line)
+    text = load_file(trained / "model/model.safetensors")["model.items.text"]
+    assert np.array_equal(text.numpy(), np.load(trained.parent / "vectors.npy"))
+
+
+def test_evaluate_and_card(trained, monkeypatch, capsys):
+    run_command(monkeypatch, capsys, "evaluate", trained, "--split", "validation")
+    records = json.loads((trained / "results/validation.json").read_text())
+    assert list(records) == ["COBRA", "most popular", "item-kNN"]
+    training = json.loads((trained / "results/training.json").read_text())
+    ndcg = records["COBRA"]["metrics"]["ndcg@10"]["value"]
+    assert ndcg == pytest.approx(training["best_validation_ndcg@10"])
+    assert records["COBRA"]["metrics"]["invalid_share"]["value"] == 0
+    card = (trained / "model/README.md").read_text()
+    assert f"{ndcg:.4f}" in card
+    assert 'model = AutoModelForCausalLM.from_pretrained("cobra-run", trust_remote_code=True)' in card
+    assert "| retrieval | fusion, dense weight 10 |" in card
+    run_command(monkeypatch, capsys, "evaluate", trained, "--split", "validation", "--num-beams", "25")
+
+
+def test_recommend_as_a_stranger_and_with_todays_code(trained, monkeypatch, capsys):
+    out = run_command(monkeypatch, capsys, "recommend", trained, "--user", "u00", "-k", "5", "--stranger")
+    assert "opened through AutoModelForCausalLM in a process that cannot import hf_genrec" in out
+    prepared = PreparedData.load(trained / "data")
+    history = [prepared.item_ids[row] for row in prepared.sequences[prepared.user_ids.index("u00")]]
+    item_ids, scores = load_model(trained / "model").recommend(history, k=5)
+    for rank, (item_id, score) in enumerate(zip(item_ids, scores, strict=True), start=1):
+        assert f"  {rank}. Film number {int(item_id[1:])}  (item {item_id}, score {score:.2f})" in out
+    assert "has the code of today" in run_command(monkeypatch, capsys, "refresh", trained)
+
+
+def test_a_killed_training_ends_with_the_same_weights(trained, config, own_data):
+    check_a_killed_training("train", config, trained, own_data / "cobra-killed")
+
+
+def test_keys_of_other_methods_are_refused(config):
+    with pytest.raises(ValueError, match="--num_queries belongs to method: care"):
+        parse_config(str(config), ["--num_queries", "1"])
+    assert exit_code("train", "--config", config, "--retrieval", "all") == 2
