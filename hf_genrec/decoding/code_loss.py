@@ -1,12 +1,12 @@
 """The loss of codes that are written one after the other: cross-entropy with their labels, or with soft targets."""
 
-from typing import NotRequired, TypedDict
+from typing import TypedDict
 
 import torch
 from torch import nn
 
 
-class SoftTargets(TypedDict):
+class SoftTargets(TypedDict, total=False):
     """
     What the loss compares R labelled codes with, instead of their labels alone: weights of K candidate codes each.
 
@@ -14,14 +14,14 @@ class SoftTargets(TypedDict):
         tokens: (R, K) int64, the candidates. Places to spare hold any token, of log-weight -inf.
         log_weights: (R, K), logarithms of weights that add up to 1; -inf where a candidate has none.
         legal: (R, K) boolean, the candidates that some item goes on with: probabilities are a softmax over these alone,
-            of logits divided by `temperature`. Without it: over the whole vocabulary.
-        temperature: a number above 0; not read without `legal`.
+            of logits divided by `temperature`. May be left out: over the whole vocabulary.
+        temperature: a number above 0, by default 1; not read without `legal`.
     """
 
     tokens: torch.Tensor
     log_weights: torch.Tensor
-    legal: NotRequired[torch.Tensor]
-    temperature: NotRequired[float]
+    legal: torch.Tensor
+    temperature: float
 
 
 def code_loss(
