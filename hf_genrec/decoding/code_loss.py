@@ -1,27 +1,27 @@
 """The loss of codes that are written one after the other: cross-entropy with their labels, or with soft targets."""
 
-from typing import NamedTuple
+from typing import TypedDict
 
 import torch
 from torch import nn
 
 
-class SoftTargets(NamedTuple):
+class SoftTargets(TypedDict, total=False):
     """
     What the loss compares R labelled codes with, instead of their labels alone: weights of K candidate codes each.
 
     Attributes:
-        tokens: (R, K) int64, the candidates; codes of one level. Places to spare hold any token, of log-weight -inf.
+        tokens: (R, K) int64, the candidates. Places to spare hold any token, of log-weight -inf.
         log_weights: (R, K), logarithms of weights that add up to 1; -inf where a candidate has none.
         legal: (R, K) boolean, the candidates that some item goes on with: probabilities are a softmax over these alone,
-            of logits divided by `temperature`. `None`: over the whole vocabulary.
-        temperature: a number above 0; not read without `legal`.
+            of logits divided by `temperature`. May be left out: over the whole vocabulary.
+        temperature: a number above 0, by default 1; not read without `legal`.
     """
 
     tokens: torch.Tensor
     log_weights: torch.Tensor
-    legal: torch.Tensor | None = None
-    temperature: float = 1.0
+    legal: torch.Tensor
+    temperature: float
 
 
 def code_loss(
@@ -50,15 +50,15 @@ def code_loss(
         return nn.functional.cross_entropy(
             logits, labels, ignore_index=-100, reduction="sum", label_smoothing=label_smoothing
         )
-    tokens, log_weights, legal, temperature = soft_targets
+    tokens, legal = soft_targets["tokens"], soft_targets.get("legal")
     logits = logits[labels != -100]
     if len(logits) != len(tokens):
         raise ValueError(f"soft targets of {len(tokens)} codes for {len(logits)} labels: give one line per code")
     chosen = logits.gather(1, tokens)
     if legal is not None:
-        chosen = chosen.masked_fill(~legal, -torch.inf) / temperature
+        chosen = chosen.masked_fill(~legal, -torch.inf) / soft_targets.get("temperature", 1.0)
     total = (logits if legal is None else chosen).logsumexp(-1)
-    loss = total - (chosen + log_weights).logsumexp(-1)
+    loss = total - (chosen + soft_targets["log_weights"]).logsumexp(-1)
     if label_smoothing:
         mean = logits.mean(-1) if legal is None else chosen.masked_fill(~legal, 0.0).sum(-1) / legal.sum(-1)
         loss = (1 - label_smoothing) * loss + label_smoothing * (total - mean)

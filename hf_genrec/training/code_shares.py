@@ -8,87 +8,80 @@ from hf_genrec.catalogue.item_trie import ItemTrie
 
 class CodeShares:
     """
-    Of each target, level by level, how a softmax over the items below the target's prefix divides among their next
-    codes (TCA4Rec, arXiv 2601.18457, the collaborative tokenizer).
+    How, level by level, a softmax over the items below an item's prefix divides among the next codes (TCA4Rec, arXiv
+    2601.18457, the collaborative tokenizer).
 
-    Items stand in the order of their codes, in which those below a prefix are neighbours: the sums are over contiguous
-    ranges. Only the first level reads all items. All others lie below the target's first code.
+    Items stand in the order of the trie, in which those below a prefix, and its next codes, are neighbours: the sums
+    are over contiguous ranges. Only the first level reads all items. Those of the others lie below the first code.
 
     Args:
-        token_ids: (N, L) token ids of the catalogue's items. Items may share them.
+        trie: of the catalogue.
         candidates (*optional*): (C,) the rows whose scores count; by default all.
-        device: where scores will be.
 
     Attributes:
-        order (`torch.Tensor`): (C,) catalogue rows in the order in which their scores are given.
-        tokens (`torch.Tensor`): (L, K) int64, rising, the tokens that stand for the columns of each level; K is the
-            number of tokens of the level that has most. Columns to spare hold the level's last token.
+        order (`torch.Tensor`): (N,) catalogue rows in the order in which their scores are given.
+        widths (`list[int]`): per level, the most codes that a prefix goes on with.
     """
 
-    def __init__(self, token_ids: np.ndarray, candidates: np.ndarray | None = None, device="cpu"):
-        trie = ItemTrie.from_token_ids(token_ids)
-        levels = [trie.level_tokens(level) for level in range(trie.num_levels)]
-        width = max(map(len, levels))
-        self.tokens = torch.stack([torch.cat([tokens, tokens[-1:].expand(width - len(tokens))]) for tokens in levels])
-        self.trie = trie.to(device)
-        self.scored = (trie if candidates is None else trie.restrict(candidates)).to(device)
-        self.tokens, self.order = self.tokens.to(device), self.scored.items.long()
-        self._columns = self.columns(self.scored.token_ids()).T.contiguous()  # (L, C)
-        self._firsts = torch.searchsorted(self._columns[0], torch.arange(width, device=device))
+    def __init__(self, trie: ItemTrie, candidates: np.ndarray | None = None):
+        self.trie, self.order = trie, trie.items.long()
+        self.widths = trie.max_children[:-1]
+        self.nodes = self.path(trie.token_ids()).T.contiguous()  # (L, N) of every item, at levels 1..L
+        places = torch.arange(len(trie.tokens[0]), device=self.order.device)
+        self.first_items = trie.items_below(places, 1)[0]  # of each first code
+        self.closed = None
+        if candidates is not None:
+            rows = torch.from_numpy(np.asarray(candidates)).to(self.order.device)
+            self.closed = (~torch.isin(self.order, rows)).nonzero()[:, 0]
 
-    def columns(self, token_ids: torch.Tensor) -> torch.Tensor:
-        """(n, L) the columns of items given by their token ids (n, L)."""
-        return torch.searchsorted(self.tokens, token_ids.T.contiguous()).T
+    def path(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """(n, L) nodes at levels 1..L that the token ids (n, L) of items lead to."""
+        nodes, path = torch.zeros(len(token_ids), dtype=torch.long, device=token_ids.device), []
+        for level in range(self.trie.num_levels):
+            nodes = self.trie.step(nodes, token_ids[:, level], level)
+            path.append(nodes)
+        return torch.stack(path, 1)
 
-    def shares(self, scores: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+    def next_codes(self, path: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        The ranges [first, end), (n, L) each, of the nodes at levels 1..L that the prefixes of 0..L - 1 codes of items
+        go on with; `path` (n, L) as [`path`] gives it.
+        """
+        parents = torch.nn.functional.pad(path, (1, 0))[:, :-1]
+        starts = self.trie.child_starts[:-1]
+        first = torch.stack([begin[parents[:, level]] for level, begin in enumerate(starts)], 1)
+        end = torch.stack([begin[parents[:, level] + 1] for level, begin in enumerate(starts)], 1)
+        return first.long(), end.long()
+
+    def shares(self, scores: torch.Tensor, path: torch.Tensor) -> torch.Tensor:
         """
         Args:
-            scores: (C, n) of the candidates in `order`, a column per target.
-            token_ids: (n, L) of the targets, which must be candidates.
+            scores: (N, n) of the items in `order`, a column per target. Written to where items are no candidates.
+            path: (n, L) of the targets, which must be candidates.
 
         Returns:
-            (n, L, K), each line adds up to 1: what the candidates below the target's first codes have, by next code.
+            (n, sum of `widths`), level by level: what the candidates below the target's first codes have by next code,
+            in the order of the trie; 0 where there are fewer codes. Each level's add up to 1.
         """
-        count, device = len(token_ids), scores.device
-        found = scores.new_zeros(count, *self.tokens.shape)
+        device, lines = scores.device, torch.arange(len(scores), device=scores.device)
+        if self.closed is not None:
+            scores[self.closed] = -torch.inf
         weights = (scores - scores.amax(0)).exp_()
-        lines = torch.arange(len(scores), device=device)
-        # Sums of neighbouring lines; a code without candidates has none.
-        sums = torch.nn.functional.embedding_bag(lines, weights, self._firsts, mode="sum")  # (K, n)
-        found[:, 0] = (sums / sums.sum(0)).T
+        # Sums of neighbouring lines.
+        sums = torch.nn.functional.embedding_bag(lines, weights, self.first_items, mode="sum")  # (first codes, n)
+        found = [(sums / sums.sum(0)).T]
+        if len(self.widths) == 1:
+            return found[0]
 
-        ranges = self._ranges(token_ids)
-        if not ranges:
-            return found
-        first, end = ranges[0]
-        places = first[:, None] + torch.arange(int((end - first).max()), device=device)  # (n, W)
-        near = scores[places.clamp(max=len(scores) - 1), torch.arange(count, device=device)[:, None]]
-        columns = self._columns[:, places.clamp(max=len(scores) - 1)]  # (L, n, W)
-        for level, (first, end) in enumerate(ranges, start=1):
-            below = (places >= first[:, None]) & (places < end[:, None])
-            weights = near.masked_fill(~below, -torch.inf).softmax(-1)
-            found[:, level].scatter_add_(1, columns[level], weights)
-        return found
-
-    def _ranges(self, token_ids: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Where the candidates below the first 1 .. L - 1 codes stand in `order`."""
-        nodes, ranges = torch.zeros(len(token_ids), dtype=torch.long, device=token_ids.device), []
-        for level in range(token_ids.shape[1] - 1):
-            nodes = self.scored.step(nodes, token_ids[:, level], level)
-            ranges.append(self.scored.items_below(nodes, level + 1))
-        return ranges
-
-    def legal(self, token_ids: torch.Tensor) -> torch.Tensor:
-        """
-        (n, L, K) boolean: the codes that any item of the catalogue, candidate or not, goes on with after the first
-        codes of the targets (n, L).
-        """
-        found = torch.zeros(len(token_ids), *self.tokens.shape, dtype=torch.bool, device=token_ids.device)
-        nodes = torch.zeros(len(token_ids), dtype=torch.long, device=token_ids.device)
-        for level in range(token_ids.shape[1]):
-            tokens, _, mask = self.trie.allowed(nodes, level)
-            line, place = (mask == 0).nonzero(as_tuple=True)
-            column = torch.searchsorted(self.tokens[level], tokens[line, place].long())
-            found[line, level, column] = True
-            nodes = self.trie.step(nodes, token_ids[:, level], level)
-        return found
+        firsts, _ = self.next_codes(path)
+        start, end = self.trie.items_below(path[:, 0], 1)
+        places = start[:, None] + torch.arange(int((end - start).max()), device=device)  # (n, W)
+        is_below, places = places < end[:, None], places.clamp(max=len(scores) - 1)
+        near = scores[places, torch.arange(len(path), device=device)[:, None]]
+        nodes = self.nodes[:, places]  # (L, n, W)
+        for level, width in enumerate(self.widths[1:], start=1):
+            below = is_below & (nodes[level - 1] == path[:, level - 1 : level])
+            code = torch.where(below, nodes[level] - firsts[:, level : level + 1], 0)
+            of_level = near.masked_fill(~below, -torch.inf).softmax(-1)
+            found.append(scores.new_zeros(len(path), width).scatter_add_(1, code, of_level))
+        return torch.cat(found, 1)

@@ -22,80 +22,72 @@ from hf_genrec.training.trainer import GenRecTrainer
 
 logger = logging.getLogger(__name__)
 
-BATCH = 256  # histories that the recommender reads at a time
-
 
 class SoftTargetMaker:
     """
-    Makes the [`SoftTargets`] of batches: 1 - `weight` on the label, `weight` on all codes as a recommender has them.
+    Makes the [`SoftTargets`] of batches: 1 - `weight` on the label, `weight` on all codes by their shares.
 
     Args:
-        shares: of the catalogue's codes.
-        token_ids: (N, L) token ids of the catalogue's items.
-        targets: (T,) catalogue rows of the training targets.
-        states, item_vectors: (T, d) of the targets' histories and (N, d) of the items; a recommender's scores are their
-            products. `None` with a weight of 0, which leaves the labels as they are.
-        temperature: the scores are divided by it.
+        codes: of the catalogue.
+        token_ids: (T, L) of the training targets.
+        shares: (T, sum of `codes.widths`) of the training targets; `None` with a weight of 0.
+        weight: from 0, the label alone, to 1.
         legal_temperature: that of a softmax over legal codes only; `None` for one over the whole vocabulary.
     """
 
     def __init__(
         self,
-        shares: CodeShares,
+        codes: CodeShares,
         token_ids: torch.Tensor,
-        targets: torch.Tensor,
-        states: torch.Tensor | None = None,
-        item_vectors: torch.Tensor | None = None,
+        shares: torch.Tensor | None = None,
         weight: float = 0.0,
-        temperature: float = 1.0,
         legal_temperature: float | None = None,
     ):
-        self.shares, self.token_ids, self.targets = shares, token_ids, targets
-        self.columns = shares.columns(token_ids)  # (N, L)
-        self.states = None if states is None else states / temperature
-        self.item_vectors = None if item_vectors is None else item_vectors[shares.order]  # (C, d)
-        self.weight, self.legal_temperature = weight, legal_temperature
+        self.codes, self.path = codes, codes.path(token_ids)
+        self.shares, self.weight, self.legal_temperature = shares, weight, legal_temperature
 
-    @torch.no_grad()
     def __call__(self, numbers: torch.Tensor) -> SoftTargets:
         """
         Of the L codes of each target, target by target.
 
         Args:
-            numbers: (n,) places in `targets`.
+            numbers: (n,) places among the training targets.
         """
-        rows = self.targets[numbers]
-        token_ids = self.token_ids[rows]  # (n, L)
-        shape = (len(rows), *self.shares.tokens.shape)
-        weights = torch.zeros(shape, dtype=torch.float32 if self.states is None else self.states.dtype).to(rows.device)
-        if self.states is not None and self.item_vectors is not None:
-            size = max(1, MAX_SCORES // len(self.item_vectors))
-            for start in range(0, len(rows), size):
-                part = slice(start, start + size)
-                with torch.autocast(rows.device.type, enabled=False):
-                    scores = self.item_vectors @ self.states[numbers[part]].T  # (C, n)
-                weights[part] = self.weight * self.shares.shares(scores, token_ids[part])
+        trie, widths = self.codes.trie, self.codes.widths
+        path = self.path[numbers]
+        first, end = self.codes.next_codes(path)  # (n, L)
+        weights = torch.zeros(*path.shape, max(widths), dtype=None if self.shares is None else self.shares.dtype)
+        if self.shares is not None:
+            for level, part in enumerate(self.shares[numbers].split(widths, 1)):
+                torch.mul(part, self.weight, out=weights[:, level, : widths[level]])
         label = torch.full_like(weights[..., :1], 1 - self.weight)
-        weights.scatter_add_(2, self.columns[rows][..., None], label)
-        legal = None if self.legal_temperature is None else self.shares.legal(token_ids).flatten(0, 1)
-        tokens = self.shares.tokens.expand(shape).flatten(0, 1)
-        return SoftTargets(tokens, weights.log_().flatten(0, 1), legal, self.legal_temperature or 1.0)
+        weights.scatter_add_(2, (path - first)[..., None], label)
+        nodes = first[..., None] + torch.arange(max(widths))  # behind the end those of others, without weight
+        tokens = torch.stack(
+            [of_level[nodes[:, level].clamp(max=len(of_level) - 1)] for level, of_level in enumerate(trie.tokens)], 1
+        )
+        made: SoftTargets = {"tokens": tokens.long().flatten(0, 1), "log_weights": weights.log_().flatten(0, 1)}
+        if self.legal_temperature is not None:
+            made["legal"] = (nodes < end[..., None]).flatten(0, 1)
+            made["temperature"] = self.legal_temperature
+        return made
 
 
-class NumberedTargets:
+class SoftTargetCollator:
     """
-    A collator whose batches say which training targets they hold.
+    A collator whose batches have `soft_targets`, too.
 
     Args:
-        collator: of examples with `target_numbers`.
+        collator: of examples with `target_numbers`; its labels are the codes of these, one target after the other.
+        maker: of the soft targets.
     """
 
-    def __init__(self, collator: Callable):
-        self.collator = collator
+    def __init__(self, collator: Callable, maker: SoftTargetMaker):
+        self.collator, self.maker = collator, maker
 
     def __call__(self, examples: Sequence[dict]) -> dict[str, Any]:
         numbers = np.concatenate([np.atleast_1d(example["target_numbers"]) for example in examples])
-        return {**self.collator(examples), "target_numbers": torch.from_numpy(numbers)}
+        return {**self.collator(examples), "soft_targets": self.maker(torch.from_numpy(numbers))}
 
 
 def set_soft_targets(trainer: GenRecTrainer) -> None:
@@ -106,48 +98,40 @@ def set_soft_targets(trainer: GenRecTrainer) -> None:
     training sequences alone are candidates: others have no vector that was learned.
 
     Raises:
-        FileNotFoundError, ValueError: for a run without a recommender of all items by products of vectors, or one of
-            another catalogue.
+        ValueError: for a run without a recommender that scores all items by products of vectors, or of another
+            catalogue.
     """
     arguments = cast(GenRecTrainingArguments, trainer.args)
     legal_temperature = arguments.legal_codes_temperature if arguments.legal_codes_only else None
-    run, weight = arguments.soft_targets_run, arguments.soft_targets_weight
-    weight = 0.0 if run is None else weight
+    run = arguments.soft_targets_run
+    weight = 0.0 if run is None else arguments.soft_targets_weight
     if not weight and legal_temperature is None:
         return
-    start, device = time.perf_counter(), arguments.device
+    start = time.perf_counter()
     processor = trainer.accelerator.unwrap_model(trainer.model).processor
     sequences = cast(Any, trainer.train_dataset).sequences
     users, positions = target_positions(sequences, cast(Targets, arguments.targets))
     targets = np.array([sequences[user][position] for user, position in zip(users, positions, strict=True)])
+    token_ids = torch.from_numpy(processor.token_ids[targets])
     report: dict[str, Any] = {"legal_codes_only": arguments.legal_codes_only}
     if legal_temperature is not None:
         report["legal_codes_temperature"] = legal_temperature
-    states = vectors = candidates = None
+    codes, shares = CodeShares(processor.trie), None
     if run is not None and weight:
-        model = open_recommender(run, processor.item_ids).to(device)
-        candidates = np.unique(np.concatenate(sequences))
+        temperature, candidates = arguments.soft_targets_temperature, np.unique(np.concatenate(sequences))
+        model = open_recommender(run, processor.item_ids).to(arguments.device)
         longest = model.processor.max_history
         histories = [
             sequences[user][max(position - longest, 0) : position]
             for user, position in zip(users, positions, strict=True)
         ]
-        states, vectors = user_states(model, histories)
+        shares = recommender_shares(model, histories, token_ids, processor.trie, candidates, temperature)
         report |= {"run": run, "recommender": weights_fingerprint(recommender_folder(run, "soft_targets_run"))}
-        report |= {"weight": weight, "temperature": arguments.soft_targets_temperature, "candidates": len(candidates)}
-    trainer.soft_targets = SoftTargetMaker(
-        CodeShares(processor.token_ids, candidates, device),
-        torch.from_numpy(processor.token_ids).to(device),
-        torch.from_numpy(targets).to(device),
-        states,
-        vectors,
-        weight,
-        arguments.soft_targets_temperature,
-        legal_temperature,
-    )
-    trainer.data_collator = NumberedTargets(trainer.data_collator)
+        report |= {"weight": weight, "temperature": temperature, "candidates": len(candidates)}
+    maker = SoftTargetMaker(codes, token_ids, shares, weight, legal_temperature)
+    trainer.data_collator = SoftTargetCollator(trainer.data_collator, maker)
     trainer.soft_targets_report = report | {"seconds": time.perf_counter() - start}
-    logger.info("soft targets of %s codes, made in %.0f s", f"{len(targets):,}", time.perf_counter() - start)
+    logger.info("soft targets of %s items made in %.0f s", f"{len(targets):,}", time.perf_counter() - start)
 
 
 def open_recommender(run: str, item_ids: list[str]) -> Any:
@@ -155,7 +139,7 @@ def open_recommender(run: str, item_ids: list[str]) -> Any:
     The model of a run, whose scores of items are products of vectors.
 
     Raises:
-        FileNotFoundError, ValueError: if there is none, or it is of other items.
+        ValueError: if there is none, or it is of other items.
     """
     folder = recommender_folder(run, "soft_targets_run")
     model = load_model(folder)
@@ -168,21 +152,39 @@ def open_recommender(run: str, item_ids: list[str]) -> Any:
 
 
 @torch.no_grad()
-def user_states(model: Any, histories: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+def recommender_shares(
+    model: Any,
+    histories: Sequence[np.ndarray],
+    token_ids: torch.Tensor,
+    trie: Any,
+    candidates: np.ndarray,
+    temperature: float,
+) -> torch.Tensor:
     """
-    What a recommender knows of histories of catalogue rows, (T, d), and of its items, (N, d): scores are products.
+    What a recommender gives to the next codes of targets, (T, sum of widths) as [`CodeShares.shares`] has it.
+
+    Args:
+        histories: catalogue rows before each of T targets.
+        token_ids: (T, L) of the targets.
+        candidates: the rows whose scores count.
+        temperature: scores are divided by it.
 
     Raises:
-        ValueError: for numbers that are none.
+        ValueError: for scores that are no numbers.
     """
+    device = model.device
+    codes = CodeShares(trie.to(device), candidates)
+    found = torch.empty(len(histories), sum(codes.widths))
+    size = min(256, max(1, MAX_SCORES // len(codes.order)))
     by_length = np.argsort([len(history) for history in histories], kind="stable")  # little of a batch is padding
     with evaluation_mode(model):
         vectors = model.item_vectors()
-        states = torch.empty(len(histories), vectors.shape[1], device=vectors.device)
-        for start in range(0, len(histories), BATCH):
-            batch = by_length[start : start + BATCH]
+        scored = vectors[codes.order].float()
+        for start in range(0, len(histories), size):
+            batch = by_length[start : start + size]
             inputs = model.processor.prompts([histories[place] for place in batch])
-            inputs = {name: tensor.to(vectors.device) for name, tensor in inputs.items()}
-            found = model.user_vectors(**inputs, item_vectors=vectors).float()
-            states[torch.from_numpy(batch).to(vectors.device)] = found
-    return require_sound(model, states), vectors[: len(model.processor.item_ids)].float()
+            inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+            states = model.user_vectors(**inputs, item_vectors=vectors).float()
+            scores = scored @ (require_sound(model, states) / temperature).T
+            found[batch] = codes.shares(scores, codes.path(token_ids[batch].to(device))).cpu()
+    return found

@@ -1,7 +1,7 @@
 """The transformers `Trainer` for generative recommenders: grouped by length, evaluated by constrained generation."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -82,12 +82,10 @@ class GenRecTrainer(Trainer):
 
     Attributes:
         lineage: what the training is made from, which is written into its checkpoints.
-        soft_targets: from the numbers of a batch's targets to what the model compares their codes with (see
-            `hf_genrec.training.soft_targets`), and the report of it.
+        soft_targets_report: what the codes are compared with beside their labels, if anything.
     """
 
     lineage: Mapping[str, Any] | None = None
-    soft_targets: Callable[[torch.Tensor], Any] | None = None
     soft_targets_report: Mapping[str, Any] | None = None
 
     def __init__(self, *args, eval_k: int = 10, **kwargs):
@@ -126,13 +124,6 @@ class GenRecTrainer(Trainer):
         if self.args.world_size > 1:
             rows = self.accelerator.gather(rows)
         return rows.sum() * labels_per_row
-
-    def compute_loss(self, model, inputs, *args, **kwargs):
-        if self.soft_targets is not None:
-            inputs = {name: value for name, value in inputs.items() if name != "target_numbers"} | {
-                "soft_targets": self.soft_targets(inputs["target_numbers"])
-            }
-        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def training_step(self, *args, **kwargs):
         """

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_rearec import tiny_rearec
 
+from hf_genrec.catalogue.item_trie import ItemTrie
 from hf_genrec.catalogue.processing_rows import ItemProcessor
 from hf_genrec.data.collator import NextItemCollator, PackedCollator
 from hf_genrec.data.examples import NextItemExamples
@@ -22,7 +23,12 @@ from hf_genrec.decoding.code_loss import SoftTargets, code_loss
 from hf_genrec.method import load_method, load_model, methods
 from hf_genrec.training.arguments import GenRecTrainingArguments
 from hf_genrec.training.code_shares import CodeShares
-from hf_genrec.training.soft_targets import NumberedTargets, SoftTargetMaker, set_soft_targets, user_states
+from hf_genrec.training.soft_targets import (
+    SoftTargetCollator,
+    SoftTargetMaker,
+    recommender_shares,
+    set_soft_targets,
+)
 from hf_genrec.training.trainer import GenRecTrainer
 
 pytestmark = pytest.mark.libraries
@@ -78,14 +84,15 @@ def test_it_is_the_sum_over_all_items(token_ids, alpha, beta, smoothing, legal_t
     logits = 3 * torch.randn(len(targets), levels, 6, dtype=torch.float64, generator=generator)
 
     table = torch.tensor(token_ids)
-    shares = CodeShares(table.numpy(), np.array(candidates))
-    maker = SoftTargetMaker(
-        shares, table, torch.tensor(targets), states, vectors, alpha, beta, legal_temperature=legal_temperature
-    )
+    codes, of_targets = CodeShares(ItemTrie.from_token_ids(table), np.array(candidates)), table[targets]
+    shares = codes.shares(vectors[codes.order] @ states.T / beta, codes.path(of_targets))
+    maker = SoftTargetMaker(codes, of_targets, shares, alpha, legal_temperature)
     order = torch.randperm(len(targets), generator=generator)
     made = maker(order)
-    torch.testing.assert_close(made.log_weights.exp().sum(-1), torch.ones(len(targets) * levels, dtype=torch.float64))
-    found = code_loss(logits[order], table[targets][order], smoothing, made)
+    torch.testing.assert_close(
+        made["log_weights"].exp().sum(-1), torch.ones(len(targets) * levels, dtype=torch.float64)
+    )
+    found = code_loss(logits[order], of_targets[order], smoothing, made)
     scores = (states @ vectors.T / beta).tolist()
     expected = sum(
         loss_item_by_item(
@@ -97,12 +104,17 @@ def test_it_is_the_sum_over_all_items(token_ids, alpha, beta, smoothing, legal_t
 
 
 def test_by_hand():
-    """Three items, codes 0 0, 0 1 and 1 0, at even odds: two thirds go on with code 0, and half of those with 1."""
-    shares = CodeShares(np.array([[0, 2], [0, 3], [1, 2]]))
+    """Three items, codes 0 2, 0 3 and 1 2, at even odds: two thirds go on with code 0, and half of those with 3."""
+    codes = CodeShares(ItemTrie.from_token_ids([[0, 2], [0, 3], [1, 2]]))
     token_ids = torch.tensor([[0, 3], [1, 2]])
-    found = shares.shares(torch.zeros(3, 2), token_ids)
-    torch.testing.assert_close(found, torch.tensor([[[2, 1], [1.5, 1.5]], [[2, 1], [3, 0]]]) / 3)
-    assert shares.legal(token_ids).tolist() == [[[True, True], [True, True]], [[True, True], [True, False]]]
+    shares = codes.shares(torch.zeros(3, 2), codes.path(token_ids))
+    torch.testing.assert_close(shares, torch.tensor([[2, 1, 1.5, 1.5], [2, 1, 3, 0]]) / 3)
+    made = SoftTargetMaker(codes, token_ids, shares, 0.3, 1.0)(torch.tensor([1, 0]))
+    expected = torch.tensor([[0.2, 0.8], [1, 0], [0.9, 0.1], [0.15, 0.85]])  # of items 1 2, then 0 3
+    torch.testing.assert_close(made["log_weights"].exp(), expected)
+    assert made["legal"].tolist() == [[True, True], [True, False], [True, True], [True, True]]
+    assert made["tokens"][[0, 2, 3]].tolist() == [[0, 1], [0, 1], [2, 3]]
+    assert made["tokens"][1, 0] == 2
 
 
 def test_without_weight_it_is_the_cross_entropy():
@@ -110,10 +122,10 @@ def test_without_weight_it_is_the_cross_entropy():
     generator = torch.Generator().manual_seed(0)
     token_ids = torch.tensor([[0, 2], [0, 3], [1, 2]])
     logits, labels = torch.randn(3, 2, 5, generator=generator), token_ids
-    shares = CodeShares(token_ids.numpy())
-    plain = SoftTargetMaker(shares, token_ids, torch.arange(3))(torch.arange(3))
+    codes = CodeShares(ItemTrie.from_token_ids(token_ids))
+    plain = SoftTargetMaker(codes, token_ids)(torch.arange(3))
     torch.testing.assert_close(code_loss(logits, labels, 0.1, plain), code_loss(logits, labels, 0.1))
-    legal = SoftTargetMaker(shares, token_ids, torch.arange(3), legal_temperature=2.0)(torch.arange(3))
+    legal = SoftTargetMaker(codes, token_ids, legal_temperature=2.0)(torch.arange(3))
     closed = torch.full_like(logits, -torch.inf)
     for place in ((..., 0, [0, 1]), (0, 1, [2, 3]), (1, 1, [2, 3]), (2, 1, [2])):
         closed[place] = logits[place] / 2
@@ -124,14 +136,15 @@ def test_the_gradient_leans_to_what_both_find_likely():
     """P - q, q the weights times P, scaled to 1 (TCA4Rec, section 2 of the loss)."""
     logits = torch.tensor([[0.3, -0.2, 1.0, 0.1]], requires_grad=True)
     weights = torch.tensor([[0.7, 0.2, 0.1]])
-    code_loss(logits, torch.tensor([0]), 0.0, SoftTargets(torch.tensor([[0, 1, 3]]), weights.log())).backward()
+    made: SoftTargets = {"tokens": torch.tensor([[0, 1, 3]]), "log_weights": weights.log()}
+    code_loss(logits, torch.tensor([0]), 0.0, made).backward()
     probabilities = logits.detach().softmax(-1)
     leaning = torch.tensor([[0.7, 0.2, 0.0, 0.1]]) * probabilities
     torch.testing.assert_close(logits.grad, probabilities - leaning / leaning.sum())
 
 
 def test_other_codes_than_are_labelled_are_refused():
-    made = SoftTargets(torch.zeros(2, 1, dtype=torch.long), torch.zeros(2, 1))
+    made: SoftTargets = {"tokens": torch.zeros(2, 1, dtype=torch.long), "log_weights": torch.zeros(2, 1)}
     with pytest.raises(ValueError, match="soft targets of 2 codes for 3 labels"):
         code_loss(torch.zeros(4, 5), torch.tensor([0, 1, -100, 2]), 0.0, made)
 
@@ -148,14 +161,11 @@ def a_maker(processor, targets, legal_temperature=None):
     if targets == "last":
         users = np.flatnonzero([len(user) for user in USERS])
         positions = np.array([len(USERS[user]) - 1 for user in users])
-    generator = torch.Generator().manual_seed(0)
-    token_ids = torch.from_numpy(processor.token_ids)
-    rows = torch.tensor([USERS[user][position] for user, position in zip(users, positions, strict=True)])
-    states, vectors = torch.randn(len(rows), 5, generator=generator), torch.randn(40, 5, generator=generator)
-    maker = SoftTargetMaker(
-        CodeShares(processor.token_ids), token_ids, rows, states, vectors, 0.3, legal_temperature=legal_temperature
-    )
-    return maker, len(rows)
+    rows = [USERS[user][position] for user, position in zip(users, positions, strict=True)]
+    token_ids, codes = torch.from_numpy(processor.token_ids[rows]), CodeShares(processor.trie)
+    scores = torch.randn(40, len(rows), generator=torch.Generator().manual_seed(0))
+    shares = codes.shares(scores, codes.path(token_ids))
+    return SoftTargetMaker(codes, token_ids, shares, 0.3, legal_temperature), token_ids
 
 
 @pytest.mark.parametrize("targets", ["all", "last"])
@@ -163,33 +173,34 @@ def a_maker(processor, targets, legal_temperature=None):
 def test_packed_rows_have_the_loss_of_a_row_per_target(targets, legal_temperature):
     processor = make_processor(max_history=HISTORY)
     model = make_model(processor)
-    maker, count = a_maker(processor, targets, legal_temperature)
+    maker, token_ids = a_maker(processor, targets, legal_temperature)
     packed = PackedExamples(USERS, targets, HISTORY, processor.num_levels, row_tokens=40)
     rows = NextItemExamples(USERS, targets, HISTORY)
     losses = []
     for examples, collator in ((packed, PackedCollator(processor)), (rows, NextItemCollator(processor))):
-        batch = NumberedTargets(collator)([examples[i] for i in range(len(examples))])
-        numbers = batch.pop("target_numbers")
-        assert sorted(numbers.tolist()) == list(range(count))
-        labels = batch["labels"][batch["labels"] >= 0].view(-1, processor.num_levels)
-        assert torch.equal(labels, maker.token_ids[maker.targets[numbers]])
-        losses.append(model(**batch, soft_targets=maker(numbers)).loss)
+        rows_of_batch = [examples[i] for i in range(len(examples))]
+        numbers = np.concatenate([np.atleast_1d(row["target_numbers"]) for row in rows_of_batch])
+        assert sorted(numbers) == list(range(len(token_ids)))
+        batch = SoftTargetCollator(collator, maker)(rows_of_batch)
+        assert torch.equal(batch["labels"][batch["labels"] >= 0].view(-1, processor.num_levels), token_ids[numbers])
+        losses.append(model(**batch).loss)
+        del batch["soft_targets"]
         assert losses[-1] != model(**batch).loss
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-6)
 
 
-def test_scores_of_many_items_are_made_in_parts(monkeypatch):
-    maker, count = a_maker(make_processor(), "all")
-    whole = maker(torch.arange(count))
-    monkeypatch.setattr("hf_genrec.training.soft_targets.MAX_SCORES", 100)
-    torch.testing.assert_close(maker(torch.arange(count)), whole)
-
-
-def test_states_and_vectors_give_the_recommenders_scores():
-    model = tiny_rearec()
+def test_shares_are_those_of_the_recommenders_scores(monkeypatch):
+    model, processor = tiny_rearec(), make_processor(num_items=30)
     histories = [np.array(history) for history in ([1, 2, 3], [], [5], [7, 1, 2, 9])]
-    states, vectors = user_states(model, histories)
-    torch.testing.assert_close(states @ vectors.T, model.score_rows(histories, np.arange(30)))
+    token_ids = torch.from_numpy(processor.token_ids[[4, 1, 29, 4]])
+    codes = CodeShares(processor.trie, np.arange(1, 30))
+    scores = model.score_rows(histories, codes.order.numpy()).T / 2
+    expected = codes.shares(scores.clone(), codes.path(token_ids))
+    found = [recommender_shares(model, histories, token_ids, processor.trie, np.arange(1, 30), 2.0)]
+    monkeypatch.setattr("hf_genrec.training.soft_targets.MAX_SCORES", 60)  # two histories at a time
+    found.append(recommender_shares(model, histories, token_ids, processor.trie, np.arange(1, 30), 2.0))
+    for shares in found:
+        torch.testing.assert_close(shares, expected)
 
 
 def a_trainer(folder, sequences, recommender, **keys):
@@ -235,27 +246,22 @@ def test_no_validation_or_test_item_enters(tmp_path):
         trainer, asked = a_trainer(tmp_path / name, prepared.train_sequences(), tiny_rearec())
         prefixes = {tuple(user[max(place - 9, 0) : place]) for user in train for place in range(len(user))}
         assert {tuple(history) for history in asked} == prefixes
-        maker = trainer.soft_targets
-        assert maker.targets.tolist() == np.concatenate(train).tolist()
-        assert set(maker.shares.order.tolist()) == set(np.concatenate(train).tolist())
-        made.append(maker(torch.arange(len(maker.targets))))
-    for one, other in zip(made[0][:2], made[1][:2], strict=True):
-        assert torch.equal(one, other)
+        assert trainer.soft_targets_report["candidates"] == len(set(np.concatenate(train)))
+        made.append(trainer.data_collator.maker(torch.arange(sum(map(len, train)))))
+    assert torch.equal(made[0]["log_weights"], made[1]["log_weights"])
 
 
 def test_an_item_without_training_interactions_has_no_share(tmp_path):
     trainer, _ = a_trainer(tmp_path, [np.arange(12)], tiny_rearec(), soft_targets_weight=1.0)
-    made = trainer.soft_targets(torch.arange(12))
-    processor = trainer.model.processor
-    first = made.log_weights.view(12, 3, -1)[:, 0].exp() > 0
-    trained = set(processor.token_ids[:12, 0].tolist())
-    assert {int(token) for token in made.tokens.view(12, 3, -1)[:, 0][first]} == trained
+    made, processor = trainer.data_collator.maker(torch.arange(12)), trainer.model.processor
+    tokens, weights = (made[name].view(12, 3, -1)[:, 0] for name in ("tokens", "log_weights"))
+    assert set(tokens[weights.exp() > 0].tolist()) == set(processor.token_ids[:12, 0].tolist())
+    assert set(processor.token_ids[:, 0]) > set(processor.token_ids[:12, 0])
 
 
 def test_a_weight_of_zero_asks_nobody(tmp_path):
     trainer, asked = a_trainer(tmp_path, [np.arange(12)], tiny_rearec(), soft_targets_weight=0.0)
     assert asked == []
-    assert trainer.soft_targets is None
     assert isinstance(trainer.data_collator, NextItemCollator)
 
 

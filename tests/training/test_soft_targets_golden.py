@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hf_genrec.decoding.code_loss import SoftTargets, code_loss
+from hf_genrec.catalogue.item_trie import ItemTrie
+from hf_genrec.decoding.code_loss import code_loss
 from hf_genrec.training.code_shares import CodeShares
 from hf_genrec.training.soft_targets import SoftTargetMaker
 
@@ -25,27 +26,19 @@ def computed(folder, facts):
     expected = load_file(folder / "outputs.safetensors")
     token_ids = inputs["item_tokens"][1:]
     token_ids = token_ids.clamp(min=0)  # the padding of the inputs, no item's token
-    shares = CodeShares(token_ids.numpy())
-    targets = inputs["target_item"] - 1
-    # States that are the scores, item vectors that are the axes: the products are the scores, bit for bit.
-    maker = SoftTargetMaker(
-        shares,
-        token_ids,
-        targets,
-        states=inputs["cf_scores_f64"][:, 1:],
-        item_vectors=torch.eye(len(token_ids), dtype=torch.float64),
-        weight=config["alpha"],
-        temperature=config["beta"],
-        legal_temperature=config["tau"] if config["use_msl"] else None,
-    )
+    codes = CodeShares(ItemTrie.from_token_ids(token_ids))
+    of_targets = token_ids[inputs["target_item"] - 1]
+    scores = inputs["cf_scores_f64"][:, 1:].T[codes.order] / config["beta"]
+    shares = codes.shares(scores, codes.path(of_targets))
+    legal_temperature = config["tau"] if config["use_msl"] else None
+    maker = SoftTargetMaker(codes, of_targets, shares, config["alpha"], legal_temperature)
     rows, positions, gold = expected["steps"].T
     levels = positions - positions.new_tensor([positions[rows == row].min() for row in rows])
-    made = maker(torch.arange(len(targets)))
+    made = maker(torch.arange(len(of_targets)))
     is_scored = positions < inputs["input_ids"].shape[1] - 2
     places = (rows * token_ids.shape[1] + levels)[is_scored]
-    scored = SoftTargets(
-        *(None if tensor is None else tensor[places] for tensor in made[:3]), temperature=made.temperature
-    )
+    scored = {name: made[name][places] for name in made if name != "temperature"}
+    scored["temperature"] = legal_temperature or 1.0
 
     logits = inputs["logits_f64"].clone().requires_grad_()
     labels = torch.full(logits.shape[:2], -100)
@@ -53,10 +46,10 @@ def computed(folder, facts):
     loss = code_loss(logits, labels, soft_targets=scored) / is_scored.sum()
     loss.backward()
 
-    distribution = torch.zeros(len(rows), config["vocab"], dtype=torch.float64)
-    scores = inputs["cf_scores_f64"][:, 1:].T[shares.order]
-    of_steps = shares.shares(scores / config["beta"], token_ids[targets])[rows, levels]
-    distribution.scatter_add_(1, shares.tokens[levels], of_steps)
+    only = SoftTargetMaker(codes, of_targets, shares, 1.0)(torch.arange(len(of_targets)))
+    distribution = torch.zeros(len(of_targets) * token_ids.shape[1], config["vocab"], dtype=torch.float64)
+    distribution.scatter_add_(1, only["tokens"], only["log_weights"].exp())
+    distribution = distribution[rows * token_ids.shape[1] + levels]
     return {
         "loss": (loss.detach(), torch.tensor(facts["loss_f64"], dtype=torch.float64)),
         "gradient": (logits.grad, expected["f64/grad_logits"]),
