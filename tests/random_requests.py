@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow
 import torch
 from conftest import make_model, make_processor
+from tiny_ensemble import tiny_ensemble
 from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
 
@@ -48,6 +49,8 @@ def make_models() -> dict[str, object]:
         "trie, shared codes": make_model(processors[1], num_queries=[1, 1]),
         "scores": tiny_rearec(),
         "scores, depth by a rule": tiny_rearec(depth_rule="kl", depth_threshold=0.1),
+        "added up": tiny_ensemble(),
+        "added up, scores": tiny_ensemble(searching=0),
         "sets": make_reg4rec(sets[0]),
         "sets, shared codes": make_reg4rec(sets[1]),
         "sets in order": make_reg4rec(sets[0], code_order="fixed"),
