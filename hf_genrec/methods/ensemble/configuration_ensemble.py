@@ -17,8 +17,6 @@ class EnsembleConfig(FlatCode, PreTrainedConfig):
     Args:
         members (`list[str]`): folders below the model's own, each a saved model that opens by itself.
         member_types (`list[str]`): their `model_type`.
-        searches (`list[bool]`): whether a member finds its items by a search whose scores are log-probabilities. The
-            others score every item, and the log-softmax over all of them is what is added up.
         weights (`list[float]`): what the members' scores are multiplied with. A member of weight 0 is not asked.
         num_candidates (`int`): items that each member offers.
         num_items (`int`): the catalogue's.
@@ -30,7 +28,6 @@ class EnsembleConfig(FlatCode, PreTrainedConfig):
 
     members: list[str] = field(default_factory=lambda: ["member_1"])
     member_types: list[str] = field(default_factory=lambda: [""])
-    searches: list[bool] = field(default_factory=lambda: [False])
     weights: list[float] = field(default_factory=lambda: [1.0])
     num_candidates: int = 100
     num_items: int = 1
@@ -50,7 +47,7 @@ class EnsembleConfig(FlatCode, PreTrainedConfig):
         self._check()
 
     def _check(self):
-        lists = {name: getattr(self, name) for name in ("members", "member_types", "searches", "weights")}
+        lists = {name: getattr(self, name) for name in ("members", "member_types", "weights")}
         for name, values in lists.items():
             if not isinstance(values, list) or len(values) != len(self.members) or not values:
                 raise ValueError(f"{name}={values!r}: give one for each of the members, at least 1.")
@@ -62,8 +59,6 @@ class EnsembleConfig(FlatCode, PreTrainedConfig):
         for name in self.member_types:
             if not isinstance(name, str) or not re.fullmatch(r"\w*", name, re.ASCII):
                 raise ValueError(f"member_types: {name!r} is no type of a model.")
-        if not all(isinstance(value, bool) for value in self.searches):
-            raise ValueError(f"searches={self.searches!r}: give true or false for each member.")
         for value in self.weights:
             require_number("weights", value, 0, LARGEST_WEIGHT, whole=False)
         if not any(self.weights):

@@ -5,7 +5,6 @@ from typing import Any
 
 from hf_genrec.catalogue.processing_rows import ItemProcessor
 from hf_genrec.data.prepared import EvaluationSplit
-from hf_genrec.method import load_method
 from hf_genrec.methods.ensemble.choose_weights import choose_weights
 from hf_genrec.methods.ensemble.configuration_ensemble import EnsembleConfig
 from hf_genrec.methods.ensemble.modeling_ensemble import EnsembleForNextItem
@@ -27,7 +26,6 @@ def build_ensemble(models: Sequence[Any], num_candidates: int = 100) -> Ensemble
     config = EnsembleConfig(
         members=[f"member_{place + 1}" for place in range(len(members))],
         member_types=[member.config.model_type for member in members],
-        searches=["num_beams" in load_method(member.config.model_type).search_options for member in members],
         weights=[1.0] * len(members),
         num_candidates=num_candidates,
         num_items=len(first.item_ids),

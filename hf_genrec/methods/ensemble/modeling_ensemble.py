@@ -1,5 +1,6 @@
 """Several trained recommenders as one: the sum of their scores, each multiplied with a weight."""
 
+import inspect
 import os
 import shutil
 from collections.abc import Sequence
@@ -88,6 +89,11 @@ class EnsembleForNextItem(ProcessorCarrier):
 
     # ---- scores ----
 
+    @property
+    def searches(self) -> list[bool]:
+        """Of each member, whether it finds its items by a search, whose beams an argument names."""
+        return ["num_beams" in inspect.signature(member.recommend_rows).parameters for member in self.members]
+
     def candidates(
         self,
         histories: Sequence[np.ndarray],
@@ -115,7 +121,7 @@ class EnsembleForNextItem(ProcessorCarrier):
         allowed = self._allowed(histories, exclude_seen, candidates)
         for place, number in enumerate(members):
             member: Any = self.members[number]
-            if self.config.searches[number]:
+            if self.searches[number]:
                 cache = {"user_cache": user_cache} if user_cache is not None and number == self._keeping() else {}
                 found = member.recommend_rows(histories, count, exclude_seen, candidates, num_beams=count, **cache)
                 rows, values = (torch.from_numpy(array).to(self.device) for array in found)
@@ -131,13 +137,14 @@ class EnsembleForNextItem(ProcessorCarrier):
                     offered[place].scatter_(1, columns, best > -torch.inf)
         line, row = offered.any(0).nonzero(as_tuple=True)
         counts = torch.bincount(line, minlength=len(histories))
-        rows = torch.full((len(histories), int(counts.max()) if len(line) else 0), -1, device=self.device)
+        width = max([1, *counts.tolist()])
+        rows = torch.full((len(histories), width), -1, device=self.device)
         rows[line, rank_in_list(line, counts)] = row
         columns = rows.clamp(min=0).expand(len(members), -1, -1)
         scores, offered = scores.gather(2, columns), offered.gather(2, columns) & (rows >= 0)
         for place, number in enumerate(members):
             lacking = (rows >= 0) & ~offered[place]
-            if self.config.searches[number] and lacking.any():
+            if self.searches[number] and lacking.any():
                 wanted = torch.where(lacking, rows, -1).cpu().numpy()
                 exact = self.members[number].score_row_lists(histories, wanted)  # type: ignore[operator]
                 scores[place] = torch.where(lacking, exact, scores[place])
@@ -191,12 +198,13 @@ class EnsembleForNextItem(ProcessorCarrier):
         request = checked_request(num_items, histories, k, exclude_seen, candidates, batch_size)
         require_sound_weights(self)
         asked = [place for place, weight in enumerate(self.config.weights) if weight]
-        searching = [place for place in asked if self.config.searches[place]]
+        searching = [place for place in asked if self.searches[place]]
         if num_beams is not None and not searching:
             raise ValueError("num_beams: this model scores every item and searches no beams: leave it out.")
         if user_cache is not None and self._keeping() is None:
             raise ValueError("user_cache: no member of this model keeps encoded histories: leave it out.")
-        offers = checked_beams(request.count, num_beams or max(self.config.num_candidates, request.count))
+        usual = max(self.config.num_candidates, request.count)
+        offers = checked_beams(request.count, usual if num_beams is None else num_beams)
         if asked == searching and len(asked) == 1 and self.config.weights[asked[0]] == 1:
             cache = {} if user_cache is None else {"user_cache": user_cache}
             alone: Any = self.members[asked[0]]
@@ -226,7 +234,7 @@ class EnsembleForNextItem(ProcessorCarrier):
         total = torch.zeros(len(histories), len(rows), device=self.device)
         if not len(histories) or not len(rows):
             return total
-        for member, searches, weight in zip(self.members, self.config.searches, self.config.weights, strict=True):
+        for member, searches, weight in zip(self.members, self.searches, self.config.weights, strict=True):
             if weight and searches:
                 total = total + weight * member.score_rows(histories, rows)  # type: ignore[operator]
             elif weight:

@@ -27,7 +27,7 @@ KINDS = {
 def by_hand(model, histories, weights) -> torch.Tensor:
     """(B, N) sums of what the members say of all items."""
     total = 0
-    for member, searches, weight in zip(model.members, model.config.searches, weights, strict=True):
+    for member, searches, weight in zip(model.members, model.searches, weights, strict=True):
         scores = member.score_items(histories)
         total = total + weight * (scores if searches else scores.log_softmax(-1))
     return total
@@ -118,7 +118,7 @@ def test_lists_of_items_are_scored_as_all_items_are(unique, histories):
 def test_a_member_that_writes_sets_of_codes(histories):
     sets = make_set_processor(30, (5, 6, 7))
     model = build_ensemble([make_reg4rec(sets), scoring(sets)], num_candidates=30)
-    assert model.config.searches == [True, False]
+    assert model.searches == [True, False]
     expected = by_hand(model, histories, [1.0, 1.0])
     assert model.recommend(histories, k=10)[0] == best_of(model, expected, 10)
     with pytest.raises(ValueError, match="user_cache"):
