@@ -115,6 +115,8 @@ def test_a_history_is_built_and_taken_apart():
     assert re.findall(r'data-user="(\d+)">([^<]*)', desk.find_users("b")) == [("0", "&lt;b&gt;u")]
     assert desk.take_user({"user": "0"}) == ("<b>u", HISTORY)
     assert desk.any_user()[0] in USERS
+    assert desk.name_user("<b>u") == ("<b>u", HISTORY)
+    assert [desk.name_user(nobody) for nobody in ("", " ", "nobody at all", None, 7)] == [None] * 5
     assert desk.find_users(" ") == desk.find_users(None) == ""
     assert desk.find_titles(["title 7"]) == desk.find_titles("")
 
