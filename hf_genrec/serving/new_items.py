@@ -10,9 +10,7 @@ import numpy as np
 from hf_genrec.serving.served_model import ServedModel
 
 
-def encode_items(
-    served: ServedModel, items: Sequence[Mapping[str, str]]
-) -> tuple[dict[str, np.ndarray], list[str]]:
+def encode_items(served: ServedModel, items: Sequence[Mapping[str, str]]) -> tuple[dict[str, np.ndarray], list[str]]:
     """
     What new items enter a model's catalogue with: `codes` (M, L) of its item tokenizer, `vectors` (M, D), or both; and
     those of their columns that the model's text is not made of.

@@ -68,7 +68,7 @@ class GenRecTrainingArguments(TrainingArguments):
             "codes, in one model"
         },
     )
-    dense_weight: float | None = field(
+    dense_run_weight: float | None = field(
         default=None,
         metadata={
             "help": "dense_run: weight of its scores, 0 for codes alone; null chooses it on the validation split"
@@ -111,8 +111,10 @@ class GenRecTrainingArguments(TrainingArguments):
         if self.label_smoothing_factor:
             # Trainer's own smoothing does not know which row predicts which code.
             raise ValueError("label_smoothing_factor: use label_smoothing, the model's own")
-        if self.dense_weight is not None and (self.dense_run is None or not 0 <= self.dense_weight <= 1e6):
-            raise ValueError(f"dense_weight {self.dense_weight}: give a number from 0, and dense_run, or leave it out")
+        if self.dense_run_weight is not None and (self.dense_run is None or not 0 <= self.dense_run_weight <= 1e6):
+            raise ValueError(
+                f"dense_run_weight {self.dense_run_weight}: give a number from 0, and dense_run, or leave it out"
+            )
         if self.packed_row_tokens < 1:
             raise ValueError(f"packed_row_tokens must be at least 1, not {self.packed_row_tokens}")
         check_soft_targets(self)

@@ -35,7 +35,7 @@ SEMANTIC_ID_KEYS = {field.name for field in fields(TokenizerArguments)} - {
     "embeddings_path",
     "embeddings_id_column",
 }
-SEMANTIC_ID_KEYS |= {"codes_path", "packed_row_tokens", "dense_run", "dense_weight"}
+SEMANTIC_ID_KEYS |= {"codes_path", "packed_row_tokens", "dense_run", "dense_run_weight"}
 
 # Of the training's, those that models with [`code_loss`] have a use for.
 SOFT_TARGET_KEYS = {"soft_targets_run", "soft_targets_weight", "soft_targets_temperature"}

@@ -72,7 +72,7 @@ class DenseRun:
         Raises:
             FileNotFoundError, ValueError: as [`FinishedRun.open`]; or for a run whose model writes codes itself.
         """
-        folder, weight = config.training.dense_run, config.training.dense_weight
+        folder, weight = config.training.dense_run, config.training.dense_run_weight
         if folder is None:
             return None
         prepared = PreparedData.load(config.run.data)

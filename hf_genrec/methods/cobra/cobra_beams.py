@@ -21,9 +21,6 @@ class CobraBeamDecoder(BeamDecoder):
         self._begin = self.layers[0].filled, self.position, self.ancestors
         return self.first
 
-    def logits(self, states: torch.Tensor, level: int) -> torch.Tensor:
-        return self.model.logits_at(states, level)
-
     def new_slots(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         embeddings = self.model.base_model.embed(codes).unsqueeze(2)
         return embeddings, self.prompt_mask[:, None], torch.ones(1, 1, dtype=torch.bool, device=codes.device)

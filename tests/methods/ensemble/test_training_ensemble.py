@@ -128,7 +128,7 @@ def test_the_fingerprint_is_of_the_members_too(runs, tmp_path):
     [
         ("codes", ["--dense_run", "nowhere"], "nowhere holds no trained model"),
         ("codes", ["--dense_run", "codes"], "writes codes: name one that scores every item"),
-        ("codes", ["--dense_weight", "2"], "dense_weight 2.0: give a number from 0, and dense_run"),
+        ("codes", ["--dense_run_weight", "2"], "dense_run_weight 2.0: give a number from 0, and dense_run"),
         ("scores", ["--dense_run", "scores"], "belongs to method: care"),
         ("sum", ["--members_runs", "scores"], "name two runs or more"),
         ("sum", ["--member_weights", "1"], "member_weights are 1 numbers for 2 members_runs"),
