@@ -87,7 +87,16 @@ class DenseItems(nn.Module):
         """Items at the end, with text embeddings (M, D) and no vector of their own."""
         self.text = torch.cat([self.text, text])
         if self.own is not None:
-            own = nn.Embedding(len(self.text), self.own.embedding_dim, device=text.device, dtype=self.own.weight.dtype)
-            with torch.no_grad():
-                own.weight.copy_(nn.functional.pad(self.own.weight, (0, 0, 0, len(text))))
-            self.own = own.requires_grad_(self.own.weight.requires_grad)
+            self.own = _with_rows(self.own, nn.functional.pad(self.own.weight, (0, 0, 0, len(text))))
+
+    def remove(self, rows: torch.Tensor) -> None:
+        """Items (M,) leave; those behind them move up."""
+        stays = torch.ones(len(self.text), dtype=torch.bool, device=self.text.device)
+        stays[rows.to(stays.device)] = False
+        self.text = self.text[stays]
+        if self.own is not None:
+            self.own = _with_rows(self.own, self.own.weight[stays])
+
+
+def _with_rows(table: nn.Embedding, weight: torch.Tensor) -> nn.Embedding:
+    return nn.Embedding.from_pretrained(weight.detach().clone(), freeze=not table.weight.requires_grad)

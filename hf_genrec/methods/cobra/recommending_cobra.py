@@ -297,6 +297,23 @@ class CobraRecommenderMixin(GenerativeRecommenderMixin):
         self.config.num_items = len(self.model.items.text)
         return self
 
+    def remove_items(self, item_ids: Sequence[str]):
+        """
+        These items leave the catalogue, and their vectors the model; the rows of those behind them move up.
+
+        Returns:
+            the model.
+
+        Raises:
+            ValueError: for an item that is not in the catalogue, or if none would be left. Nothing is changed then.
+        """
+        processor = self._require_processor()
+        gone = processor.rows(item_ids, where="item_ids")
+        processor.remove_items(item_ids)
+        self.model.items.remove(torch.from_numpy(gone))
+        self.config.num_items = len(self.model.items.text)
+        return self
+
 
 def _cosines(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Of unit vectors (..., d)."""
