@@ -30,6 +30,7 @@ import torch
 from conftest import make_model, make_processor
 from learned_tokenizers import make_mpq, make_rq_vae
 from safetensors.torch import load_file, save_file
+from tiny_cobra import make_cobra, make_cobra_processor
 from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
 from transformers.utils.logging import disable_progress_bar
@@ -40,6 +41,7 @@ from hf_genrec.item_tokenizers import load_item_tokenizer
 
 MAKERS = {
     "care": (lambda seed: make_model(make_processor(unique=seed % 2 == 0, seed=seed)), make_rq_vae),
+    "cobra": (lambda seed: make_cobra(make_cobra_processor(unique=seed % 2 == 0, seed=seed), seed), make_rq_vae),
     "rearec": (lambda seed: tiny_rearec(seed=seed), make_rq_vae),
     "reg4rec": (lambda seed: make_reg4rec(make_set_processor(unique=seed % 2 == 0, seed=seed)), make_mpq),
 }
@@ -326,7 +328,7 @@ def fuzz(mutations: int, seed: int, temporary: Path) -> tuple[collections.Counte
     counts, wrong = collections.Counter(), []
     for number in range(mutations):
         rng = np.random.default_rng([seed, number])
-        method = list(MAKERS)[number % 3]
+        method = list(MAKERS)[number % len(MAKERS)]
         which = int(rng.integers(2))
         folder = temporary / f"damaged-{number}"
         shutil.copytree(originals[method, which], folder, ignore=shutil.ignore_patterns("*.py"))
