@@ -123,7 +123,7 @@ def test_one_score_that_is_no_number_is_an_error(name, bad):
     model = MODELS[name]()
     spoil_scores(model, bad)
     for way, ask in ways_to_ask(model).items():
-        if name.startswith("trie") and way == "level":
+        if name.startswith(("trie", "seq2seq")) and way == "level":
             continue  # reads the weights of the head itself
         assert is_refused(ask), way
 
