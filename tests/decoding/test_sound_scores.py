@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import exit_code, make_model, make_processor
+from tiny_cobra import make_cobra, make_cobra_processor
 from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
 from tiny_tiger import make_tiger
@@ -19,6 +20,7 @@ MODELS = {
     "trie": lambda: make_model(make_processor(), attention_dropout=0.1),
     "seq2seq": lambda: make_tiger(make_processor(), dropout_rate=0.1),
     "seq2seq, heads of levels": lambda: make_tiger(make_processor(), level_heads=True, item_separators=True),
+    "codes and vectors": lambda: make_cobra(make_cobra_processor(), item_embeddings=True),
     "scores": lambda: tiny_rearec(),
     "scores, depth by a rule": lambda: tiny_rearec(depth_rule="kl", depth_threshold=0.1),
     "sets": lambda: make_reg4rec(make_set_processor()),
@@ -48,12 +50,15 @@ def ways_to_ask(model) -> dict:
     inputs = processor(histories=histories, return_tensors="pt")
     if hasattr(processor, "trie"):
         legal = processor.trie_logits_processor()
-        found["level"] = lambda: model.recommend(histories, k=5, normalize="level")
-        if "user_cache" in inspect.signature(model.recommend_rows).parameters:
+        options = inspect.signature(model.recommend_rows).parameters
+        if "normalize" in options:
+            found["level"] = lambda: model.recommend(histories, k=5, normalize="level")
+        if "user_cache" in options:
             found["cache"] = lambda: model.recommend(histories, k=5, user_cache=model.user_cache())
         search = {"num_beams": 4, "custom_generate": processor.constrained_beam_search()}
         found["fast"] = lambda: model.generate(**inputs, **search).tolist()
-        found["policy"] = lambda: sample_items(model, inputs, processor.trie, 4)[0].tolist()
+        if not hasattr(model, "level_logits"):  # which is not post-trained
+            found["policy"] = lambda: sample_items(model, inputs, processor.trie, 4)[0].tolist()
     else:
         legal = processor.set_logits_processor(order=model.config.code_order)
         found["policy"] = lambda: sample_paths(model, inputs, processor.item_sets, 4)[0].tolist()
@@ -99,6 +104,9 @@ def spoil_scores(model, value: float) -> None:
         model.code_heads[1].register_forward_hook(
             lambda module, args, logits: logits.index_fill(-1, torch.tensor([1]), value)
         )
+    elif hasattr(model, "level_logits"):
+        logits_of = model.level_logits
+        model.level_logits = lambda *args: logits_of(*args).index_fill(-1, torch.tensor([1]), value)
     elif hasattr(model, "lm_head"):
         model.lm_head.register_forward_hook(
             lambda module, args, logits: logits.index_fill(-1, torch.tensor([1]), value)
