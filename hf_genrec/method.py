@@ -48,8 +48,8 @@ class Method:
         post_training: gives the [`PostTraining`] of its models, if they can be post-trained.
         explain: from a model, a history of catalogue rows, the row of an item and whether items of the history are left
             out of lists, to what the demo shows of how the model came to the item.
-        join: from trained models, a validation split and weights (or `None`, which chooses them there) to one model of
-            this method and the weights tried, if it adds up other methods' models.
+        join: from trained models, a validation split, weights and whether lists leave the history out (or `None`,
+            which chooses either there) to one model of this method and what was tried, if it adds up others' models.
         unused_keys: keys of the shared argument classes that it has no use for.
         is_default: whether it is meant where no method is named.
     """
@@ -69,7 +69,7 @@ class Method:
     onnx_scores: Callable[[Any], Any] | None = None
     post_training: "Callable[[], PostTraining] | None" = None
     explain: "Callable[[Any, np.ndarray, int, bool], list[Explanation]]" = lambda model, history, item, exclude_seen: []
-    join: Callable[[list[Any], Any, list[float] | None], tuple[Any, list[dict[str, Any]]]] | None = None
+    join: Callable[[list[Any], Any, list[float] | None, bool | None], tuple[Any, list[dict[str, Any]]]] | None = None
     unused_keys: frozenset[str] = field(default_factory=frozenset)
     is_default: bool = False
 
@@ -102,10 +102,12 @@ def default_method() -> str:
     return next(name for name in methods() if load_method(name).is_default)
 
 
-def join_models(models: list[Any], validation: Any, weights: list[float] | None) -> tuple[Any, list[dict[str, Any]]]:
-    """One model of several trained ones and the weights tried, by the method that adds up those of others."""
+def join_models(
+    models: list[Any], validation: Any, weights: list[float] | None, exclude_seen: bool | None
+) -> tuple[Any, list[dict[str, Any]]]:
+    """One model of several trained ones and what was tried, by the method that adds up those of others."""
     join = next(filter(None, (load_method(name).join for name in methods())))
-    return join(models, validation, weights)
+    return join(models, validation, weights, exclude_seen)
 
 
 def load_method(name: str) -> Method:

@@ -122,7 +122,8 @@ def build_application(models: Sequence[ServedModel], settings: ServerSettings | 
                 candidates = tuple(np.unique(model.processor.rows(asked.candidates, where="candidates")).tolist())
         except ValueError as error:
             raise HTTPException(422, str(error)) from None
-        question = Question(rows, asked.k, asked.exclude_seen, candidates, asked.user is not None)
+        exclude_seen = model.processor.exclude_seen if asked.exclude_seen is None else asked.exclude_seen
+        question = Question(rows, asked.k, exclude_seen, candidates, asked.user is not None)
         answered = await batchers[model.name].ask(question)
         request.state.facts |= {
             "model": model.name,

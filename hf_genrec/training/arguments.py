@@ -41,6 +41,13 @@ class GenRecTrainingArguments(TrainingArguments):
     packed_row_tokens: int = field(
         default=256, metadata={"help": "packing, several users a row: the most tokens of a row"}
     )
+    exclude_seen: bool | None = field(
+        default=None,
+        metadata={
+            "help": "whether lists leave the items of the history out by default, when the model is trained; null "
+            "takes what has the better NDCG@10 on the validation split"
+        },
+    )
     dense_run: str | None = field(
         default=None,
         metadata={
