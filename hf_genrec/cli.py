@@ -185,7 +185,10 @@ def grpo(context: typer.Context, config: ConfigOption = None) -> None:
 def evaluate(
     run: Annotated[str, typer.Argument(help="Run folder; with --data also a saved model or a repository on the Hub.")],
     split: Annotated[str, typer.Option(help="test or validation.")] = "test",
-    exclude_seen: Annotated[bool, typer.Option(help="Leave the items of the history out of the lists.")] = False,
+    exclude_seen: Annotated[
+        bool | None,
+        typer.Option(help="Leave the items of the history out of the lists, or not; by default what recommend does."),
+    ] = None,
     num_beams: Annotated[int | None, typer.Option(help="Beams; by default twice the length of the lists.")] = None,
     data: Annotated[
         str | None,

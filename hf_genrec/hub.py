@@ -136,10 +136,20 @@ def _training_facts(training: dict[str, Any]) -> dict[str, str]:
         "weights": f"{number(training['num_weights']):,}",
         "training": f"{number(training['steps']):,} steps, {minutes[0]} minutes, {minutes[1]} CPU minutes",
     }
+    facts |= _seen_items_fact(training.get("seen_items"))
     best = training["best_validation_ndcg@10"]
     if best is not None:
         facts["best validation NDCG@10"] = f"{number(best):.4f} (users of the training's evaluation)"
     return facts
+
+
+def _seen_items_fact(chosen: dict[str, Any] | None) -> dict[str, str]:
+    """What lists leave out by default, and what that is worth; trainings of earlier versions do not say."""
+    if chosen is None:
+        return {}
+    with_history, without = (number(chosen["ndcg@10"][name]) for name in ("history_in_lists", "history_left_out"))
+    rule = "leave the history out" if chosen["left_out"] else "may hold items of the history"
+    return {"lists by default": f"{rule}; validation NDCG@10 {with_history:.4f} with them, {without:.4f} without"}
 
 
 def _metadata(name: str, tags: list[str], results_folder: Path, model: str) -> str:

@@ -50,8 +50,8 @@ class Method:
             out of lists, to what the demo shows of how the model came to the item.
         soft_targets: whether its models' forward takes `soft_targets`, of the codes labelled in a batch of
             `NextItemExamples` or `PackedExamples`, and hands them to `code_loss`.
-        join: from trained models, a validation split and weights (or `None`, which chooses them there) to one model of
-            this method and the weights tried, if it adds up other methods' models.
+        join: from trained models, a validation split, weights and whether lists leave the history out (or `None`,
+            which chooses either there) to one model of this method and what was tried, if it adds up others' models.
         unused_keys: keys of the shared argument classes that it has no use for.
         is_default: whether it is meant where no method is named.
     """
@@ -72,7 +72,7 @@ class Method:
     post_training: "Callable[[], PostTraining] | None" = None
     explain: "Callable[[Any, np.ndarray, int, bool], list[Explanation]]" = lambda model, history, item, exclude_seen: []
     soft_targets: bool = False
-    join: Callable[[list[Any], Any, list[float] | None], tuple[Any, list[dict[str, Any]]]] | None = None
+    join: Callable[[list[Any], Any, list[float] | None, bool | None], tuple[Any, list[dict[str, Any]]]] | None = None
     unused_keys: frozenset[str] = field(default_factory=frozenset)
     is_default: bool = False
 
@@ -105,10 +105,12 @@ def default_method() -> str:
     return next(name for name in methods() if load_method(name).is_default)
 
 
-def join_models(models: list[Any], validation: Any, weights: list[float] | None) -> tuple[Any, list[dict[str, Any]]]:
-    """One model of several trained ones and the weights tried, by the method that adds up those of others."""
+def join_models(
+    models: list[Any], validation: Any, weights: list[float] | None, exclude_seen: bool | None
+) -> tuple[Any, list[dict[str, Any]]]:
+    """One model of several trained ones and what was tried, by the method that adds up those of others."""
     join = next(filter(None, (load_method(name).join for name in methods())))
-    return join(models, validation, weights)
+    return join(models, validation, weights, exclude_seen)
 
 
 def load_method(name: str) -> Method:

@@ -80,7 +80,7 @@ class Run:
         users: Any = None,
         k: int = 10,
         histories: Any = None,
-        exclude_seen: bool = False,
+        exclude_seen: bool | None = None,
         candidates: Any = None,
         as_frame: bool = False,
         **search: Any,
@@ -155,9 +155,12 @@ class Run:
             return self._frame("of", [self._item(item) for item in asked], item_ids, scores)
         return (item_ids[0], scores[0]) if single else (item_ids, scores)
 
-    def evaluate(self, split: str = "test", exclude_seen: bool = False, num_beams: int | None = None) -> Any:
+    def evaluate(self, split: str = "test", exclude_seen: bool | None = None, num_beams: int | None = None) -> Any:
         """
         What `hf-genrec evaluate` does: the model and the simple baselines on a split, written into `results/`.
+
+        Args:
+            exclude_seen: leave out the items of the history; by default what `recommend` does.
 
         Returns:
             a pandas DataFrame, a row per system and a column per metric; the results with intervals and cost are in

@@ -133,8 +133,8 @@ def remove(folder, rng, _other):
 
 def swap_file(folder, rng, other):
     path = data_files(folder)[rng.integers(len(data_files(folder)))]
-    if path.name == "model.safetensors" and path.parent == folder:
-        path = folder / "catalogue.json"
+    if path.name == "model.safetensors" and path.parent.name != "item_tokenizer":
+        path = path.parent / "catalogue.json"
     if path.parent.name == "item_tokenizer":
         path = folder / "catalogue.safetensors"
     shutil.copy(other / path.relative_to(folder), path)

@@ -157,7 +157,7 @@ class Request:
         for name, wrong in (
             ("k", WRONG_COUNTS),
             ("batch_size", WRONG_COUNTS),
-            ("exclude_seen", ["yes", None, 1, 2.0, []]),
+            ("exclude_seen", ["yes", 1, 2.0, []]),
             ("unknown", ["ignore", None, 5, []]),
             ("num_beams", [wrong for wrong in WRONG_COUNTS if wrong is not None]),
             ("wings", [2]),

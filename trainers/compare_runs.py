@@ -43,16 +43,19 @@ def main(
     run_folders: Sequence[str],
     output_dir: str | None = None,
     split: str = "test",
-    exclude_seen: bool = False,
+    exclude_seen: bool | None = None,
     num_users: int = 10,
 ) -> dict[str, Any]:
     """
     Write `compare.json`, `table.md` and three pictures into `output_dir`, and return the record.
 
+    Args:
+        exclude_seen: leave out the items of the history; by default what the models' `recommend` does.
+
     Raises:
         FileNotFoundError: for a run without a model.
-        ValueError: for fewer than two runs, one that is named twice, runs of different data, or a record of a training
-            that is damaged.
+        ValueError: for fewer than two runs, one that is named twice, runs of different data, a record of a training
+            that is damaged, or models whose `recommend` differs in what it leaves out, where nothing is said.
     """
     runs = {name: RunFolder(Path(folder)) for name, folder in run_names(run_folders).items()}
     for run in runs.values():
@@ -72,6 +75,8 @@ def main(
         models[name] = load_model(run.model)
         require_model_of(run.model, PreparedData.load(run.data), models[name].processor.item_ids, "train it again")
 
+    if exclude_seen is None:
+        exclude_seen = _usual({name: model.processor.exclude_seen for name, model in models.items()})
     results: dict[str, EvaluationResult] = {}
     lists: dict[str, np.ndarray] = {}
     for name, model in models.items():
@@ -107,6 +112,16 @@ def main(
     draw(record, folder)
     logger.info("%s\n\nlists, pictures and all figures in %s", text.split("\n\n### User")[0], folder)
     return record
+
+
+def _usual(exclude_seen: dict[str, bool]) -> bool:
+    """What all models leave out."""
+    if len(set(exclude_seen.values())) > 1:
+        one, other = (next(name for name in exclude_seen if exclude_seen[name] == out) for out in (True, False))
+        raise ValueError(
+            f"{one} leaves the history out of its lists and {other} does not: say --exclude-seen or --no-exclude-seen"
+        )
+    return next(iter(exclude_seen.values()))
 
 
 def _titles(prepared: PreparedData) -> list[str | None]:

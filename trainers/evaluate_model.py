@@ -27,7 +27,7 @@ def main(
     model: str,
     data: str,
     split: str = "test",
-    exclude_seen: bool = False,
+    exclude_seen: bool | None = None,
     num_beams: int | None = None,
     output: str | None = None,
     revision: str | None = None,
@@ -38,6 +38,7 @@ def main(
     Args:
         model: a run folder, a saved model, or a repository on the Hub; opened by the library's own classes.
         data: a run folder, its `data/`, or a data set on the Hub that `push-data` has made.
+        exclude_seen: leave out the items of the history; by default what the model's `recommend` does.
         revision: of the model's repository.
 
     Raises:
@@ -58,6 +59,7 @@ def main(
             "does not say what it was trained on" if same_data is None else "was trained on other data",
         )
     seed = (_beside(folder, "training_args.json", place) or {}).get("seed")
+    exclude_seen = opened.processor.exclude_seen if exclude_seen is None else exclude_seen
     results, records = measure(opened, model, aligned, seed, split, exclude_seen, num_beams)
     records[next(iter(records))] |= {"model": model, "revision": revision, "trained_on_these_data": same_data}
     for record in records.values():

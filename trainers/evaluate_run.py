@@ -24,18 +24,25 @@ logger = logging.getLogger(__name__)
 
 
 def main(
-    run_folder: str, split: str = "test", exclude_seen: bool = False, num_beams: int | None = None
+    run_folder: str, split: str = "test", exclude_seen: bool | None = None, num_beams: int | None = None
 ) -> dict[str, EvaluationResult]:
-    """Evaluate, write `results/<split>.json` with one record per system, and return the results by system."""
+    """
+    Evaluate, write `results/<split>.json` with one record per system, and return the results by system.
+
+    Args:
+        exclude_seen: leave out the items of the history; by default what the model's `recommend` does. Otherwise the
+            file is called `<split>-unseen.json` or `<split>-seen.json`.
+    """
     run = RunFolder(Path(run_folder))
     require_writable(run.results, run.model)
     model = load_model(run.require_model())
     prepared = PreparedData.load(run.data)
     require_model_of(run.model, prepared, model.processor.item_ids, "train it again")
-    seed = training_seed(run.model)
+    seed, usual = training_seed(run.model), model.processor.exclude_seen
+    exclude_seen = usual if exclude_seen is None else exclude_seen
     results, records = measure(model, str(run.model), prepared, seed, split, exclude_seen, num_beams)
     records[next(iter(records))]["model"] = model_fingerprint(run.model)
-    suffix = "" if not exclude_seen else "-unseen"
+    suffix = "" if exclude_seen == usual else "-unseen" if exclude_seen else "-seen"
     write_json(records, run.results / f"{split}{suffix}.json")
     write_model_card(run.model, run.results)
     logger.info("all figures in %s", run.results)

@@ -40,8 +40,10 @@ class CatalogueProcessor(FlatCode, ProcessorMixin):
         item_ids (`list[str]`): N ids; an item's place is its catalogue row.
         titles (`list[str]`, *optional*): N titles for people to read.
         popularity (`np.ndarray`): (N,) int64, training interactions of each item.
+        exclude_seen (`bool`): whether lists leave the items of the history out where a request does not say.
     """
 
+    exclude_seen = False
     item_ids: list[str]
     titles: list[str] | None
     popularity: np.ndarray
@@ -183,6 +185,9 @@ class CatalogueProcessor(FlatCode, ProcessorMixin):
             self.push_to_hub(kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **kwargs)
         return files
 
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {"exclude_seen": self.exclude_seen}
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """
@@ -207,6 +212,9 @@ class CatalogueProcessor(FlatCode, ProcessorMixin):
             if lacking:
                 raise ValueError(f"it lacks {', '.join(lacking)} of a {cls.__name__}")
             processor = cls(**{name: settings[name] for name in names})
+            # Folders of earlier versions do not say.
+            exclude_seen = kwargs.get("exclude_seen", settings.get("exclude_seen", False))
+            processor.exclude_seen = checked_choice("exclude_seen", exclude_seen, (True, False))
         processor._load_catalogue(pretrained_model_name_or_path, **place)
         return processor
 
@@ -243,7 +251,8 @@ class ProcessorCarrier(SimilarItems, FlatModelCode, PreTrainedModel):
         **search,
     ) -> tuple[np.ndarray, ...]:
         """
-        [`recommend`] in catalogue rows instead of item ids.
+        [`recommend`] in catalogue rows instead of item ids. Whether seen items are left out is said here: the
+        processor's default is for [`recommend`] alone.
 
         Returns:
             rows (B, n) int64, -1 where fewer items are allowed, and scores (B, n) float32, -inf there; n is k or, if
@@ -275,7 +284,7 @@ class ProcessorCarrier(SimilarItems, FlatModelCode, PreTrainedModel):
         self,
         histories: Sequence[str] | Sequence[Sequence[str]],
         k: int = 10,
-        exclude_seen: bool = False,
+        exclude_seen: bool | None = None,
         candidates: Sequence[str] | None = None,
         unknown: str = "raise",
         as_frame: bool = False,
@@ -288,7 +297,8 @@ class ProcessorCarrier(SimilarItems, FlatModelCode, PreTrainedModel):
             histories: one history (item ids, oldest first) or a batch of them; an empty history is allowed. Lists,
                 tuples, arrays, columns of pandas and pyarrow, and generators are; a string is not, it is one id.
             k: items per history.
-            exclude_seen: leave out the items of the history.
+            exclude_seen: leave out the items of the history; by default what the processor says, whose `exclude_seen`
+                the training has chosen on the validation split.
             candidates (*optional*): recommend only these items; a set may be given, too.
             unknown: `"raise"`, or `"skip"` to leave ids out of a history that are not in the catalogue.
             as_frame: return a pandas DataFrame.
@@ -307,6 +317,7 @@ class ProcessorCarrier(SimilarItems, FlatModelCode, PreTrainedModel):
         """
         processor = self._require_processor()
         checked_choice("as_frame", as_frame, (True, False))
+        exclude_seen = processor.exclude_seen if exclude_seen is None else exclude_seen
         checked_options(self.recommend_rows, search, ("histories", "k", "exclude_seen", "candidates"))
         rows, single = processor.batch_rows(histories, unknown)
         allowed = None if candidates is None else processor.rows(candidates, where="candidates")

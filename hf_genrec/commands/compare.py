@@ -15,7 +15,10 @@ def command(
         list[str], typer.Argument(help="Run folders of the same data, two or more; the first is compared to.")
     ],
     split: Annotated[str, typer.Option(help="test or validation.")] = "test",
-    exclude_seen: Annotated[bool, typer.Option(help="Leave the items of the history out of the lists.")] = False,
+    exclude_seen: Annotated[
+        bool | None,
+        typer.Option(help="Leave the items of the history out of the lists, or not; by default what all runs do."),
+    ] = None,
     output_dir: Annotated[
         str | None, typer.Option(help="Folder to write into; by default compare-ONE-OTHER beside the first run.")
     ] = None,

@@ -22,7 +22,10 @@ def command(
         ),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="Number of items.")] = 10,
-    exclude_seen: Annotated[bool, typer.Option(help="Leave the items of the history out.")] = False,
+    exclude_seen: Annotated[
+        bool | None,
+        typer.Option(help="Leave the items of the history out, or not; by default what was better on validation."),
+    ] = None,
     unknown: Annotated[
         str,
         typer.Option(
@@ -96,7 +99,7 @@ def command(
     newest = ", ".join(shown(title(item_id)) for item_id in items[-3:])
     typer.echo(f"history: {len(items)} items{f', the newest last: {newest}' if newest else ''}")
     if stranger:
-        if exclude_seen:
+        if exclude_seen is not None:
             raise ValueError("--stranger compares plain recommendations: leave --exclude-seen out")
         other_ids, other_scores = recommend_as_stranger(folder.model, items, k)
         if other_ids != item_ids or max(abs(a - b) for a, b in zip(scores, other_scores, strict=True)) > 1e-4:

@@ -147,6 +147,7 @@ def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", argumen
         report=report,
     )
     report["split"] = _split_report(prepared, arguments)
+    report["repeats"] = _repeats(prepared)
     report["long_histories"] = _long_histories(prepared, arguments.max_history)
     return prepared
 
@@ -292,6 +293,23 @@ def _split_report(prepared: PreparedData, arguments: DataArguments) -> dict[str,
         if report[f"{name}_users"] == 0:
             logger.warning("the %s split has no targets", name)
     return report
+
+
+def _repeats(prepared: PreparedData) -> dict[str, int]:
+    """How often validation targets repeat an item of their history."""
+    split = prepared.split("validation", may_be_empty=True)
+    repeated = sum(
+        int(np.isin(target, history).sum()) for target, history in zip(split.targets, split.histories, strict=True)
+    )
+    total = sum(map(len, split.targets))
+    if total:
+        logger.info(
+            "%d of %d validation targets (%.1f %%) are items that the user had before",
+            repeated,
+            total,
+            100 * repeated / total,
+        )
+    return {"validation_targets": total, "in_history": repeated}
 
 
 def _long_histories(prepared: PreparedData, max_history: int) -> dict[str, Any]:

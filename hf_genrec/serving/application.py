@@ -137,8 +137,9 @@ def build_application(models: Sequence[ServedModel], settings: ServerSettings | 
                     candidates = tuple(np.unique(model.processor.rows(asked.candidates, where="candidates")).tolist())
             except ValueError as error:
                 raise HTTPException(422, str(error)) from None
+            exclude_seen = model.processor.exclude_seen if asked.exclude_seen is None else asked.exclude_seen
             keep = asked.user is not None
-            question = Question(rows, asked.k, asked.exclude_seen, candidates, keep, model.catalogue)
+            question = Question(rows, asked.k, exclude_seen, candidates, keep, model.catalogue)
             answered = await batchers[model.name].ask(question)
             if answered.answer is not None and question.catalogue == model.catalogue:
                 break  # else an item has gone, and rows have moved: by those of now

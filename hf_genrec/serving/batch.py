@@ -14,6 +14,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from hf_genrec.data.prepared import ITEMS_FILE
+from hf_genrec.method import read_config
 from hf_genrec.serving.batch_work import (
     Advance,
     ItemVectors,
@@ -42,7 +43,7 @@ def recommend_users(
     output: str | Path | None = None,
     *,
     k: int = 10,
-    exclude_seen: bool = False,
+    exclude_seen: bool | None = None,
     unknown: str = "raise",
     histories: str | Path | None = None,
     **how: Any,
@@ -52,6 +53,7 @@ def recommend_users(
 
     Args:
         output: folder of the parts; by default `recommendations/` of the run.
+        exclude_seen: leave out the items of the history; by default what the model's `recommend` does.
         histories: Parquet file or folder with user_id and item_ids (a list, oldest first) in the place of the data.
         how: `part_size`, `engine` and `workers`, see [`run`].
 
@@ -62,7 +64,10 @@ def recommend_users(
         FileNotFoundError, ValueError, OSError: no trained model; or as [`run`].
     """
     folder = RunFolder(Path(run_folder))
-    work = Recommend(folder.require_model().absolute(), k, exclude_seen, unknown)
+    model = folder.require_model().absolute()
+    if exclude_seen is None:
+        exclude_seen = read_config(model, "processor_config.json").get("exclude_seen", False)
+    work = Recommend(model, k, exclude_seen, unknown)
     return _made(work, history_rows(folder, histories), Path(output or folder.path / work.name), **how)
 
 

@@ -78,7 +78,9 @@ def recommend_body(limits: ServerSettings, item_ids: list[str]) -> type[BaseMode
             | None
         ) = Field(default=None, description="histories of several users, instead of `history`")
         k: Annotated[StrictInt, Field(ge=1, le=limits.max_k)] = Field(default=10, description="items per history")
-        exclude_seen: StrictBool = Field(default=False, description="leave out the items of the history")
+        exclude_seen: StrictBool | None = Field(
+            default=None, description="leave out the items of the history; by default what the training found better"
+        )
         candidates: Annotated[list[ItemId], Field(min_length=1, max_length=limits.max_candidates)] | None = Field(
             default=None, description="recommend only these items"
         )

@@ -49,6 +49,7 @@ def export_onnx(model_folder: str | Path, output: str | Path) -> Path:
             "item_ids": processor.item_ids,
             "titles": processor.titles,
             "max_history": processor.max_history,
+            "exclude_seen": processor.exclude_seen,
         }
         write_json(catalogue, temporary / CATALOGUE_FILE)
         shutil.copy(onnx_recommender.__file__, temporary / Path(onnx_recommender.__file__).name)

@@ -29,6 +29,7 @@ class OnnxRecommender:
         catalogue = json.loads((Path(folder) / CATALOGUE_FILE).read_text(encoding="utf-8"))
         self.item_ids: list[str] = catalogue["item_ids"]
         self.max_history: int = catalogue["max_history"]
+        self.exclude_seen: bool = catalogue.get("exclude_seen", False)
         self.row_of = {item_id: row for row, item_id in enumerate(self.item_ids)}
         options = onnxruntime.SessionOptions()
         if threads is not None:
@@ -47,16 +48,20 @@ class OnnxRecommender:
         return self.session.run(["scores"], {"input_ids": input_ids, "attention_mask": mask})[0]
 
     def recommend(
-        self, histories: Sequence[Sequence[str]], k: int = 10, exclude_seen: bool = False
+        self, histories: Sequence[Sequence[str]], k: int = 10, exclude_seen: bool | None = None
     ) -> tuple[list[list[str]], list[list[float]]]:
         """
         The best k items of each history of item ids, and their scores; equal scores in catalogue order.
+
+        Args:
+            exclude_seen: leave out the items of the history; by default what the model did that was exported.
 
         Raises:
             ValueError: for an item that is not in the catalogue, or k below 1.
         """
         if k < 1:
             raise ValueError(f"k={k}: give 1 or more.")
+        exclude_seen = self.exclude_seen if exclude_seen is None else exclude_seen
         unknown = [item_id for history in histories for item_id in history if item_id not in self.row_of]
         if unknown:
             raise ValueError(f"Item {unknown[0]!r} in a history is not in the catalogue.")

@@ -61,6 +61,13 @@ class GenRecTrainingArguments(TrainingArguments):
     legal_codes_temperature: float = field(
         default=1.0, metadata={"help": "legal_codes_only: logits are divided by it in the loss"}
     )
+    exclude_seen: bool | None = field(
+        default=None,
+        metadata={
+            "help": "whether lists leave the items of the history out by default, when the model is trained; null "
+            "takes what has the better NDCG@10 on the validation split"
+        },
+    )
     dense_run: str | None = field(
         default=None,
         metadata={

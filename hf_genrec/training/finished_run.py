@@ -14,6 +14,7 @@ from hf_genrec.method import join_models, load_method, load_model
 from hf_genrec.training.config import RunConfig
 from hf_genrec.training.lineage import require_model_of
 from hf_genrec.training.run_folder import RunFolder
+from hf_genrec.training.seen_items import RULES
 
 logger = logging.getLogger(__name__)
 
@@ -82,28 +83,33 @@ class DenseRun:
             raise ValueError(f"dense_run: the {method.title} of {folder} writes codes: name one that scores every item")
         return cls(finished, prepared.split("validation", may_be_empty=weight is not None), weight)
 
-    def join(self, model: Any, record: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def join(
+        self, model: Any, record: Mapping[str, Any], exclude_seen: bool | None
+    ) -> tuple[Any, dict[str, Any], dict[str, float]]:
         """
         One model of two, and what the record of the training says of it: `cpu_seconds` are those of both parts and of
-        the choice; each of them, and what was tried, stands under `dense`.
+        the choice; each of them, and what was tried, stands under `dense`. Also the best figures of lists with the
+        history's items and without them, as far as they were measured, by the names of [`RULES`].
         """
         start = time.process_time()
         weights = None if self.weight is None else [1.0, self.weight]
-        joined, tried = join_models([model, self.finished.model], self.validation, weights)
+        joined, tried = join_models([model, self.finished.model], self.validation, weights, exclude_seen)
         parts = {
             "codes": record["cpu_seconds"],
             "dense": self.finished.cpu_seconds,
             "joining": time.process_time() - start,
         }
-        best = max((line["ndcg@10"] for line in tried), default=record["best_validation_ndcg@10"])
+        figures = {
+            name: max(line["ndcg@10"] for line in tried if line["exclude_seen"] == rule)
+            for name, rule in RULES.items()
+            if tried
+        }
+        best = figures.get("history_in_lists", record["best_validation_ndcg@10"])
         if tried:
             logger.info(
-                "NDCG@10 on the validation split: %.4f by codes alone, %.4f with dense scores of weight %s",
-                tried[0]["ndcg@10"],
-                best,
-                joined.config.weights[1:],
+                "scores of %s have weight %s beside the codes", self.finished.run.path, joined.config.weights[1:]
             )
-        return joined, {
+        of_both = {
             "cpu_seconds": sum(value or 0.0 for value in parts.values()),
             "num_weights": joined.num_parameters(),
             "best_validation_ndcg@10": best,
@@ -115,3 +121,4 @@ class DenseRun:
                 "tried": tried,
             },
         }
+        return joined, of_both, figures

@@ -19,6 +19,7 @@ from hf_genrec.hub import save_model, write_model_card
 from hf_genrec.training.finished_run import DenseRun
 from hf_genrec.training.lineage import changed_settings, write_lineage
 from hf_genrec.training.run_folder import RunFolder
+from hf_genrec.training.seen_items import K, choose_exclude_seen
 from hf_genrec.training.trainer import GenRecTrainer, StopEarly
 from hf_genrec.training.trainer_state import read_state
 
@@ -100,10 +101,17 @@ def _train_and_save(
             record["soft_targets"] = soft_targets
         trained = trainer.accelerator.unwrap_model(trainer.model)
         require_sound_weights(trained)
+        split, known = trainer.eval_dataset, _known_figures(trainer)
         if dense is not None:
-            trained, of_both = dense.join(trained, record)
+            trained, of_both, known = dense.join(trained, record, arguments.exclude_seen)
             record |= of_both
+            split = dense.validation
             lineage = {**lineage, "made_from": {**lineage["made_from"], "dense_run": of_both["dense"]["model"]}}
+        start_of_choice = time.process_time()
+        record["seen_items"] = choose_exclude_seen(
+            trained, split, getattr(arguments, "exclude_seen", None), arguments.per_device_eval_batch_size, known
+        )
+        record["cpu_seconds"] += time.process_time() - start_of_choice
         if finished:
             record |= _what_it_took(run.results / TRAINING_FILE, record["steps"])
         with whole_folder(run.model) as folder:
@@ -116,6 +124,15 @@ def _train_and_save(
         best = record["best_validation_ndcg@10"]
         chosen = "never evaluated" if best is None else f"best validation NDCG@10 {best:.4f}"
         logger.info("%s, saved to %s", chosen, run.model)
+
+
+def _known_figures(trainer: Any) -> dict[str, float]:
+    """What the training has measured of lists with the history's items and without them, see [`RULES`]."""
+    if hasattr(trainer, "seen_figures"):
+        return trainer.seen_figures
+    arguments, best = trainer.args, trainer.state.best_metric
+    is_best = arguments.load_best_model_at_end and arguments.metric_for_best_model in (f"ndcg@{K}", f"eval_ndcg@{K}")
+    return {"history_in_lists": best} if is_best and best is not None else {}
 
 
 def _what_it_took(path: Path, steps: int) -> dict[str, Any]:

@@ -20,19 +20,40 @@ USERS = 4096  # whose lists are made at once
 
 @torch.no_grad()
 def choose_weights(
-    model: EnsembleForNextItem, split: EvaluationSplit, exclude_seen: bool = False, batch_size: int = 64
+    model: EnsembleForNextItem, split: EvaluationSplit, exclude_seen: bool | None = None, batch_size: int = 64
 ) -> list[dict[str, Any]]:
     """
     Give a model the weights of the best NDCG@10 on all users of a split.
 
     The first member's weight is 1. Each other one's is the best of `GRID` beside those found so far, the smallest of
-    equal ones; where there are more than two members, all are gone through twice. The members are asked once.
+    equal ones; where there are more than two members, all are gone through twice. This is done for lists with the
+    history's items and for lists without them. The members are asked once: a list without the history is what is left
+    of the same candidates.
+
+    Args:
+        exclude_seen: for which of these lists the weights are taken; by default for those that are better.
 
     Returns:
-        the weights that were tried, with their `ndcg@10` and `recall@10`, in the order of trying.
+        what was tried, in the order of trying: `weights`, `exclude_seen`, and their `ndcg@10` and `recall@10`.
     """
-    found = _all_candidates(model, split.histories, exclude_seen, batch_size)
-    tried: dict[tuple[float, ...], dict[str, Any]] = {}
+    found = _all_candidates(model, split.histories, batch_size)
+    tried: list[dict[str, Any]] = []
+    best: dict[bool, dict[str, Any]] = {}
+    for leave_out in (False, True):
+        if leave_out:
+            found = found._replace(offered=found.offered & ~_seen(found.rows, split.histories))
+        lines = _search(found, split, len(model.members))
+        tried += [{"weights": list(weights), "exclude_seen": leave_out, **line} for weights, line in lines.items()]
+        best[leave_out] = max(tried[-len(lines) :], key=lambda line: line["ndcg@10"])
+    if exclude_seen is None:
+        exclude_seen = best[True]["ndcg@10"] > best[False]["ndcg@10"]
+    model.set_weights(best[exclude_seen]["weights"])
+    return tried
+
+
+def _search(found: Candidates, split: EvaluationSplit, num_members: int) -> dict[tuple[float, ...], dict[str, float]]:
+    """The figures of all weights that are tried."""
+    tried: dict[tuple[float, ...], dict[str, float]] = {}
 
     def measured(weights: tuple[float, ...]) -> float:
         if weights not in tried:
@@ -41,19 +62,22 @@ def choose_weights(
             tried[weights] = {name: float(values.mean()) for name, values in figures.items()}
         return tried[weights]["ndcg@10"]
 
-    weights = (1.0,) + (0.0,) * (len(model.members) - 1)
-    measured(weights)
-    for _ in range(1 if len(weights) == 2 else 2):
-        for place in range(1, len(weights)):
+    weights = (1.0,) + (0.0,) * (num_members - 1)
+    for _ in range(1 if num_members == 2 else 2):
+        for place in range(1, num_members):
             choices = [(*weights[:place], weight, *weights[place + 1 :]) for weight in GRID]
             weights = max(choices, key=measured)  # the first of equal ones
-    model.set_weights(weights)
-    return [{"weights": list(weights), **figures} for weights, figures in tried.items()]
+    return tried
 
 
-def _all_candidates(
-    model: EnsembleForNextItem, histories: Sequence[np.ndarray], exclude_seen: bool, batch_size: int
-) -> Candidates:
+def _seen(rows: torch.Tensor, histories: Sequence[np.ndarray]) -> torch.Tensor:
+    """Which of the rows (users, C) are in the user's history."""
+    return torch.from_numpy(
+        np.stack([np.isin(line, history) for line, history in zip(rows.numpy(), histories, strict=True)])
+    )
+
+
+def _all_candidates(model: EnsembleForNextItem, histories: Sequence[np.ndarray], batch_size: int) -> Candidates:
     """What all members offer for all users, on the CPU."""
     by_length = np.argsort([len(history) for history in histories], kind="stable")
     members, count = range(len(model.members)), max(model.config.num_candidates, K)
@@ -61,7 +85,7 @@ def _all_candidates(
     with evaluation_mode(model):
         for start in range(0, len(by_length), batch_size):
             batch = [histories[int(line)] for line in by_length[start : start + batch_size]]
-            part = model.candidates(batch, members, min(count, model.config.num_items), exclude_seen)
+            part = model.candidates(batch, members, min(count, model.config.num_items))
             parts.append(Candidates(*(tensor.cpu() for tensor in part)))
     width = max([K, *(part.rows.shape[1] for part in parts)])
     back = torch.from_numpy(np.argsort(by_length, kind="stable"))

@@ -37,7 +37,10 @@ def build_ensemble(models: Sequence[Any], num_candidates: int = 100) -> Ensemble
 
 
 def join(
-    models: Sequence[Any], validation: EvaluationSplit, weights: Sequence[float] | None = None, exclude_seen=False
+    models: Sequence[Any],
+    validation: EvaluationSplit,
+    weights: Sequence[float] | None = None,
+    exclude_seen: bool | None = None,
 ) -> tuple[EnsembleForNextItem, list[dict[str, Any]]]:
     """
     An ensemble with given weights, or those chosen on the validation split, and what was tried.

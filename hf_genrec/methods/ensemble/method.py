@@ -13,10 +13,10 @@ def build_trainer(config):
     return build_trainer(config)
 
 
-def join(models, validation, weights=None):
+def join(models, validation, weights, exclude_seen):
     from hf_genrec.methods.ensemble.join_models import join
 
-    return join(models, validation, weights)
+    return join(models, validation, weights, exclude_seen)
 
 
 def card(config: Mapping[str, Any], num_items: int) -> Card:

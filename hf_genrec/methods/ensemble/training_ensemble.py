@@ -6,10 +6,11 @@ from typing import Any, cast
 
 from hf_genrec.data.examples import NextItemExamples, Targets
 from hf_genrec.data.prepared import EvaluationSplit, PreparedData
-from hf_genrec.methods.ensemble.choose_weights import choose_weights
+from hf_genrec.methods.ensemble.choose_weights import K, choose_weights
 from hf_genrec.methods.ensemble.join_models import build_ensemble
 from hf_genrec.training.config import RunConfig
 from hf_genrec.training.finished_run import FinishedRun
+from hf_genrec.training.seen_items import RULES
 from hf_genrec.training.trainer import GenRecTrainer
 
 logger = logging.getLogger(__name__)
@@ -19,12 +20,16 @@ class EnsembleTrainer(GenRecTrainer):
     """
     Its training chooses the members' weights on all validation users; the members stay as they are.
 
+    Attributes:
+        seen_figures: the best NDCG@10 of lists with the history's items and without them.
+
     Args:
         weights (*optional*): to be taken instead.
         members_cpu_seconds: what the members' trainings took, which every line of the log counts in.
     """
 
     eval_dataset: EvaluationSplit
+    seen_figures: dict[str, float]
 
     def __init__(self, *args, weights: Sequence[float] | None = None, members_cpu_seconds: float = 0.0, **kwargs):
         super().__init__(*args, **kwargs)
@@ -33,21 +38,22 @@ class EnsembleTrainer(GenRecTrainer):
 
     def train(self, *args, **kwargs) -> None:
         """Choose, and log what was tried."""
-        model: Any = self.accelerator.unwrap_model(self.model)
-        self.state.epoch = 0
+        arguments, model = cast(Any, self.args), cast(Any, self.accelerator.unwrap_model(self.model))
+        self.state.epoch, self.seen_figures = 0, {}
         if self.weights is not None:
             model.set_weights(self.weights)
-        elif not self.eval_dataset.histories:
-            raise ValueError("the validation split has no targets, so no weights can be chosen: give member_weights")
-        else:
-            for line in choose_weights(model, self.eval_dataset, batch_size=self.args.per_device_eval_batch_size):
-                self.log(
-                    {"weights": line["weights"], **{f"eval_{name}": line[name] for name in ("ndcg@10", "recall@10")}}
-                )
-        if self.eval_dataset.histories:
-            self.state.best_metric = self.evaluate()["eval_ndcg@10"]
-        else:
+            if self.eval_dataset.histories:
+                self.state.best_metric = self.evaluate()[f"eval_ndcg@{K}"]
+                self.seen_figures = {"history_in_lists": self.state.best_metric}
             self.log({})
+            return
+        batch_size = arguments.per_device_eval_batch_size
+        tried = choose_weights(model, self.eval_dataset, arguments.exclude_seen, batch_size)
+        for line in tried:
+            self.log(line)
+        for name, rule in RULES.items():
+            self.seen_figures[name] = max(line["ndcg@10"] for line in tried if line["exclude_seen"] == rule)
+        self.state.best_metric = self.seen_figures["history_in_lists"]
 
 
 def build_trainer(config: RunConfig) -> EnsembleTrainer:

@@ -43,6 +43,11 @@ class Desk:
     def name(self) -> str:
         return " and ".join(f"{run.method.title} ({run.name})" for run in self.runs)
 
+    @property
+    def exclude_seen(self) -> bool:
+        """Whether the page begins with lists that leave the history out: as the first model does by default."""
+        return self.runs[0].model.processor.exclude_seen
+
     # ---- the history ----
 
     def find_titles(self, query: Any) -> str:

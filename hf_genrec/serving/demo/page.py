@@ -71,7 +71,7 @@ def build_page(desk: Desk) -> gr.Blocks:
             with gr.Column(scale=7, min_width=300):
                 _pane("<h2>Recommendations</h2>")
                 k = gr.Slider(1, MOST, USUAL, step=1, label="Items", elem_id="gr-k")
-                exclude_seen = gr.Checkbox(label="Leave the history's items out", elem_id="gr-seen")
+                exclude_seen = gr.Checkbox(desk.exclude_seen, label="Leave the history's items out", elem_id="gr-seen")
                 with gr.Row():
                     lists = []
                     for place in range(len(desk.runs)):
