@@ -30,8 +30,8 @@ import torch
 from conftest import make_model, make_processor
 from learned_tokenizers import make_mpq, make_rq_vae
 from safetensors.torch import load_file, save_file
-from tiny_ensemble import tiny_ensemble
 from tiny_cobra import make_cobra, make_cobra_processor
+from tiny_ensemble import tiny_ensemble
 from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
 from tiny_tiger import make_tiger
