@@ -4,12 +4,12 @@
     OMP_NUM_THREADS=1 python -m benchmarks.item_tokenizers --data data/ml-100k
 
 Residual k-means of the 64 principal components (the default) and of whole vectors, RQ-VAE, and MPQ with 2 to 12
-codebooks; or, for a small catalogue, the tokenizers of ordered codes with 3 codebooks of 64. Each is fitted with the arguments that `hf-genrec tokenize` would take. `error` is the share of the whole
-vectors' variance that the codes do not tell, what a projection drops included; with an MPQ, `own gate` is what it would
-be if the codes came with the item's gate. Usage (of the worst codebook), perplexity and collisions are those of the
-codes as the tokenizer gives them, before collisions are settled. `next` is how much oftener than by chance two
-successive items of a training history have the same first code. Each tokenizer must give an item alone the codes that
-it gives it among the others.
+codebooks; or, for a small catalogue, the tokenizers of ordered codes with 3 codebooks of 64. Each is fitted with the
+arguments that `hf-genrec tokenize` would take. `error` is the share of the whole vectors' variance that the codes do
+not tell, what a projection drops included; with an MPQ, `own gate` is what it would be if the codes came with the
+item's gate. Usage (of the worst codebook), perplexity and collisions are those of the codes as the tokenizer gives
+them, before collisions are settled. `next` is how much oftener than by chance two successive items of a training
+history have the same first code. Each tokenizer must give an item alone the codes that it gives it among the others.
 """
 
 import argparse
