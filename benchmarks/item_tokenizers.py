@@ -60,7 +60,12 @@ SMALL_CASES: dict[str, dict[str, Any]] = {
     "RQ-VAE": {"item_tokenizer": "rq_vae"},
     "RQ-VAE, propagated": {"item_tokenizer": "rq_vae", "vectors": "propagated"},
     "LETTER": {"item_tokenizer": "letter"},
-    "LETTER, alignment_weight 0.1": {"item_tokenizer": "letter", "alignment_weight": 0.1},
+    "LETTER, 300 epochs": {"item_tokenizer": "letter", "tokenizer_epochs": 300},
+    "LETTER, 300 epochs, alignment_weight 1": {
+        "item_tokenizer": "letter",
+        "tokenizer_epochs": 300,
+        "alignment_weight": 1.0,
+    },
     "LETTER, alignment_weight 0": {"item_tokenizer": "letter", "alignment_weight": 0.0},
     "LETTER, diversity_weight 0": {"item_tokenizer": "letter", "diversity_weight": 0.0},
     "LETTER, sinkhorn_epsilon 0": {"item_tokenizer": "letter", "sinkhorn_epsilon": 0.0},
@@ -165,7 +170,7 @@ def main() -> None:
                 collaborative = item_collaborative_vectors(prepared.items, sequences, arguments)
             results[name] = measure(parts, arguments, sequences, collaborative)
     header = (
-        f"{'tokenizer':<33}{'error':>7}{'own gate':>9}{'used':>6}  {'perplexity':<12}{'share ids':>10}{'largest':>8}"
+        f"{'tokenizer':<39}{'error':>7}{'own gate':>9}{'used':>6}  {'perplexity':<12}{'share ids':>10}{'largest':>8}"
     )
     print(f"{header}{'next':>7}{'fit CPU s':>11}{'encode':>8}")
     for name, result in results.items():
@@ -173,7 +178,7 @@ def main() -> None:
         own = f"{result['error_own_gate']:.3f}" if "error_own_gate" in result else ""
         shared = result["collisions"]
         print(
-            f"{name:<33}{result['error']:>7.3f}{own:>9}{result['usage']:>6.0%}  {f'{low} to {high}':<12}"
+            f"{name:<39}{result['error']:>7.3f}{own:>9}{result['usage']:>6.0%}  {f'{low} to {high}':<12}"
             f"{shared['items']:>10,}{shared['largest_group']:>8}{result['next']:>7.2f}"
             f"{result['fit_cpu_seconds']:>11.0f}{result['encode_cpu_seconds']:>8.1f}"
         )

@@ -175,6 +175,8 @@ class TokenizerArguments:
         for name in ("alignment_weight", "diversity_weight", "uniformity_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, it is {getattr(self, name)}")
+        if not (self.sinkhorn_epsilon == 0 or self.sinkhorn_epsilon >= 0.003):
+            raise ValueError(f"sinkhorn_epsilon must be 0 or at least 0.003, not {self.sinkhorn_epsilon}")
         if self.aligned and self.collaborative_run is None and self.collaborative_dim != self.latent_dim:
             raise ValueError(
                 f"letter compares codewords with collaborative vectors, but latent_dim is {self.latent_dim} and "

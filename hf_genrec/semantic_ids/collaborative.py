@@ -69,7 +69,9 @@ def collaborative_vectors(
 
     matrix = positive_pmi(cooccurrence_counts(sequences, num_items, window))
     if not matrix.nnz:
-        raise ValueError("no two items co-occur in the training sequences; use vectors: text")
+        raise ValueError(
+            "no two items co-occur in the training sequences; use vectors: text (and for letter alignment_weight: 0)"
+        )
     rank = min(dim, num_items)
     left, singular, _ = randomized_svd(
         matrix, n_components=rank, random_state=seed

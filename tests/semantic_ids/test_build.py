@@ -8,7 +8,12 @@ from tiny_rearec import tiny_rearec
 from hf_genrec.catalogue.processing_rows import ItemProcessor
 from hf_genrec.semantic_ids import embedding
 from hf_genrec.semantic_ids.arguments import TokenizerArguments
-from hf_genrec.semantic_ids.build import assign_semantic_ids, encode_new_items, item_parts
+from hf_genrec.semantic_ids.build import (
+    assign_semantic_ids,
+    encode_new_items,
+    item_collaborative_vectors,
+    item_parts,
+)
 from hf_genrec.semantic_ids.residual_kmeans import fit_residual_kmeans
 
 WORDS = ["red", "blue", "green", "nail", "lip", "hair", "oil", "soap"]
@@ -138,6 +143,10 @@ def test_vectors_of_a_recommender_stand_in_for_cooccurrence(tmp_path):
     expected = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     np.testing.assert_allclose(parts["collaborative"][:38], expected[:38], rtol=1e-6)
     assert not parts["collaborative"][38:].any()  # never seen in training
+    letter = arguments(item_tokenizer="letter", collaborative_run=str(tmp_path / "run"))
+    assert item_parts(items, train_sequences, letter, tmp_path).keys() == {"text"}
+    read = item_collaborative_vectors(items, train_sequences, letter)
+    assert np.array_equal(read, parts["collaborative"])
     ids, _, health = build_semantic_ids(items, train_sequences, settings, tmp_path)
     assert health["unique_ids"] == 40
     with_text, _, _ = build_semantic_ids(items, train_sequences, arguments(), tmp_path)

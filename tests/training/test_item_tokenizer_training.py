@@ -230,6 +230,8 @@ def test_arguments_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="latent_dim is 64 and collaborative_dim 32: set both to the same"):
         TokenizerArguments(item_tokenizer="letter", collaborative_dim=32)
     TokenizerArguments(item_tokenizer="letter", collaborative_dim=32, alignment_weight=0.0)
+    with pytest.raises(ValueError, match=r"sinkhorn_epsilon must be 0 or at least 0\.003, not 0\.001"):
+        TokenizerArguments(sinkhorn_epsilon=0.001)
     with pytest.raises(ValueError, match="diversity_weight must not be negative"):
         TokenizerArguments(diversity_weight=-1.0)
     assert TokenizerArguments(item_tokenizer="mpq").codebook_sizes == [300] * 8
