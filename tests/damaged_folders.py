@@ -32,6 +32,7 @@ from learned_tokenizers import make_mpq, make_rq_vae
 from safetensors.torch import load_file, save_file
 from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
+from tiny_s2gr import make_s2gr
 from tiny_tiger import make_tiger
 from transformers.utils.logging import disable_progress_bar
 
@@ -42,6 +43,7 @@ from hf_genrec.item_tokenizers import load_item_tokenizer
 MAKERS = {
     "care": (lambda seed: make_model(make_processor(unique=seed % 2 == 0, seed=seed)), make_rq_vae),
     "rearec": (lambda seed: tiny_rearec(seed=seed), make_rq_vae),
+    "s2gr": (lambda seed: make_s2gr(make_processor(unique=seed % 2 == 0, seed=seed), seed), make_rq_vae),
     "tiger": (lambda seed: make_tiger(make_processor(unique=seed % 2 == 0, seed=seed), seed), make_rq_vae),
     "reg4rec": (lambda seed: make_reg4rec(make_set_processor(unique=seed % 2 == 0, seed=seed)), make_mpq),
 }
