@@ -34,6 +34,7 @@ from tiny_cobra import make_cobra, make_cobra_processor
 from tiny_ensemble import tiny_ensemble
 from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
+from tiny_s2gr import make_s2gr
 from tiny_tiger import make_tiger
 from transformers.utils.logging import disable_progress_bar
 
@@ -46,6 +47,7 @@ MAKERS = {
     "ensemble": (lambda seed: tiny_ensemble(seed=seed), make_rq_vae),
     "cobra": (lambda seed: make_cobra(make_cobra_processor(unique=seed % 2 == 0, seed=seed), seed), make_rq_vae),
     "rearec": (lambda seed: tiny_rearec(seed=seed), make_rq_vae),
+    "s2gr": (lambda seed: make_s2gr(make_processor(unique=seed % 2 == 0, seed=seed), seed), make_rq_vae),
     "tiger": (lambda seed: make_tiger(make_processor(unique=seed % 2 == 0, seed=seed), seed), make_rq_vae),
     "reg4rec": (lambda seed: make_reg4rec(make_set_processor(unique=seed % 2 == 0, seed=seed)), make_mpq),
 }

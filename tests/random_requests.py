@@ -14,6 +14,7 @@ from tiny_cobra import make_cobra, make_cobra_processor
 from tiny_ensemble import tiny_ensemble
 from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
+from tiny_s2gr import make_s2gr
 from tiny_tiger import make_tiger
 
 import hf_genrec
@@ -51,6 +52,7 @@ def make_models() -> dict[str, object]:
         "trie, shared codes": make_model(processors[1], num_queries=[1, 1]),
         "seq2seq": make_tiger(processors[0]),
         "seq2seq, shared codes": make_tiger(processors[1], item_separators=True, level_heads=True),
+        "seq2seq, thinking": make_s2gr(processors[0]),
         "scores": tiny_rearec(),
         "scores, depth by a rule": tiny_rearec(depth_rule="kl", depth_threshold=0.1),
         "codes and vectors": make_cobra(make_cobra_processor(24, (3, 4, 3)), dense_weight=3.0),

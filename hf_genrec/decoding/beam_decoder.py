@@ -103,21 +103,34 @@ class BeamDecoder:
         Returns:
             (B, W, hidden_size), the states that predict the next token.
         """
-        width = codes.shape[1]
-        embeddings, prompt, inside = self.new_slots(codes)
-        size = embeddings.shape[2]
+        return self.extend_slots(*self.new_slots(codes), parents)
+
+    def extend_slots(
+        self, embeddings: torch.Tensor, prompt: torch.Tensor, inside: torch.Tensor, parents: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Append slots to each beam.
+
+        Args:
+            embeddings, prompt, inside: as [`new_slots`] gives them.
+            parents: (B, W) the beams of the step before that they continue.
+
+        Returns:
+            (B, W, hidden_size), the states of each beam's last slot.
+        """
+        width, size = embeddings.shape[1:3]
         prompt = prompt[:, None].expand(-1, width, -1, -1)  # (B, W, size, E)
         # Of earlier beam slots: those it descends from.
         ancestors = self.ancestors.gather(1, parents[..., None].expand(-1, -1, self.ancestors.shape[2]))
         earlier = ancestors[:, :, None, :].expand(-1, -1, size, -1)
-        own_beam = torch.eye(width, dtype=torch.bool, device=codes.device)
+        own_beam = torch.eye(width, dtype=torch.bool, device=parents.device)
         new = (own_beam[:, None, :, None] & inside[None, :, None, :]).reshape(width, size, width * size)
-        new = new.expand(len(codes), -1, -1, -1)
+        new = new.expand(len(parents), -1, -1, -1)
         allowed = torch.cat([prompt, earlier, new], dim=-1).flatten(1, 2)  # (B, W * size, E + slots + W * size)
 
-        position = self.position[:, None, None] + torch.arange(1, size + 1, device=codes.device)
+        position = self.position[:, None, None] + torch.arange(1, size + 1, device=parents.device)
         states = self.decode(embeddings.flatten(1, 2), allowed, position.expand(-1, width, -1).flatten(1, 2), size)
-        own_slots = own_beam.repeat_interleave(size, dim=1).expand(len(codes), -1, -1)
+        own_slots = own_beam.repeat_interleave(size, dim=1).expand(len(parents), -1, -1)
         self.ancestors = torch.cat([ancestors, own_slots], dim=-1)
         self.position = self.position + size
         return states

@@ -25,7 +25,15 @@ from .recommend_by_seq2seq import Seq2SeqRecommenderMixin
 
 @dataclass
 class CodeT5Output(CacheByBothNames, Seq2SeqLMOutput):
-    """`Seq2SeqLMOutput`."""
+    """
+    `Seq2SeqLMOutput` with the terms of the loss.
+
+    Args:
+        losses (`dict[str, torch.Tensor]`, *optional*):
+            Unweighted terms by name, where there are several; each a mean over codes.
+    """
+
+    losses: dict[str, torch.Tensor] | None = None
 
 
 class LevelHeads(nn.Linear):
@@ -109,13 +117,17 @@ class CodeT5(InitializedAsT5, Seq2SeqRecommenderMixin, T5ForConditionalGeneratio
         if written is None:
             written = self._decoder_inputs(labels, len(encoder_outputs.last_hidden_state))
         # Before the cache grows: the length of a static one is a tensor that grows with it.
-        past = 0 if cache is None else cache.get_seq_length()
+        past = 0 if cache is None else self._codes_in(cache)
         levels = torch.arange(written.shape[1], device=written.device) + past
         states, outputs = self._decode(written, encoder_outputs, cache, use_cache, **kwargs)
         logits = self.code_logits(self.scaled(states), levels)
-        loss = None if labels is None else self.code_loss(logits, labels, num_items_in_batch)
+        loss = losses = None
+        if labels is not None:
+            total = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
+            loss, losses = self._losses(logits, labels.to(logits.device), total, encoder_outputs, outputs)
         return CodeT5Output(
             loss=loss,
+            losses=losses,
             logits=logits,
             decoder_hidden_states=outputs.get("hidden_states"),
             decoder_attentions=outputs.get("attentions"),
@@ -130,6 +142,10 @@ class CodeT5(InitializedAsT5, Seq2SeqRecommenderMixin, T5ForConditionalGeneratio
         if labels is None:
             return torch.full((rows, 1), self.config.decoder_start_token_id, device=self.device)
         return self._shift_right(labels)
+
+    def _codes_in(self, cache: EncoderDecoderCache) -> int | torch.Tensor:
+        """Tokens, the start token among them, that the decoder has read."""
+        return cache.get_seq_length()
 
     def _decode(self, decoder_input_ids, encoding: HistoryEncoding, cache, use_cache, **kwargs):
         """States (B, T, d) of the decoder, and its output."""
@@ -168,13 +184,14 @@ class CodeT5(InitializedAsT5, Seq2SeqRecommenderMixin, T5ForConditionalGeneratio
         own = (token >= (ends - sizes)[levels, None]) & (token < ends[levels, None])  # (T, vocab_size)
         return logits.masked_fill(~own, torch.finfo(logits.dtype).min)
 
-    def code_loss(
-        self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: int | torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """The cross-entropy per code, of logits (B, T, vocab_size) and labels (B, T)."""
+    def _losses(self, logits, labels, total, encoding: HistoryEncoding, outputs):
+        """The loss, divided by `total` codes, and its terms by name, if there are several."""
+        return self.code_loss(logits, labels, total), None
+
+    def code_loss(self, logits: torch.Tensor, labels: torch.Tensor, total: int | torch.Tensor) -> torch.Tensor:
+        """The sum of the cross-entropies of logits (B, T, vocab_size) and labels (B, T), divided by `total`."""
         smoothing = self.config.label_smoothing if self.training else 0.0
-        total = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
-        logits, labels = _at_least_float32(logits), labels.to(logits.device)
+        logits = _at_least_float32(logits)
         if not self.config.level_heads:
             parts = [(logits.flatten(0, 1), labels.flatten())]
         else:

@@ -20,7 +20,7 @@ class HistoryEncoding(BaseModelOutput):
             1 for slots that the decoder reads, 0 for padding.
     """
 
-    attention_mask: torch.Tensor | None = None
+    attention_mask: torch.Tensor = None  # type: ignore[assignment]  # always given: a ModelOutput asks for a default
 
 
 class HistoryEncoder(CodeT5Stack):

@@ -72,9 +72,13 @@ def memory_of(decoder, states: torch.Tensor, mask: torch.Tensor) -> tuple[list, 
     """
     attentions = [block.layer[1].EncDecAttention for block in decoder.block]
     memory = [(heads(one, one.k(states)), heads(one, one.v(states))) for one in attentions]
+    return memory, memory_bias_of(states, mask)
+
+
+def memory_bias_of(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """(B, 1, 1, E), what is added to the attention to an encoded history, of the same arguments as [`memory_of`]."""
     bias = torch.zeros(mask.shape, dtype=states.dtype, device=states.device)
-    bias = bias.masked_fill(~mask.bool(), torch.finfo(states.dtype).min)
-    return memory, bias[:, None, None, :]
+    return bias.masked_fill(~mask.bool(), torch.finfo(states.dtype).min)[:, None, None, :]
 
 
 def heads(attention, states: torch.Tensor) -> torch.Tensor:
@@ -131,6 +135,9 @@ class Seq2SeqBeamDecoder(BeamDecoder):
         shape."""
         return self.model.scaled(self.append(start, torch.zeros(1, dtype=torch.long, device=start.device)))
 
+    def extend(self, codes: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
+        return self.model.scaled(super().extend(codes, parents))
+
     def append(self, embeddings: torch.Tensor, depths: torch.Tensor, allowed: torch.Tensor | None = None):
         """States (B, n, hidden_size) of new slots; see [`decode_slots`]."""
         self.depths = torch.cat([self.depths, depths])
@@ -150,4 +157,4 @@ class Seq2SeqBeamDecoder(BeamDecoder):
     def decode(
         self, embeddings: torch.Tensor, allowed: torch.Tensor, positions: torch.Tensor, size: int
     ) -> torch.Tensor:
-        return self.model.scaled(self.append(embeddings, positions[0], allowed)[:, size - 1 :: size])
+        return self.append(embeddings, positions[0], allowed)[:, size - 1 :: size]

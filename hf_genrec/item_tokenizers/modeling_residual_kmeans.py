@@ -9,7 +9,7 @@ from .nearest_centroid import nearest_centroid as nearest_centroid
 
 
 class ResidualKMeansTokenizer(ItemTokenizer):
-    """Codes of item vectors by residual k-means, the quantizer of RQ-VAE (TIGER, arXiv 2305.05065, section 3.1) without
+    """Codes of item vectors by residual k-means, the quantizer of RQ-VAE (arXiv 2305.05065, section 3.1) without
     the autoencoder: level l takes the nearest centroid of what levels 1..l-1 left over."""
 
     config_class = ResidualKMeansConfig

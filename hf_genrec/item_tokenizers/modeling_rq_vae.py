@@ -9,7 +9,7 @@ from .learned_item_tokenizer import LearnedItemTokenizer, Network, nearest
 
 
 class RqVaeTokenizer(LearnedItemTokenizer):
-    """The residual-quantized autoencoder of TIGER (arXiv 2305.05065, section 3.1): r_0 = E(v), level l takes the
+    """The residual-quantized autoencoder of arXiv 2305.05065, section 3.1: r_0 = E(v), level l takes the
     codeword nearest to r_l, and r_(l+1) is what it leaves over; the decoder reads the sum of the codewords."""
 
     config_class = RqVaeConfig

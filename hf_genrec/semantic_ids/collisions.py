@@ -110,7 +110,8 @@ def _quantization_error(codes: np.ndarray, latents: np.ndarray, tokenizer: ItemT
 
 
 def extra_code(codes: np.ndarray) -> np.ndarray:
-    """Append a level that counts 0, 1, 2, ... within each group of items with the same codes (TIGER, section 3.1).
+    """Append a level that counts 0, 1, 2, ... within each group of items with the same codes (arXiv 2305.05065,
+    section 3.1).
 
     Returns:
         (N, L + 1) int64; the new level has as many codes as the largest group has items

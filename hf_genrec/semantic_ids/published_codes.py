@@ -1,4 +1,4 @@
-"""Semantic IDs that others published: LETTER/TIGER JSON, or TSV."""
+"""Semantic IDs that others published: JSON as LETTER writes it, or TSV."""
 
 import logging
 import re
