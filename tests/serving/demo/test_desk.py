@@ -42,7 +42,6 @@ def titles_in(html: str) -> list[str]:
     return [unescape(title.rstrip()) for title in re.findall(r'class="gr-title">([^<]*)', html)]
 
 
-@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
 def test_the_page_begins_as_the_first_model_does_by_default():
     run = rearec_run()
     assert Desk([run, RUNS[0]]).exclude_seen is False
@@ -51,6 +50,7 @@ def test_the_page_begins_as_the_first_model_does_by_default():
     assert Desk([RUNS[0], run]).exclude_seen is False
 
 
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
 @pytest.mark.parametrize("exclude_seen", [False, True])
 @pytest.mark.parametrize("history", [HISTORY, []])
 def test_lists_are_the_models(run, exclude_seen, history):
