@@ -58,9 +58,15 @@ def test_evaluate_writes_figures_and_a_card(trained, monkeypatch, capsys, caplog
         assert record["tie_order"] == "file"
         assert record["metrics"]["invalid_share"]["value"] == 0
         assert 0 <= record["metrics"]["recall@5"]["low"] <= record["metrics"]["recall@5"]["value"] <= 1
-    # by the trainer's own evaluation of the best checkpoint
+    # by the trainer's own evaluations of the best checkpoint: nobody here has a film twice
     training = json.loads((trained / "results/training.json").read_text())
-    assert records["CARE"]["metrics"]["ndcg@10"]["value"] == pytest.approx(training["best_validation_ndcg@10"])
+    figures = training["seen_items"]["ndcg@10"]
+    assert records["CARE"]["seen_items_removed"]
+    assert records["CARE"]["metrics"]["ndcg@10"]["value"] == pytest.approx(figures["history_left_out"])
+    run_command(monkeypatch, capsys, "evaluate", trained, "--split", "validation", "--no-exclude-seen")
+    seen = json.loads((trained / "results/validation-seen.json").read_text())["CARE"]
+    assert seen["metrics"]["ndcg@10"]["value"] == pytest.approx(training["best_validation_ndcg@10"])
+    assert figures["history_in_lists"] == training["best_validation_ndcg@10"]
     assert "item-kNN" in caplog.text
     card = (trained / "model/README.md").read_text()
     assert f"{records['CARE']['metrics']['ndcg@10']['value']:.4f}" in card

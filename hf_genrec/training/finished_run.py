@@ -88,8 +88,8 @@ class DenseRun:
     ) -> tuple[Any, dict[str, Any], dict[str, float]]:
         """
         One model of two, and what the record of the training says of it: `cpu_seconds` are those of both parts and of
-        the choice; each of them, and what was tried, stands under `dense`. Also the best figures of lists with the
-        history's items and without them, as far as they were measured, by the names of [`RULES`].
+        the choice; each of them, and what was tried, stands under `dense`. Also the figures of lists with the history's
+        items and without them, as far as they were measured, by the names of [`RULES`].
         """
         start = time.process_time()
         weights = None if self.weight is None else [1.0, self.weight]
@@ -99,11 +99,8 @@ class DenseRun:
             "dense": self.finished.cpu_seconds,
             "joining": time.process_time() - start,
         }
-        figures = {
-            name: max(line["ndcg@10"] for line in tried if line["exclude_seen"] == rule)
-            for name, rule in RULES.items()
-            if tried
-        }
+        chosen = {line["exclude_seen"]: line["ndcg@10"] for line in tried if line["weights"] == joined.config.weights}
+        figures = {name: chosen[rule] for name, rule in RULES.items() if chosen}
         best = figures.get("history_in_lists", record["best_validation_ndcg@10"])
         if tried:
             logger.info(

@@ -90,6 +90,20 @@ def test_answers_that_are_batched_equal_recommend(served, method):
             assert [item["title"] for item in line] == [model.processor.title(item["item_id"]) for item in line]
 
 
+def test_what_the_model_leaves_out_is_left_out_unless_a_request_says_otherwise(served):
+    model = served["rearec"]
+    history = model.processor.item_ids[:3]
+    bodies = [{"history": history, "k": 50} | more for more in ({}, {"exclude_seen": True}, {"exclude_seen": False})]
+    lists = {}
+    for usual in (True, False):
+        model.processor.exclude_seen = usual
+        answers = [answer.json()["items"] for answer in ask([model], *bodies)]
+        lists[usual] = [[item["item_id"] for item in items] for items in answers]
+    everything = len(model.processor.item_ids)
+    assert [len(items) for items in lists[True]] == [everything - 3, everything - 3, everything]
+    assert [len(items) for items in lists[False]] == [everything, everything - 3, everything]
+
+
 def test_a_user_who_comes_back_is_remembered_and_answered_alike(served):
     care = served["care"]
     care.cache.clear()

@@ -37,37 +37,43 @@ def choose_weights(
         what was tried, in the order of trying: `weights`, `exclude_seen`, and their `ndcg@10` and `recall@10`.
     """
     found = _all_candidates(model, split.histories, batch_size)
-    tried: list[dict[str, Any]] = []
-    best: dict[bool, dict[str, Any]] = {}
-    for leave_out in (False, True):
-        if leave_out:
-            found = found._replace(offered=found.offered & ~_seen(found.rows, split.histories))
-        lines = _search(found, split, len(model.members))
-        tried += [{"weights": list(weights), "exclude_seen": leave_out, **line} for weights, line in lines.items()]
-        best[leave_out] = max(tried[-len(lines) :], key=lambda line: line["ndcg@10"])
+    unseen = found._replace(offered=found.offered & ~_seen(found.rows, split.histories))
+    searches = {False: _Search(found, split), True: _Search(unseen, split)}
+    best = {rule: search.run(len(model.members)) for rule, search in searches.items()}
     if exclude_seen is None:
-        exclude_seen = best[True]["ndcg@10"] > best[False]["ndcg@10"]
-    model.set_weights(best[exclude_seen]["weights"])
-    return tried
+        exclude_seen = searches[True].ndcg(best[True]) > searches[False].ndcg(best[False])
+    for search in searches.values():
+        search.ndcg(best[exclude_seen])  # what is chosen is measured under both rules
+    model.set_weights(best[exclude_seen])
+    return [
+        {"weights": list(weights), "exclude_seen": rule, **figures}
+        for rule, search in searches.items()
+        for weights, figures in search.tried.items()
+    ]
 
 
-def _search(found: Candidates, split: EvaluationSplit, num_members: int) -> dict[tuple[float, ...], dict[str, float]]:
-    """The figures of all weights that are tried."""
-    tried: dict[tuple[float, ...], dict[str, float]] = {}
+class _Search:
+    """The figures of weights, each measured once."""
 
-    def measured(weights: tuple[float, ...]) -> float:
-        if weights not in tried:
-            rows = np.concatenate(list(_lists(found, weights)))
-            figures = {"ndcg@10": ndcg_at_k(rows, split.targets, K), "recall@10": recall_at_k(rows, split.targets, K)}
-            tried[weights] = {name: float(values.mean()) for name, values in figures.items()}
-        return tried[weights]["ndcg@10"]
+    def __init__(self, found: Candidates, split: EvaluationSplit):
+        self.found, self.split = found, split
+        self.tried: dict[tuple[float, ...], dict[str, float]] = {}
 
-    weights = (1.0,) + (0.0,) * (num_members - 1)
-    for _ in range(1 if num_members == 2 else 2):
-        for place in range(1, num_members):
-            choices = [(*weights[:place], weight, *weights[place + 1 :]) for weight in GRID]
-            weights = max(choices, key=measured)  # the first of equal ones
-    return tried
+    def ndcg(self, weights: tuple[float, ...]) -> float:
+        if weights not in self.tried:
+            rows, targets = np.concatenate(list(_lists(self.found, weights))), self.split.targets
+            figures = {"ndcg@10": ndcg_at_k(rows, targets, K), "recall@10": recall_at_k(rows, targets, K)}
+            self.tried[weights] = {name: float(values.mean()) for name, values in figures.items()}
+        return self.tried[weights]["ndcg@10"]
+
+    def run(self, num_members: int) -> tuple[float, ...]:
+        """The best weights found."""
+        weights = (1.0,) + (0.0,) * (num_members - 1)
+        for _ in range(1 if num_members == 2 else 2):
+            for place in range(1, num_members):
+                choices = [(*weights[:place], weight, *weights[place + 1 :]) for weight in GRID]
+                weights = max(choices, key=self.ndcg)  # the first of equal ones
+        return weights
 
 
 def _seen(rows: torch.Tensor, histories: Sequence[np.ndarray]) -> torch.Tensor:

@@ -21,7 +21,7 @@ class EnsembleTrainer(GenRecTrainer):
     Its training chooses the members' weights on all validation users; the members stay as they are.
 
     Attributes:
-        seen_figures: the best NDCG@10 of lists with the history's items and without them.
+        seen_figures: the NDCG@10 of lists with the history's items and without them.
 
     Args:
         weights (*optional*): to be taken instead.
@@ -51,8 +51,8 @@ class EnsembleTrainer(GenRecTrainer):
         tried = choose_weights(model, self.eval_dataset, arguments.exclude_seen, batch_size)
         for line in tried:
             self.log(line)
-        for name, rule in RULES.items():
-            self.seen_figures[name] = max(line["ndcg@10"] for line in tried if line["exclude_seen"] == rule)
+        chosen = {line["exclude_seen"]: line["ndcg@10"] for line in tried if line["weights"] == model.config.weights}
+        self.seen_figures = {name: chosen[rule] for name, rule in RULES.items()}
         self.state.best_metric = self.seen_figures["history_in_lists"]
 
 

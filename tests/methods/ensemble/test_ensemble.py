@@ -12,6 +12,7 @@ from tiny_reg4rec import make_reg4rec, make_set_processor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import hf_genrec
+from hf_genrec.evaluation.metrics import ndcg_at_k
 from hf_genrec.methods.ensemble.choose_weights import choose_weights
 from hf_genrec.methods.ensemble.join_models import build_ensemble
 from hf_genrec.methods.ensemble.modeling_ensemble import EnsembleForNextItem
@@ -156,11 +157,14 @@ def test_three_members_are_given_better_weights_one_after_the_other():
     from tiny_rearec import tiny_split
 
     model, split = tiny_ensemble((1.0, 0.0, 0.0), searching=1), tiny_split(users=30)
-    tried = choose_weights(model, split)
-    assert tried[0]["weights"] == [1.0, 0.0, 0.0]
-    best = max(line["ndcg@10"] for line in tried)
-    assert next(line["weights"] for line in tried if line["ndcg@10"] == best) == model.config.weights
-    assert best > tried[0]["ndcg@10"]
+    for exclude_seen in (False, True):
+        tried = [line for line in choose_weights(model, split, exclude_seen) if line["exclude_seen"] == exclude_seen]
+        assert tried[0]["weights"] == [1.0, 0.0, 0.0]
+        best = max(line["ndcg@10"] for line in tried)
+        assert next(line["weights"] for line in tried if line["ndcg@10"] == best) == model.config.weights
+        assert best > tried[0]["ndcg@10"]
+        rows, _ = model.recommend_rows(split.histories, 10, exclude_seen=exclude_seen)
+        assert ndcg_at_k(rows, split.targets, 10).mean() == pytest.approx(best)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -42,6 +42,14 @@ def titles_in(html: str) -> list[str]:
     return [unescape(title.rstrip()) for title in re.findall(r'class="gr-title">([^<]*)', html)]
 
 
+def test_the_page_begins_as_the_first_model_does_by_default():
+    run = rearec_run()
+    assert Desk([run, RUNS[0]]).exclude_seen is False
+    run.model.processor.exclude_seen = True
+    assert Desk([run, RUNS[0]]).exclude_seen is True
+    assert Desk([RUNS[0], run]).exclude_seen is False
+
+
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
 @pytest.mark.parametrize("exclude_seen", [False, True])
 @pytest.mark.parametrize("history", [HISTORY, []])
