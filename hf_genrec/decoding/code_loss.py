@@ -63,3 +63,20 @@ def code_loss(
         mean = logits.mean(-1) if legal is None else chosen.masked_fill(~legal, 0.0).sum(-1) / legal.sum(-1)
         loss = (1 - label_smoothing) * loss + label_smoothing * (total - mean)
     return loss.sum()
+
+
+def soft_targets_of(level: int, soft_targets: SoftTargets, labels: torch.Tensor, start: int, end: int) -> SoftTargets:
+    """
+    Those of one level's codes, for a head that knows this level alone.
+
+    Args:
+        labels: (B, T) of all levels, -100 where nothing is learned.
+        start, end: the level's tokens; the head's first one is `start`.
+    """
+    labelled = labels != -100
+    rows = (torch.arange(labels.shape[1], device=labels.device) == level).expand_as(labels)[labelled]
+    tokens = (soft_targets["tokens"][rows] - start).clamp(0, end - start - 1)
+    of_level: SoftTargets = {**soft_targets, "tokens": tokens, "log_weights": soft_targets["log_weights"][rows]}
+    if "legal" in soft_targets:
+        of_level["legal"] = soft_targets["legal"][rows]
+    return of_level

@@ -17,6 +17,7 @@ from ..catalogue.transformers_bridge import (
     returns_tuples,
     takes_cache,
 )
+from .code_loss import SoftTargets, code_loss, soft_targets_of
 from .code_t5_config import CodeT5Config
 from .code_t5_stack import CodeT5Stack, InitializedAsT5
 from .history_encoder import HistoryEncoder, HistoryEncoding
@@ -88,6 +89,7 @@ class CodeT5(InitializedAsT5, Seq2SeqRecommenderMixin, T5ForConditionalGeneratio
         use_cache: bool | None = None,
         user_bins: torch.LongTensor | None = None,
         num_items_in_batch: int | torch.Tensor | None = None,
+        soft_targets: SoftTargets | None = None,
         **kwargs,
     ) -> CodeT5Output:
         r"""
@@ -104,6 +106,7 @@ class CodeT5(InitializedAsT5, Seq2SeqRecommenderMixin, T5ForConditionalGeneratio
                 The codes of the next item, -100 for what is not trained on.
             num_items_in_batch (*optional*):
                 Codes in the whole optimisation step. The loss is then the sum over codes divided by it.
+            soft_targets ([`SoftTargets`], *optional*): what the labelled codes are compared with, beside the labels.
 
         Returns:
             [`CodeT5Output`]: `logits` `(B, T, vocab_size)`, row i for label i; `loss` is the cross-entropy per code.
@@ -124,7 +127,8 @@ class CodeT5(InitializedAsT5, Seq2SeqRecommenderMixin, T5ForConditionalGeneratio
         loss = losses = None
         if labels is not None:
             total = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
-            loss, losses = self._losses(logits, labels.to(logits.device), total, encoder_outputs, outputs)
+            wanted = labels.to(logits.device)
+            loss, losses = self._losses(logits, wanted, total, encoder_outputs, outputs, soft_targets)
         return CodeT5Output(
             loss=loss,
             losses=losses,
@@ -184,33 +188,30 @@ class CodeT5(InitializedAsT5, Seq2SeqRecommenderMixin, T5ForConditionalGeneratio
         own = (token >= (ends - sizes)[levels, None]) & (token < ends[levels, None])  # (T, vocab_size)
         return logits.masked_fill(~own, torch.finfo(logits.dtype).min)
 
-    def _losses(self, logits, labels, total, encoding: HistoryEncoding, outputs):
+    def _losses(self, logits, labels, total, encoding: HistoryEncoding, outputs, soft_targets):
         """The loss, divided by `total` codes, and its terms by name, if there are several."""
-        return self.code_loss(logits, labels, total), None
+        return self._code_loss(logits, labels, total, soft_targets), None
 
-    def code_loss(self, logits: torch.Tensor, labels: torch.Tensor, total: int | torch.Tensor) -> torch.Tensor:
-        """The sum of the cross-entropies of logits (B, T, vocab_size) and labels (B, T), divided by `total`."""
+    def _code_loss(
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        total: int | torch.Tensor,
+        soft_targets: SoftTargets | None = None,
+    ) -> torch.Tensor:
+        """[`code_loss`] of logits (B, T, vocab_size) and labels (B, T), divided by `total`."""
         smoothing = self.config.label_smoothing if self.training else 0.0
-        logits = _at_least_float32(logits)
         if not self.config.level_heads:
-            parts = [(logits.flatten(0, 1), labels.flatten())]
-        else:
-            starts = [sum(self.config.codebook_sizes[:level]) for level in range(labels.shape[1] + 1)]
-            parts = [
-                (logits[:, level, start:end], (labels[:, level] - start).masked_fill(labels[:, level] == -100, -100))
-                for level, (start, end) in enumerate(pairwise(starts))
-            ]
-        losses = [
-            nn.functional.cross_entropy(*part, ignore_index=-100, reduction="sum", label_smoothing=smoothing)
-            for part in parts
-        ]
+            return code_loss(logits, labels, smoothing, soft_targets) / total
+        starts = [sum(self.config.codebook_sizes[:level]) for level in range(labels.shape[1] + 1)]
+        losses = []
+        for level, (start, end) in enumerate(pairwise(starts)):
+            own = (labels[:, level] - start).masked_fill(labels[:, level] == -100, -100)
+            targets = None if soft_targets is None else soft_targets_of(level, soft_targets, labels, start, end)
+            losses.append(code_loss(logits[:, level, start:end], own, smoothing, targets))
         return torch.stack(losses).sum() / total
 
 
 def _details(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Of a call's further arguments, those that ask for more output."""
     return {name: kwargs[name] for name in ("output_attentions", "output_hidden_states") if name in kwargs}
-
-
-def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()

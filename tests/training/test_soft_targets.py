@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_rearec import tiny_rearec
+from tiny_s2gr import make_s2gr
+from tiny_tiger import make_tiger
 
 from hf_genrec.catalogue.item_trie import ItemTrie
 from hf_genrec.catalogue.processing_rows import ItemProcessor
@@ -101,6 +103,35 @@ def test_it_is_the_sum_over_all_items(token_ids, alpha, beta, smoothing, legal_t
         for i, target in enumerate(targets)
     )
     assert found.item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3])
+@pytest.mark.parametrize("legal_temperature", [None, 2.0])
+@pytest.mark.parametrize(
+    "make",
+    [make_tiger, lambda processor: make_tiger(processor, level_heads=True), make_s2gr],
+    ids=["one head", "a head for each level", "thinking"],
+)
+def test_an_encoder_decoder_compares_its_codes_with_them(make, alpha, legal_temperature):
+    processor = make_processor()
+    model = make(processor).eval()
+    rows = [3, 0, 17]
+    labels = torch.from_numpy(processor.token_ids[rows])
+    codes = CodeShares(processor.trie)
+    scores = torch.randn(len(processor.item_ids), len(rows), generator=torch.Generator().manual_seed(0))
+    made = SoftTargetMaker(codes, labels, codes.shares(scores, codes.path(labels)), alpha, legal_temperature)
+    soft_targets = made(torch.arange(len(rows)))
+    inputs = processor.prompts([np.array([1, 2]), np.array([5]), np.array([], dtype=np.int64)])
+    with torch.no_grad():
+        output = model(**inputs, labels=labels, soft_targets=soft_targets)
+        plain = model(**inputs, labels=labels)
+    found, of_labels = ((o.losses or {"code": o.loss})["code"] for o in (output, plain))
+    # Its own logits give the other levels' codes nothing, whichever head it has.
+    expected = code_loss(output.logits, labels, soft_targets=soft_targets) / labels.numel()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert (abs(found - of_labels) < 1e-5) == (alpha == 0 and legal_temperature is None)
+    if alpha:
+        assert output.loss.item() == pytest.approx((plain.loss + found - of_labels).item(), rel=1e-5)
 
 
 def test_by_hand():

@@ -38,5 +38,6 @@ METHOD = Method(
     card=card,
     search_options=("num_beams",),
     score_name="log-probability",
+    soft_targets=True,
     unused_keys=frozenset({"packing", "packed_row_tokens"}),
 )

@@ -142,8 +142,8 @@ class S2grForConditionalGeneration(CodeT5):
 
     # ---- loss ----
 
-    def _losses(self, logits, labels, total, encoding: HistoryEncoding, outputs):
-        codes = self.code_loss(logits, labels, total)
+    def _losses(self, logits, labels, total, encoding: HistoryEncoding, outputs, soft_targets):
+        codes = self._code_loss(logits, labels, total, soft_targets)
         if not any(self.config.thinking):
             return codes, None
         config, thoughts = self.config, outputs["thoughts"]
