@@ -1,6 +1,7 @@
 """Requests per second and their waiting times: `hf-genrec serve` beside a plain FastAPI loop and litserve, in one run.
 
     python -m benchmarks.serving                     # the table of docs/serve.md
+    python -m benchmarks.serving --servers "hf-genrec serve" --clients 1 --seconds 20    # one client, more requests
     python -m benchmarks.serving --memory 100000     # resident memory as requests go on
 
 All servers hold one CARE of the size of configs/care/beauty.yaml with random weights (time does not depend on what they
@@ -138,6 +139,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS), metavar="SERVER")
+    parser.add_argument("--clients", nargs="+", type=int, default=CLIENTS)
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--memory", type=int, default=0)
@@ -153,7 +156,7 @@ def main() -> None:
         if arguments.memory:
             memory(run, histories, wanted, arguments.memory)
         else:
-            table(run, histories, wanted, arguments.seconds, arguments.rounds)
+            table(run, histories, wanted, arguments)
 
 
 def bodies_of(histories: list[list[str]], kind: str) -> list[bytes]:
@@ -163,24 +166,29 @@ def bodies_of(histories: list[list[str]], kind: str) -> list[bytes]:
     return [json.dumps(body).encode() for body in bodies]
 
 
-def table(run: Path, histories: list[list[str]], wanted: list[list[str]], seconds: float, rounds: int) -> None:
+def table(run: Path, histories: list[list[str]], wanted: list[list[str]], given: argparse.Namespace) -> None:
     """Rounds of all servers and numbers of clients; the medians are kept."""
     found: dict[tuple[str, int], list[dict]] = {}
     alone: list[dict] = []
+    seconds, rounds = given.seconds, given.rounds
     for _ in range(rounds):
         alone.append(bare(run, histories, seconds))
-        for name, (program, kind) in SERVERS.items():
+        for name in given.servers:
+            program, kind = SERVERS[name]
             with started(program, run) as (port, _):
                 bodies = bodies_of(histories, kind)
-                for clients in CLIENTS:
+                for clients in given.clients:
                     measured = asyncio.run(load(port, clients, seconds, bodies, wanted))
                     found.setdefault((name, clients), []).append(measured)
     rows = {("bare recommend", 1): median(alone)} | {key: median(measured) for key, measured in found.items()}
     for (name, clients), row in rows.items():
-        write_row("serving", "servers", {"cell": f"{name}, {clients:3d} clients", "rounds": rounds, **row})
+        cell = {"cell": f"{name}, {clients:3d} clients", "rounds": rounds, "seconds": seconds}
+        write_row("serving", "servers", cell | row)
         print(
             f"{name:28s} {clients:4d} {row['requests_per_second']:8.1f} {row['p50_ms']:8.1f} {row['p99_ms']:8.1f}", row
         )
+    if max(given.clients) < 128:
+        return
     with started([*SERVE, "--max-queue", "16"], run) as (port, _):
         beyond = asyncio.run(load(port, 128, seconds, bodies_of(histories, "history"), wanted))
     write_row("serving", "servers", {"cell": "beyond capacity: 128 clients, a queue of 16", **beyond})
