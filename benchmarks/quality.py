@@ -187,12 +187,12 @@ def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: floa
     ]
     for evaluated in EVALUATED:
         users_file = run.results / f"{evaluated}-users.npz"
+        split, _, unseen = evaluated.partition("-")
         if not users_file.is_file():  # written last: an earlier attempt may have evaluated some
-            split, _, unseen = evaluated.partition("-")
             results = evaluate_run.main(str(run.path), split=split, exclude_seen=bool(unseen))
             with whole_file(users_file) as temporary, temporary.open("wb") as file:
                 np.savez(file, **next(iter(results.values())).per_user)
-        systems = json.loads((run.results / f"{evaluated}.json").read_text(encoding="utf-8"))
+        systems = evaluation(run.results, split, bool(unseen))
         model, *others = systems
         row[evaluated] = figures(systems[model])
         for name in others:
@@ -207,6 +207,16 @@ def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: floa
         write_row(KIND, data, {"cell": name, "method": name, **of_splits})
     write_row(KIND, data, row)
     logger.info("%s", table())
+
+
+def evaluation(results: Path, split: str, unseen: bool) -> dict[str, Any]:
+    """The systems of an evaluation; which file it is in depends on what the model's lists leave out by default."""
+    for name in (split, f"{split}-unseen", f"{split}-seen"):
+        path = results / f"{name}.json"
+        systems = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if systems and next(iter(systems.values()))["seen_items_removed"] == unseen:
+            return systems
+    raise FileNotFoundError(f"{results} holds no evaluation of {split}: delete its *-users.npz and measure again")
 
 
 def figures(record: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def build_ensemble(models: Sequence[Any], num_candidates: int = 100) -> Ensemble
         num_items=len(first.item_ids),
         max_history=max(member.processor.max_history for member in members),
     )
-    ensemble = EnsembleForNextItem(config, members).eval()
+    ensemble = EnsembleForNextItem(config, members).eval().to(members[0].device)  # the others come from their files
     ensemble.processor = ItemProcessor(config.max_history).set_catalogue(first.item_ids, first.titles, first.popularity)
     return ensemble
 

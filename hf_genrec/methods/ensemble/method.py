@@ -30,6 +30,13 @@ def card(config: Mapping[str, Any], num_items: int) -> Card:
     )
 
 
+def explain(model, history, item, exclude_seen):
+    weighted = zip(model.members, model.config.weights, strict=True)
+    members = [member for member, weight in weighted if weight]
+    explained = (load_method(one.config.model_type).explain(one, history, item, exclude_seen) for one in members)
+    return [part for parts in explained for part in parts]
+
+
 METHOD = Method(
     title="Ensemble",
     summary="several trained models as one: their scores added up, with weights chosen on validation",
@@ -39,5 +46,6 @@ METHOD = Method(
     card=card,
     search_options=("num_beams",),
     score_name="sum of weighted log-probabilities",
+    explain=explain,
     join=join,
 )

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import hf_genrec
 from hf_genrec.evaluation.metrics import ndcg_at_k
+from hf_genrec.method import load_method
 from hf_genrec.methods.ensemble.choose_weights import choose_weights
 from hf_genrec.methods.ensemble.join_models import build_ensemble
 from hf_genrec.methods.ensemble.modeling_ensemble import EnsembleForNextItem
@@ -215,6 +216,17 @@ def test_folders_that_are_not_of_one_save_are_refused(tmp_path):
     shutil.copytree(tmp_path / "other", tmp_path / "one/member_1")
     with pytest.raises(ValueError, match="member_1 is of another catalogue"):
         hf_genrec.load(tmp_path / "one")
+
+
+def test_an_answer_is_explained_by_the_members_in_use():
+    model, history = tiny_ensemble(), np.array([3, 9, 1])
+    explain = load_method("ensemble").explain
+    parts = [load_method(name).explain for name in ("care", "rearec")]
+    titles = [[part.title for part in of(model.members[n], history, 5, True)] for n, of in enumerate(parts)]
+    assert all(titles)
+    assert [part.title for part in explain(model, history, 5, True)] == titles[0] + titles[1]
+    model.set_weights([0.0, 1.0])
+    assert [part.title for part in explain(model, history, 5, True)] == titles[1]
 
 
 def test_similar_items_are_those_of_the_members():

@@ -155,3 +155,12 @@ def test_given_weights_are_taken(runs):
         assert hf_genrec.load(folder).config.weights == [0.5, 1.5]
     rows, _ = hf_genrec.load(folder).recommend_rows([np.array([0, 2])], 3)
     assert (rows >= 0).all()
+
+
+def test_a_finished_training_that_is_started_again_changes_nothing(runs):
+    before, model = training(runs / "both"), model_fingerprint(runs / "both/model")
+    assert exit_code("train", "--config", runs / "both.yaml", "--resume_from_checkpoint", "last") == 0
+    after = training(runs / "both")
+    assert model_fingerprint(runs / "both/model") == model
+    for name in ("cpu_seconds", "dense", "seen_items", "num_weights", "best_validation_ndcg@10"):
+        assert after[name] == before[name]
