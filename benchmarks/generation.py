@@ -135,7 +135,7 @@ def main() -> None:
 
 
 def beside_each_other(options) -> None:
-    """CPU seconds of a training step, and users per second of `recommend`, of several methods in one run."""
+    """CPU seconds of a training step, and users per CPU second of `recommend`, of several methods in one run."""
     rng = np.random.default_rng(1)
     care = build(options.items, options.layers, options.hidden, options.history, levels=3)
     processor = care.processor
@@ -155,9 +155,11 @@ def beside_each_other(options) -> None:
         "S2GR": build_code_t5(S2grForConditionalGeneration, processor, **sizes, **thinking),
     }
     # Users of as many items as are read: a target behind each of their prefixes.
-    users = [rng.integers(0, options.items, options.history + 1) for _ in range(options.targets // options.history)]
-    examples = [{"history": user[:place], "target": user[place]} for user in users for place in range(options.history)]
-    packed = [{"segments": [(user[: options.history], 0)]} for user in users]
+    sequences = [rng.integers(0, options.items, options.history + 1) for _ in range(options.targets // options.history)]
+    examples = [
+        {"history": user[:place], "target": user[place]} for user in sequences for place in range(options.history)
+    ]
+    packed = [{"segments": [(user[: options.history], 0)]} for user in sequences]
     batches = {
         "CARE": ("a row per target", NextItemCollator(processor)(examples)),
         "CARE, packed": ("a row per user", PackedCollator(processor)(packed)),
@@ -187,12 +189,12 @@ def beside_each_other(options) -> None:
             trained = alternate(steps, options.repeats)
             asked = alternate({name: ask(model) for name, model in models.items()}, options.repeats)
         for figures in asked.values():
-            figures["users_per_second"] = options.users / figures["seconds"]
+            figures["users_per_cpu_second"] = options.users / figures["cpu_seconds"]
         results[f"{count} threads"] = {"step": trained, "recommend": asked}
-        print(f"\n{count} thread(s), {len(examples)} targets a step     CPU ms a step   users/s")
+        print(f"\n{count} thread(s), {len(examples)} targets a step     CPU ms a step   users per CPU second")
         for name, figures in trained.items():
-            users_per_second = f"{asked[name]['users_per_second']:9.1f}" if name in asked else ""
-            print(f"{name:<16} {batches[name][0]:<24} {figures['cpu_seconds'] * 1e3:9.1f} {users_per_second}")
+            users = f"{asked[name]['users_per_cpu_second']:9.1f}" if name in asked else ""
+            print(f"{name:<16} {batches[name][0]:<24} {figures['cpu_seconds'] * 1e3:9.1f} {users}")
     write_result("generation_beside", "python -m benchmarks.generation --beside 1", vars(options), results)
 
 
