@@ -1,11 +1,16 @@
 """Recommendations per second: `recommend` against stock `generate` with `prefix_allowed_tokens_fn` and a dict trie.
 
     python -m benchmarks.generation
+    python -m benchmarks.generation --beside 1   # methods of ordered codes beside each other, a training step as well
 
 The stock way is what the published CARE, MiniOneRec and LC-Rec do: every prompt is repeated for each beam and encoded
 as often, and a Python function walks a dict of dicts for the legal tokens of each beam at each step. Both ways, and the
 steps between them, must find the same items with scores within 1e-4. The weights are random: time does not depend on
 what they say.
+
+Beside each other, CARE, TIGER and S2GR have one width, as many decoder layers, feed-forward layers and attention heads,
+and the last two as many encoder layers. A step is forward, backward and AdamW on `--targets` targets, whose histories
+have from 0 to `--history` items; CARE reads them in a row each, as the others, and packed, as it is trained.
 """
 
 import copy
@@ -17,10 +22,14 @@ from transformers import GenerationMixin
 
 from benchmarks.measure import alternate, arguments, threads, write_result
 from benchmarks.peers import DictTrie
+from hf_genrec.data.collator import NextItemCollator, PackedCollator, Seq2SeqCollator
 from hf_genrec.decoding.processing_sequences import GenRecProcessor
 from hf_genrec.decoding.user_cache import UserCache
 from hf_genrec.methods.care.modeling_care import CareConfig, CareForCausalLM
+from hf_genrec.methods.s2gr.modeling_s2gr import S2grForConditionalGeneration
+from hf_genrec.methods.tiger.modeling_tiger import TigerForConditionalGeneration
 from hf_genrec.semantic_ids.tokens import code_tokenizer
+from hf_genrec.training.code_t5_training import build_code_t5
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +69,11 @@ def build(items: int, layers: int, hidden: int, history: int, levels: int = 4, s
 
 
 def main() -> None:
-    options = arguments(__doc__, users=16, history=20, beams=20, items=12101, layers=4, hidden=128)
+    options = arguments(
+        __doc__, users=16, history=20, beams=20, items=12101, layers=4, hidden=128, targets=128, beside=0
+    )
+    if options.beside:
+        return beside_each_other(options)
     model = build(options.items, options.layers, options.hidden, options.history)
     processor = model.processor
     stock = StockCare(model.config).eval()
@@ -119,6 +132,70 @@ def main() -> None:
                 f"{figures['users_per_second']:9.1f} {figures['times_stock']:9.1f}"
             )
     write_result("generation", "python -m benchmarks.generation", vars(options), results)
+
+
+def beside_each_other(options) -> None:
+    """CPU seconds of a training step, and users per CPU second of `recommend`, of several methods in one run."""
+    rng = np.random.default_rng(1)
+    care = build(options.items, options.layers, options.hidden, options.history, levels=3)
+    processor = care.processor
+    sizes = {
+        "d_model": options.hidden,
+        "d_ff": 2 * options.hidden,
+        "d_kv": 32,
+        "num_heads": options.hidden // 32,
+        "num_layers": options.layers,
+        "num_decoder_layers": options.layers,
+        "dropout_rate": 0.0,  # as CARE's
+    }
+    thinking = {"thinking": [True] * 3, "num_clusters": [32] * 3, "code_dim": 64}
+    models = {
+        "CARE": care,
+        "TIGER": build_code_t5(TigerForConditionalGeneration, processor, **sizes),
+        "S2GR": build_code_t5(S2grForConditionalGeneration, processor, **sizes, **thinking),
+    }
+    # Users of as many items as are read: a target behind each of their prefixes.
+    sequences = [rng.integers(0, options.items, options.history + 1) for _ in range(options.targets // options.history)]
+    examples = [
+        {"history": user[:place], "target": user[place]} for user in sequences for place in range(options.history)
+    ]
+    packed = [{"segments": [(user[: options.history], 0)]} for user in sequences]
+    batches = {
+        "CARE": ("a row per target", NextItemCollator(processor)(examples)),
+        "CARE, packed": ("a row per user", PackedCollator(processor)(packed)),
+        "TIGER": ("a row per target", Seq2SeqCollator(processor)(examples)),
+        "S2GR": ("a row per target", Seq2SeqCollator(processor)(examples)),
+    }
+
+    def step(model, batch):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+
+        def call() -> None:
+            model.train()(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return call
+
+    steps = {name: step(models[name.split(",")[0]], batch) for name, (_, batch) in batches.items()}
+    histories = [rng.integers(0, options.items, options.history) for _ in range(options.users)]
+
+    def ask(model):
+        return lambda: model.eval().recommend_rows(histories, options.beams, num_beams=options.beams)
+
+    results: dict[str, dict] = {}
+    for count in options.threads:
+        with threads(count):
+            trained = alternate(steps, options.repeats)
+            asked = alternate({name: ask(model) for name, model in models.items()}, options.repeats)
+        for figures in asked.values():
+            figures["users_per_cpu_second"] = options.users / figures["cpu_seconds"]
+        results[f"{count} threads"] = {"step": trained, "recommend": asked}
+        print(f"\n{count} thread(s), {len(examples)} targets a step     CPU ms a step   users per CPU second")
+        for name, figures in trained.items():
+            users = f"{asked[name]['users_per_cpu_second']:9.1f}" if name in asked else ""
+            print(f"{name:<16} {batches[name][0]:<24} {figures['cpu_seconds'] * 1e3:9.1f} {users}")
+    write_result("generation_beside", "python -m benchmarks.generation --beside 1", vars(options), results)
 
 
 def check_equal(processor: GenRecProcessor, outputs: dict, beams: int) -> None:

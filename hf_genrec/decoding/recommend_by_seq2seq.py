@@ -33,7 +33,8 @@ class Seq2SeqRecommenderMixin(GenerativeRecommenderMixin):
         Args:
             num_beams (*optional*): defaults to `max(2 * k, 20)`.
             batch_size: histories decoded at a time.
-            normalize: what a code's probability is relative to: the full `"vocabulary"`, or the codes of its `"level"`.
+            normalize: what a code's probability is relative to: the full `"vocabulary"`, the codes of its `"level"`, or
+                those that are `"legal"` behind the codes before it.
 
         Returns:
             rows (B, n) int64, -1 where fewer items are allowed, and scores (B, n) float32, -inf there; n is k or, if

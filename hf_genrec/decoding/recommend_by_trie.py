@@ -52,7 +52,8 @@ class GenerativeRecommenderMixin(ItemGeneration, ProcessorCarrier):
         Args:
             num_beams (*optional*): defaults to `max(2 * k, 20)`.
             batch_size: histories decoded at a time.
-            normalize: what a code's probability is relative to: the full `"vocabulary"`, or the codes of its `"level"`.
+            normalize: what a code's probability is relative to: the full `"vocabulary"`, the codes of its `"level"`, or
+                those that are `"legal"` behind the codes before it.
             user_cache (*optional*): keeps encoded histories between calls: a user who comes back with some items more
                 costs only these.
 

@@ -78,7 +78,7 @@ def test_level_normalisation_is_a_distribution_over_the_catalogue_of_one_level(p
     one = processor.trie.restrict([7])
     _, scores = beam_search(model, make_inputs(processor, histories), one, 5, normalize="level")
     assert torch.equal(scores, torch.zeros(len(histories), 1))
-    with pytest.raises(ValueError, match="'vocabulary' or 'level'"):
+    with pytest.raises(ValueError, match="'vocabulary', 'level' or 'legal'"):
         beam_search(model, make_inputs(processor, histories), one, 5, normalize="codes")
 
 

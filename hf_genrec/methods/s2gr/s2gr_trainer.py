@@ -36,18 +36,19 @@ class S2grTrainer(LossTermsTrainer):
         """The means of [`S2grForConditionalGeneration.hits`] over a split, by name."""
         model = self.accelerator.unwrap_model(self.model)
         mine = np.arange(self.args.process_index, len(split.histories), self.args.world_size)
-        sums: dict[str, float] = {}
+        # Named beforehand: a process whose share is empty has them, too.
+        levels = {name: range(len(model.config.thinking)) for name in ("code", "prefix")}
+        levels["cluster"] = model.taught_levels
+        sums = {f"{name}_{level + 1}": 0 for name, of_name in levels.items() for level in of_name}
         with evaluation_mode(model):
             for start in range(0, len(mine), self.args.per_device_eval_batch_size):
                 users = mine[start : start + self.args.per_device_eval_batch_size]
                 examples = [{"history": split.histories[user], "target": split.targets[user][0]} for user in users]
                 batch = self.data_collator(examples)
                 hits = model.hits(**{name: part.to(model.device) for name, part in batch.items()})
-                prefix = hits["code"].long().cumprod(1)
-                for name, found in (hits | {"prefix": prefix}).items():
-                    levels = model.taught_levels if name == "cluster" else range(found.shape[1])
-                    for level, count in zip(levels, found.sum(0).tolist(), strict=True):
-                        sums[f"{name}_{level + 1}"] = sums.get(f"{name}_{level + 1}", 0) + count
+                for name, found in (hits | {"prefix": hits["code"].long().cumprod(1)}).items():
+                    for level, count in zip(levels[name], found.sum(0).tolist(), strict=True):
+                        sums[f"{name}_{level + 1}"] += count
         totals = torch.tensor([*sums.values(), len(mine)], dtype=torch.float64, device=self.args.device)
         *totals, users = self.accelerator.reduce(totals, reduction="sum").tolist()
         return {name: total / users for name, total in zip(sums, totals, strict=True)}
