@@ -31,6 +31,7 @@ from conftest import make_model, make_processor
 from learned_tokenizers import make_mpq, make_rq_vae
 from safetensors.torch import load_file, save_file
 from tiny_cobra import make_cobra, make_cobra_processor
+from tiny_liger import make_liger
 from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
 from tiny_tiger import make_tiger
@@ -43,6 +44,7 @@ from hf_genrec.item_tokenizers import load_item_tokenizer
 MAKERS = {
     "care": (lambda seed: make_model(make_processor(unique=seed % 2 == 0, seed=seed)), make_rq_vae),
     "cobra": (lambda seed: make_cobra(make_cobra_processor(unique=seed % 2 == 0, seed=seed), seed), make_rq_vae),
+    "liger": (lambda seed: make_liger(unique=seed % 2 == 0, seed=seed), make_rq_vae),
     "rearec": (lambda seed: tiny_rearec(seed=seed), make_rq_vae),
     "tiger": (lambda seed: make_tiger(make_processor(unique=seed % 2 == 0, seed=seed), seed), make_rq_vae),
     "reg4rec": (lambda seed: make_reg4rec(make_set_processor(unique=seed % 2 == 0, seed=seed)), make_mpq),

@@ -11,6 +11,7 @@ import pyarrow
 import torch
 from conftest import make_model, make_processor
 from tiny_cobra import make_cobra, make_cobra_processor
+from tiny_liger import make_liger
 from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
 from tiny_tiger import make_tiger
@@ -54,6 +55,7 @@ def make_models() -> dict[str, object]:
         "scores, depth by a rule": tiny_rearec(depth_rule="kl", depth_threshold=0.1),
         "codes and vectors": make_cobra(make_cobra_processor(24, (3, 4, 3)), dense_weight=3.0),
         "codes and vectors, shared codes": make_cobra(make_cobra_processor(24, (4, 4), unique=False)),
+        "codes, ranked by vectors": make_liger(24, (3, 4, 3), cold=[5]),
         "sets": make_reg4rec(sets[0]),
         "sets, shared codes": make_reg4rec(sets[1]),
         "sets in order": make_reg4rec(sets[0], code_order="fixed"),
