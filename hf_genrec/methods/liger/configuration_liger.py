@@ -47,7 +47,7 @@ class LigerConfig(CodeT5Config):
     """
 
     model_type = "liger"
-    settings_of_processor = (*CodeT5Config.settings_of_processor, "num_items")
+    settings_of_processor = (*CodeT5Config.settings_of_processor, "num_items")  # type: ignore[assignment]
     keys_to_ignore_at_inference = [*CACHE_NAMES, "losses"]  # noqa: RUF012
 
     num_items: int = 1

@@ -29,6 +29,7 @@ from .liger_choices import RETRIEVAL
 from .liger_layers import LigerEncoder, TextVectors
 from .processing_liger import LigerProcessor
 
+BEAMS = 20  # as published
 UNSEEN = -100.0  # logit of items without a training interaction in the dense loss
 
 
@@ -134,7 +135,7 @@ class LigerForConditionalGeneration(CodeT5):
         found.losses = {"sparse": output.loss}
         found.loss = self.config.sparse_loss_weight * output.loss
         if target_rows is not None:
-            targets = len(target_rows)
+            targets: Any = len(target_rows)
             if num_items_in_batch is not None:  # codes
                 targets = num_items_in_batch / labels.shape[1]
             found.losses["dense"] = self.dense_loss(encoder_outputs, target_rows) / targets
@@ -191,7 +192,8 @@ class LigerForConditionalGeneration(CodeT5):
         user and item.
 
         Args:
-            num_beams (*optional*): defaults to `max(2 * k, 20)`.
+            num_beams (*optional*): defaults to `max(k, 20)`, so that lists of up to 20 are of the same candidates; to
+                `max(2 * k, 20)` where `retrieval="sparse"`.
             batch_size: histories decoded at a time.
             retrieval (*optional*): by default the configuration's. `"hybrid"`; `"sparse"`: the beams alone, by the sum
                 of their codes' log-probabilities; `"dense"`: all items by the cosine.
@@ -209,7 +211,7 @@ class LigerForConditionalGeneration(CodeT5):
         processor = self._require_processor()
         request = checked_request(len(processor.item_ids), histories, k, exclude_seen, candidates, batch_size)
         require_sound_weights(self)
-        num_beams = checked_beams(request.count, num_beams)
+        num_beams = checked_beams(request.count, max(request.count, BEAMS) if num_beams is None else num_beams)
         trie = processor.trie if candidates is None else processor.trie.restrict(request.candidates)
         trie, cold = trie.to(self.device), torch.from_numpy(processor.popularity == 0).to(self.device)
         with evaluation_mode(self), torch.no_grad():
