@@ -12,6 +12,7 @@ import torch
 from conftest import make_model, make_processor
 from tiny_cobra import make_cobra, make_cobra_processor
 from tiny_ensemble import tiny_ensemble
+from tiny_liger import make_liger
 from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
 from tiny_s2gr import make_s2gr
@@ -59,6 +60,7 @@ def make_models() -> dict[str, object]:
         "codes and vectors, shared codes": make_cobra(make_cobra_processor(24, (4, 4), unique=False)),
         "added up": tiny_ensemble(),
         "added up, scores": tiny_ensemble(searching=0),
+        "codes, ranked by vectors": make_liger(24, (3, 4, 3), cold=[5]),
         "sets": make_reg4rec(sets[0]),
         "sets, shared codes": make_reg4rec(sets[1]),
         "sets in order": make_reg4rec(sets[0], code_order="fixed"),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from ..catalogue.best_columns import MAX_SCORES, best_columns
 from ..catalogue.catalogue import ProcessorCarrier
 from ..catalogue.evaluation_mode import evaluation_mode
 from ..catalogue.flat_lists import different_items, expand_ranges, rank_in_list
@@ -104,6 +105,38 @@ class GenerativeRecommenderMixin(ItemGeneration, ProcessorCarrier):
                     rows, scores = (tensor.cpu().numpy() for tensor in recommend_batch(inputs, seen))
                     request.rows[batch[part]], request.scores[batch[part]] = rows, scores
         return request.rows, request.scores
+
+    def _by_item_scores(
+        self, request: RowRequest, exclude_seen: bool, user_cache: UserCache | None, find: Callable
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """
+        The answer to a request where candidates have a score each; equal ones in catalogue order.
+
+        Args:
+            find: from prompts, their histories (`None` where nothing is excluded), and which items a user must not get,
+                (B, N) boolean, to the scores (B, N), -inf of what is not found or must not be.
+        """
+        num_items = len(self._require_processor().item_ids)
+        open_items = torch.full((num_items,), request.candidates is None, device=self.device)
+        if request.candidates is not None:
+            open_items[torch.from_numpy(request.candidates)] = True
+        size = max(1, MAX_SCORES // num_items)  # users whose scores of all items are held at once
+
+        def recommend_batch(inputs, seen):
+            found = []
+            for start in range(0, len(inputs["input_ids"]), size):
+                some = {name: tensor[start : start + size] for name, tensor in inputs.items()}
+                seen_by_some = None if seen is None else seen[start : start + size]
+                closed = ~open_items.repeat(len(some["input_ids"]), 1)
+                if seen_by_some is not None:
+                    places = (torch.from_numpy(array).to(self.device) for array in different_items(seen_by_some))
+                    closed[tuple(places)] = True
+                found.append(best_columns(find(some, seen_by_some, closed), request.count))
+            values, rows = (torch.cat(tensors) for tensors in zip(*found, strict=True))
+            return rows.masked_fill(values == -torch.inf, -1), values
+
+        with torch.no_grad():
+            return self._in_batches(request, exclude_seen, user_cache, recommend_batch)
 
     def _recommend_batch(self, inputs, k: int, seen, trie: ItemTrie, num_beams: int, normalize: str, user_cache):
         num_users = len(inputs["input_ids"])

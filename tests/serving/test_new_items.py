@@ -26,6 +26,7 @@ METHODS = {
     "care": {"codebook_sizes": [4, 4, 4]},
     "reg4rec": {"item_tokenizer": "mpq", "codebook_sizes": [8, 8, 8], "num_attention_heads": 4},
     "cobra": {"codebook_sizes": [4, 4, 4]},
+    "liger": {"codebook_sizes": [4, 4, 4], "projector_sizes": [8]},
     "rearec": {"backbone": "unisrec"},
     "rearec, projected": {"backbone": "unisrec", "text_dim": 8},
 }

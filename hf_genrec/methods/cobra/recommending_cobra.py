@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...catalogue.best_columns import MAX_SCORES, best_columns
+from ...catalogue.best_columns import best_columns
 from ...catalogue.evaluation_mode import evaluation_mode
-from ...catalogue.flat_lists import different_items, expand_ranges
+from ...catalogue.flat_lists import expand_ranges
 from ...catalogue.item_trie import ItemTrie
 from ...catalogue.item_vectors import checked_vectors
 from ...catalogue.request_checks import (
@@ -126,28 +126,10 @@ class CobraRecommenderMixin(GenerativeRecommenderMixin):
             return self._in_batches(request, exclude_seen, user_cache, by_codes)
         with evaluation_mode(self), torch.no_grad():
             search = Search(trie, num_beams, self._unit_vectors(), weight, request.count, user_cache)
-        open_items = torch.ones(len(search.vectors), dtype=torch.bool, device=self.device)
-        if candidates is not None:
-            open_items = torch.zeros_like(open_items)
-            open_items[torch.from_numpy(request.candidates)] = True
-        size = max(1, MAX_SCORES // len(open_items))  # users whose scores of all items are held at once
         find = self._dense_scores if retrieval == "dense" else self._fused_scores
-
-        def by_scores(inputs, seen):
-            found = []
-            for start in range(0, len(inputs["input_ids"]), size):
-                some = {name: tensor[start : start + size] for name, tensor in inputs.items()}
-                seen_by_some = None if seen is None else seen[start : start + size]
-                closed = ~open_items.repeat(len(some["input_ids"]), 1)
-                if seen_by_some is not None:
-                    places = (torch.from_numpy(array).to(self.device) for array in different_items(seen_by_some))
-                    closed[tuple(places)] = True
-                found.append(best_columns(find(some, search, seen_by_some, closed), request.count))
-            values, rows = (torch.cat(tensors) for tensors in zip(*found, strict=True))
-            return rows.masked_fill(values == -torch.inf, -1), values
-
-        with torch.no_grad():
-            return self._in_batches(request, exclude_seen, user_cache, by_scores)
+        return self._by_item_scores(
+            request, exclude_seen, user_cache, lambda inputs, seen, closed: find(inputs, search, seen, closed)
+        )
 
     def _checked_search(self, retrieval: str | None, dense_weight: float | None) -> tuple[str, float]:
         retrieval = self.config.retrieval if retrieval is None else checked_choice("retrieval", retrieval, RETRIEVAL)

@@ -1,0 +1,1 @@
+"""LIGER: codes bring the candidates, a dense vector ranks them."""
