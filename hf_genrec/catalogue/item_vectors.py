@@ -1,4 +1,4 @@
-"""Vectors of items that come from outside, such as text embeddings: looked at before they are used."""
+"""Vectors of items that come from outside, such as text embeddings: looked at before they are used, and taken away."""
 
 import numpy as np
 import torch
@@ -22,3 +22,10 @@ def checked_vectors(vectors: np.ndarray | torch.Tensor, rows: int, like: torch.T
         row = int((~new.isfinite().all(1)).nonzero()[0])
         raise ValueError(f"The text embedding of row {row} holds NaN or infinity: embed this item again.")
     return new
+
+
+def without_rows(table: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+    """A table (N, D) without those rows; the ones behind them move up."""
+    stays = torch.ones(len(table), dtype=torch.bool)
+    stays[torch.from_numpy(rows)] = False
+    return table[stays.to(table.device)]

@@ -1,8 +1,10 @@
 """What COBRA's decoder is made of: its layers, and the dense vectors of items."""
 
+import numpy as np
 import torch
 from torch import nn
 
+from ...catalogue.item_vectors import without_rows
 from ...catalogue.transformers_bridge import ACT2FN
 from ...decoding.attention import FeedForward, MultiHeadAttention
 from .configuration_cobra import CobraConfig
@@ -89,13 +91,11 @@ class DenseItems(nn.Module):
         if self.own is not None:
             self.own = _with_rows(self.own, nn.functional.pad(self.own.weight, (0, 0, 0, len(text))))
 
-    def remove(self, rows: torch.Tensor) -> None:
+    def remove(self, rows: np.ndarray) -> None:
         """Items (M,) leave; those behind them move up."""
-        stays = torch.ones(len(self.text), dtype=torch.bool, device=self.text.device)
-        stays[rows.to(stays.device)] = False
-        self.text = self.text[stays]
+        self.text = without_rows(self.text, rows)
         if self.own is not None:
-            self.own = _with_rows(self.own, self.own.weight[stays])
+            self.own = _with_rows(self.own, without_rows(self.own.weight, rows))
 
 
 def _with_rows(table: nn.Embedding, weight: torch.Tensor) -> nn.Embedding:

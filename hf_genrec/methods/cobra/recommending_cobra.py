@@ -292,7 +292,7 @@ class CobraRecommenderMixin(GenerativeRecommenderMixin):
         processor = self._require_processor()
         gone = processor.rows(item_ids, where="item_ids")
         processor.remove_items(item_ids)
-        self.model.items.remove(torch.from_numpy(gone))
+        self.model.items.remove(gone)
         self.config.num_items = len(self.model.items.text)
         return self
 

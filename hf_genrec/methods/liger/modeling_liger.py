@@ -10,7 +10,7 @@ from torch import nn
 
 from ...catalogue.evaluation_mode import evaluation_mode
 from ...catalogue.flat_lists import expand_ranges
-from ...catalogue.item_vectors import checked_vectors
+from ...catalogue.item_vectors import checked_vectors, without_rows
 from ...catalogue.request_checks import (
     checked_beams,
     checked_choice,
@@ -279,6 +279,23 @@ class LigerForConditionalGeneration(CodeT5):
         new = checked_vectors(vectors, len(item_ids), items.text)
         self._require_processor().add_items(item_ids, codes, titles)
         items.text = torch.cat([items.text, new])
+        self.config.num_items = len(items.text)
+        return self
+
+    def remove_items(self, item_ids: Sequence[str]):
+        """
+        These items leave the catalogue, and their vectors the model; the rows of those behind them move up.
+
+        Returns:
+            the model.
+
+        Raises:
+            ValueError: for an item that is not in the catalogue, or if none would be left. Nothing is changed then.
+        """
+        items, processor = self.encoder.items, self._require_processor()
+        gone = processor.rows(item_ids, where="item_ids")
+        processor.remove_items(item_ids)
+        items.text = without_rows(items.text, gone)
         self.config.num_items = len(items.text)
         return self
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...catalogue.item_vectors import checked_vectors
+from ...catalogue.item_vectors import checked_vectors, without_rows
 from .rearec_layers import TextItems
 
 
@@ -86,8 +86,6 @@ class NewTextItems(TextVectors):
         items, processor = self.require_growing(), self._require_processor()
         gone = processor.rows(item_ids, where="item_ids")
         processor.remove_items(item_ids)
-        stays = torch.ones(len(items.vectors), dtype=torch.bool)
-        stays[torch.from_numpy(gone)] = False
-        items.vectors = items.vectors[stays.to(items.vectors.device)]
+        items.vectors = without_rows(items.vectors, gone)
         self.config.num_items = len(items.vectors)
         return self
