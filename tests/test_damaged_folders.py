@@ -218,6 +218,8 @@ def changed_weights(folder, change):
 
 
 def test_weights_that_do_not_fit(folder):
+    whole_folder = folder
+    folder = folder / "member_1" if (folder / "member_1").is_dir() else folder  # where the weights of an ensemble are
     name = next(name for name, weight in load_file(folder / "model.safetensors").items() if weight.dim() == 2)
     whole = (folder / "model.safetensors").read_bytes()
     for change, said in (
@@ -231,7 +233,7 @@ def test_weights_that_do_not_fit(folder):
     ):
         (folder / "model.safetensors").write_bytes(whole)
         changed_weights(folder, change)
-        line = refusal(folder)
+        line = refusal(whole_folder)
         assert line.startswith(f"{folder}/model.safetensors ")
         assert said in line
 

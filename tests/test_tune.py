@@ -57,7 +57,7 @@ def without_training(monkeypatch):
 def test_a_search(options, tmp_path, monkeypatch, capsys, caplog):
     space = ["--space", "learning_rate=1e-4..1e-2:log", "hidden_size=8,16"]
     with caplog.at_level("INFO"):
-        run_command(monkeypatch, capsys, "tune", *options, *space, "--trials", "2")
+        run_command(monkeypatch, capsys, "tune", *options, *space, "--trials", "2", "--exclude_seen", "false")
     base = tmp_path / "run"
     record = record_of(base)
     assert [line["outcome"] for line in record["trials"]] == ["finished"] * 2

@@ -92,9 +92,13 @@ def test_it_starts_from_the_source_and_evaluates_and_recommends(source, result):
     assert not any(torch.equal(before[name], after[name]) for name in before)
     start = json.loads((source / "results/training.json").read_text())["best_validation_ndcg@10"]
     assert next(line["eval_ndcg@10"] for line in record["log"] if "eval_ndcg@10" in line) == pytest.approx(start)
-    results = evaluate_run.main(str(target), "validation")
+    results = evaluate_run.main(str(target), "validation", exclude_seen=False)
     assert results["CARE"].metrics["ndcg@10"] == pytest.approx(record["best_validation_ndcg@10"])
     model = load_model(target / "model")
+    # Chosen anew, for what it has become.
+    figures = record["seen_items"]["ndcg@10"]
+    assert figures["history_in_lists"] == record["best_validation_ndcg@10"]
+    assert model.processor.exclude_seen is (figures["history_left_out"] > figures["history_in_lists"])
     assert len(model.recommend(["f01", "f03"], k=5)[0]) == 5
     # The source has dropout; post-training does without.
     assert load_model(source / "model").config.attention_dropout == 0.1
@@ -164,7 +168,7 @@ def test_adapters_leave_a_whole_model(source):
     post_train(source, target, lora_r=4, learning_rate=0.01)
     model, before = load_model(target / "model"), load_model(source / "model")
     assert model.num_parameters() == before.num_parameters()
-    assert len(model.recommend(["f01", "f03"], k=ITEMS)[0]) == ITEMS
+    assert len(model.recommend(["f01", "f03"], k=ITEMS, exclude_seen=False)[0]) == ITEMS
     changed = {
         name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before.state_dict()[name])
     }

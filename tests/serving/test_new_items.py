@@ -74,7 +74,8 @@ def test_a_new_item_can_be_recommended_at_once_and_what_was_there_keeps_its_scor
         async with test_application.client_of([served]) as client:
             added = await client.post("/items", json={"items": new})
             again = await client.post("/items", json={"items": new[:1]})
-            only = await client.post("/recommend", json={"history": ["f01", "n1"], "candidates": ["n1", "n2"]})
+            asked = {"history": ["f01", "n1"], "candidates": ["n1", "n2"], "exclude_seen": False}
+            only = await client.post("/recommend", json=asked)
             shown = await client.get("/items/n2")
             return added, again, only, shown
 

@@ -16,6 +16,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ...catalogue.best_columns import best_columns
 from ...catalogue.catalogue import ProcessorCarrier
+from ...catalogue.catalogue_files import CATALOGUE_FILE
 from ...catalogue.evaluation_mode import evaluation_mode
 from ...catalogue.flat_code import HOME
 from ...catalogue.flat_lists import different_items, rank_in_list
@@ -312,7 +313,7 @@ class EnsembleForNextItem(ProcessorCarrier):
                 folder, kind, place | {"subfolder": os.path.join(place.get("subfolder", ""), name)}, settings
             )
             with naming(config_path):
-                if member.processor is None or member.processor.item_ids != model.processor.item_ids:
+                if model.processor is not None and member.processor.item_ids != model.processor.item_ids:
                     raise ValueError(f"{name} is of another catalogue")
             model.members.append(member)
         return loaded
@@ -324,6 +325,7 @@ def _open_member(folder: Any, kind: str, place: dict[str, Any], settings: dict[s
     this file, which whoever opened this model has trusted.
     """
     path = saved_file(folder, "config.json", **place)
+    saved_file(folder, CATALOGUE_FILE, **place)  # or it would be opened without a processor
     content = read_json(path)
     with naming(path):
         if content.get("model_type") != kind:

@@ -214,6 +214,10 @@ def test_folders_that_are_not_of_one_save_are_refused(tmp_path):
     with pytest.raises(OSError, match="member_1"):
         hf_genrec.load(tmp_path / "one")
     shutil.copytree(tmp_path / "other", tmp_path / "one/member_1")
+    (tmp_path / "one/member_1/catalogue.json").rename(tmp_path / "away")
+    with pytest.raises(OSError, match=r"member_1 holds no catalogue.json"):
+        hf_genrec.load(tmp_path / "one")
+    (tmp_path / "away").rename(tmp_path / "one/member_1/catalogue.json")
     with pytest.raises(ValueError, match="member_1 is of another catalogue"):
         hf_genrec.load(tmp_path / "one")
 
