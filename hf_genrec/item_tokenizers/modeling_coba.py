@@ -9,7 +9,7 @@ CLOSE = 0.5  # of the median distance to the nearest codeword: nearer ones are p
 
 
 class CobaTokenizer(RqVaeTokenizer):
-    """The collaborative and balanced RQ-VAE of S2GR (arXiv 2601.18664). What makes it collaborative is its input: item
+    """The collaborative and balanced RQ-VAE (arXiv 2601.18664). What makes it collaborative is its input: item
     vectors carried along the graph of who is consumed with whom (`hf_genrec.semantic_ids.propagation`). The paper gives
     no formulas of the two terms here; they act in training only, `encode` takes the nearest codewords."""
 

@@ -1,4 +1,4 @@
-"""Item vectors carried along the graph of who is consumed with whom (CoBa RQ-VAE of S2GR, arXiv 2601.18664)."""
+"""Item vectors carried along the graph of who is consumed with whom (CoBa RQ-VAE, arXiv 2601.18664)."""
 
 import numpy as np
 import scipy.sparse

@@ -138,7 +138,8 @@ def test_an_added_item_can_go_again_and_one_of_the_training_stays(runs, name):
             shown = await client.get("/items/a/b")
             again = await client.post("/items", json={"items": [{"item_id": "a/b", "title": "Film number 3"}]})
             first = await client.delete("/items/n1")  # the one behind it moves up
-            answer = await client.post("/recommend", json={"history": ["a/b"], "candidates": ["f02", "a/b"]})
+            asked = {"history": ["a/b"], "candidates": ["f02", "a/b"], "exclude_seen": False}
+            answer = await client.post("/recommend", json=asked)
             last = await client.delete("/items/a/b")
             refused = [await client.delete(f"/items/{item_id}") for item_id in ("f01", "n1")]
             return gone, shown, again, first, answer, last, refused
