@@ -182,7 +182,7 @@ def table(run: Path, histories: list[list[str]], wanted: list[list[str]], given:
                     found.setdefault((name, clients), []).append(measured)
     rows = {("bare recommend", 1): median(alone)} | {key: median(measured) for key, measured in found.items()}
     for (name, clients), row in rows.items():
-        cell = {"cell": f"{name}, {clients:3d} clients", "rounds": rounds, "seconds": seconds}
+        cell = {"cell": f"{name}, {clients:3d} clients, {seconds:g} s", "rounds": rounds, "seconds": seconds}
         write_row("serving", "servers", cell | row)
         print(
             f"{name:28s} {clients:4d} {row['requests_per_second']:8.1f} {row['p50_ms']:8.1f} {row['p99_ms']:8.1f}", row
