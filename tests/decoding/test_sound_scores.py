@@ -115,7 +115,7 @@ def spoil_scores(model, value: float) -> None:
         model.lm_head.register_forward_hook(
             lambda module, args, logits: logits.index_fill(-1, torch.tensor([1]), value)
         )
-    else:
+    if hasattr(model, "item_vectors"):  # beside codes, too: lists of all items need no codes
         vectors = model.item_vectors
         model.item_vectors = lambda: vectors().index_fill(0, torch.tensor([1]), value)
 

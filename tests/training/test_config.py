@@ -53,7 +53,7 @@ def test_the_method_chooses_the_arguments_of_the_model(tmp_path):
         ("output_dir: x\npacked_row_tokens: 0\n", [], "packed_row_tokens must be at least 1"),
         ("output_dir: x\ncode_embeddings: some\n", [], "not one of random, centroids"),
         ("output_dir: x\ncode_embeddings: centroids\nbase_model: y\n", [], "leave base_model out"),
-        ("method: lion\noutput_dir: x\n", [], "c.yaml: method: 'lion' is not one of care, rearec"),
+        ("method: lion\noutput_dir: x\n", [], "c.yaml: method: 'lion' is not one of care, "),
         ("method: rearec\noutput_dir: x\nnum_queries: [1]\n", [], "'num_queries' belongs to method: care"),
         ("method: rearec\noutput_dir: x\n", ["--codebook_sizes", "4"], "--codebook_sizes belongs to method: care"),
         ("output_dir: x\nbackbone: sasrec\n", [], "c.yaml: key 'backbone' belongs to method: rearec, and this is"),

@@ -105,7 +105,7 @@ def test_the_whole_way(runs, tmp_path):
         shutil.copytree(runs / "new" / part, tmp_path / "run" / part)
     train.main(config)
     model = load_model(tmp_path / "run/model")
-    assert len(model.recommend(["f00", "f19"], k=20)[0]) == 20
+    assert len(model.recommend(["f00", "f19"], k=20, exclude_seen=False)[0]) == 20
     assert (tmp_path / "run/model/item_tokenizer/config.json").is_file()
 
 

@@ -71,7 +71,7 @@ def test_evaluate_and_card(trained, monkeypatch, capsys):
     assert list(records) == ["COBRA", "most popular", "item-kNN"]
     training = json.loads((trained / "results/training.json").read_text())
     ndcg = records["COBRA"]["metrics"]["ndcg@10"]["value"]
-    assert ndcg == pytest.approx(training["best_validation_ndcg@10"])
+    assert ndcg == pytest.approx(training["seen_items"]["ndcg@10"]["history_left_out"])
     assert records["COBRA"]["metrics"]["invalid_share"]["value"] == 0
     card = (trained / "model/README.md").read_text()
     assert f"{ndcg:.4f}" in card

@@ -112,8 +112,8 @@ def test_a_calibrated_rule_is_in_the_model(run, rule, monkeypatch, capsys):
     figures = json.loads((run / "results/adaptive-depth.json").read_text())["splits"]["test"][rule]
     split = prepared.split("test")
     assert chosen_depths(model, split.histories).mean() == pytest.approx(figures["mean_steps"])
-    run_command(monkeypatch, capsys, "evaluate", run)
-    evaluated = json.loads((run / "results/test.json").read_text())["ReaRec"]["metrics"]
+    run_command(monkeypatch, capsys, "evaluate", run, "--no-exclude-seen")
+    evaluated = json.loads((run / "results/test-seen.json").read_text())["ReaRec"]["metrics"]
     for name in ("ndcg@10", "recall@10"):
         assert evaluated[name]["value"] == pytest.approx(figures[name])
 
@@ -222,7 +222,7 @@ def test_an_interrupted_sweep_goes_on(rearec_config, own_data, monkeypatch, caps
     options += ["--reasoning", "erl", "--values", "0.1"]
     original = train.train_and_save
 
-    def interrupted(trainer, run, resume, lineage, item_tokenizer):
+    def interrupted(trainer, run, resume, lineage, *rest):
         trainer.lineage = lineage
         trainer.args.num_train_epochs = 1
         trainer.train(resume_from_checkpoint=resume)

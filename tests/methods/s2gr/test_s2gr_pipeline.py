@@ -108,7 +108,7 @@ def test_evaluate_card_and_stranger(trained, monkeypatch, capsys):
     records = json.loads((trained / "results/validation.json").read_text())
     training = json.loads((trained / "results/training.json").read_text())
     ndcg = records["S2GR"]["metrics"]["ndcg@10"]["value"]
-    assert ndcg == pytest.approx(training["best_validation_ndcg@10"])
+    assert ndcg == pytest.approx(training["seen_items"]["ndcg@10"]["history_left_out"])
     assert "| thinking vector before each code | [True, True, True] |" in (trained / "model/README.md").read_text()
     run_command(monkeypatch, capsys, "refresh", trained)
     prepared = PreparedData.load(trained / "data")
