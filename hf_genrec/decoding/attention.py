@@ -9,6 +9,17 @@ from torch import nn
 from ..catalogue.transformers_bridge import ACT2FN
 
 
+def require_layer_settings(hidden_size: int, num_heads: int, hidden_act: str) -> None:
+    """
+    Raises:
+        ValueError: for an activation that transformers does not have, or a width that the heads do not divide.
+    """
+    if hidden_act not in ACT2FN:
+        raise ValueError(f"hidden_act={hidden_act!r}: name an activation of transformers, such as gelu.")
+    if hidden_size % num_heads:
+        raise ValueError(f"hidden_size={hidden_size} does not divide into {num_heads} heads: change one.")
+
+
 class MultiHeadAttention(nn.Module):
     """Multi-head attention; its keys and values are made apart, so that they can be kept."""
 

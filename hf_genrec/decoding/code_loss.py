@@ -24,6 +24,11 @@ class SoftTargets(TypedDict, total=False):
     temperature: float
 
 
+def at_least_float32(logits: torch.Tensor) -> torch.Tensor:
+    """Logits as a softmax takes them: not narrower than float32."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def code_loss(
     logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0, soft_targets: SoftTargets | None = None
 ) -> torch.Tensor:
@@ -45,7 +50,7 @@ def code_loss(
         ValueError: for soft targets of another number of codes than are labelled.
     """
     logits, labels = logits.flatten(0, -2), labels.flatten().to(logits.device)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = at_least_float32(logits)
     if soft_targets is None:
         return nn.functional.cross_entropy(
             logits, labels, ignore_index=-100, reduction="sum", label_smoothing=label_smoothing

@@ -3,9 +3,7 @@
 import torch
 from torch import nn
 
-
-def at_least_float32(states: torch.Tensor) -> torch.Tensor:
-    return states.to(torch.promote_types(states.dtype, torch.float32))
+from ...decoding.code_loss import at_least_float32
 
 
 def dense_loss(

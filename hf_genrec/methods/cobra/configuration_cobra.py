@@ -5,7 +5,8 @@ from dataclasses import field
 
 from ...catalogue.flat_code import FlatCode
 from ...catalogue.saved_files import require_number
-from ...catalogue.transformers_bridge import ACT2FN, CACHE_NAMES, PreTrainedConfig
+from ...catalogue.transformers_bridge import CACHE_NAMES, PreTrainedConfig
+from ...decoding.attention import require_layer_settings
 from .cobra_choices import NEGATIVES, RETRIEVAL
 
 COUNTS = (
@@ -175,12 +176,7 @@ class CobraConfig(FlatCode, PreTrainedConfig):
                 raise ValueError(f"{name}={getattr(self, name)!r}: use one of {', '.join(choices)}.")
         if not self.dense_temperature:
             raise ValueError("dense_temperature=0: give a number above 0.")
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(f"hidden_act={self.hidden_act!r}: name an activation of transformers, such as gelu.")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size={self.hidden_size} does not divide into {self.num_attention_heads} heads: change one."
-            )
+        require_layer_settings(self.hidden_size, self.num_attention_heads, self.hidden_act)
 
     @property
     def num_levels(self) -> int:

@@ -14,9 +14,10 @@ from ...catalogue.item_vectors import checked_vectors
 from ...catalogue.published_weights import require_same_weights
 from ...catalogue.transformers_bridge import CACHE, CacheByBothNames, returns_tuples, takes_cache
 from ...catalogue.transformers_bridge import initialization as init
+from ...decoding.code_loss import at_least_float32
 from .cobra_beams import CobraBeamDecoder
 from .cobra_layers import CobraLayer, DenseItems, TextLinear
-from .cobra_losses import at_least_float32, dense_loss, other_users_loss
+from .cobra_losses import dense_loss, other_users_loss
 from .community_cobra import community_weights
 from .configuration_cobra import CobraConfig
 from .recommending_cobra import CobraRecommenderMixin

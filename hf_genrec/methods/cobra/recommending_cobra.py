@@ -23,11 +23,11 @@ from ...catalogue.request_checks import (
 )
 from ...catalogue.sound_scores import require_sound, require_sound_weights
 from ...decoding.beam_search import search_beams
+from ...decoding.code_loss import at_least_float32
 from ...decoding.recommend_by_trie import GenerativeRecommenderMixin
 from ...decoding.user_cache import UserCache, check_user_cache
 from .cobra_beams import CobraBeamDecoder
 from .cobra_choices import RETRIEVAL
-from .cobra_losses import at_least_float32
 from .processing_cobra import CobraProcessor
 
 BEAMS = 20  # whose dense vectors look for items, the best ones; of a search for the likeliest codes

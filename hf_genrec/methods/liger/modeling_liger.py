@@ -22,6 +22,7 @@ from ...catalogue.sound_scores import require_sound, require_sound_weights
 from ...catalogue.transformers_bridge import initialization as init
 from ...catalogue.transformers_bridge import returns_tuples, takes_cache
 from ...decoding.beam_search import beam_search
+from ...decoding.code_loss import at_least_float32
 from ...decoding.code_t5 import CodeT5, CodeT5Output
 from ...decoding.history_encoder import HistoryEncoding
 from .configuration_liger import LigerConfig
@@ -301,7 +302,7 @@ class LigerForConditionalGeneration(CodeT5):
 
 
 def _unit(states: torch.Tensor) -> torch.Tensor:
-    return nn.functional.normalize(states.to(torch.promote_types(states.dtype, torch.float32)), dim=-1)
+    return nn.functional.normalize(at_least_float32(states), dim=-1)
 
 
 LigerForConditionalGeneration.register_for_auto_class("AutoModel")

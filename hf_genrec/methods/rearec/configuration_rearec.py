@@ -5,7 +5,8 @@ import sys
 
 from ...catalogue.flat_code import FlatCode
 from ...catalogue.saved_files import require_number
-from ...catalogue.transformers_bridge import ACT2FN, PreTrainedConfig
+from ...catalogue.transformers_bridge import PreTrainedConfig
+from ...decoding.attention import require_layer_settings
 from .rearec_choices import BACKBONES, DEPTH_RULES, LOSSES, REASONING, SAMPLING
 
 COUNTS = (
@@ -199,12 +200,7 @@ class ReaRecConfig(FlatCode, PreTrainedConfig):
             require_number(name, getattr(self, name), 0, sys.float_info.max, whole=False)
         require_number("num_reasoning_steps", self.num_reasoning_steps, 0, MAX_STEPS)
         require_number("reasoning_adapter_size", self.reasoning_adapter_size, 0)
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(f"hidden_act={self.hidden_act!r}: name an activation of transformers, such as gelu.")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size={self.hidden_size} does not divide into {self.num_attention_heads} heads: change one."
-            )
+        require_layer_settings(self.hidden_size, self.num_attention_heads, self.hidden_act)
         if self.reasoning != "none" and self.num_reasoning_steps < 1:
             raise ValueError(
                 f"num_reasoning_steps={self.num_reasoning_steps}: give at least 1, or set reasoning='none'."

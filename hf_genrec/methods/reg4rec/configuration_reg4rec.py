@@ -5,7 +5,8 @@ from dataclasses import field
 
 from ...catalogue.flat_code import FlatCode
 from ...catalogue.saved_files import require_number
-from ...catalogue.transformers_bridge import ACT2FN, CACHE_NAMES, PreTrainedConfig
+from ...catalogue.transformers_bridge import CACHE_NAMES, PreTrainedConfig
+from ...decoding.attention import require_layer_settings
 
 CODE_ORDERS = ("confidence", "fixed")
 COUNTS = (
@@ -166,12 +167,7 @@ class Reg4RecConfig(FlatCode, PreTrainedConfig):
         require_number("max_rollbacks", self.max_rollbacks, 0)
         if self.reflection_threshold is not None:
             require_number("reflection_threshold", self.reflection_threshold, 0, whole=False)
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(f"hidden_act={self.hidden_act!r}: name an activation of transformers, such as gelu.")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size={self.hidden_size} does not divide into {self.num_attention_heads} heads: change one."
-            )
+        require_layer_settings(self.hidden_size, self.num_attention_heads, self.hidden_act)
 
     @property
     def num_codebooks(self) -> int:

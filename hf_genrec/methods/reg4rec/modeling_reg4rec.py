@@ -10,10 +10,11 @@ from transformers.modeling_outputs import Seq2SeqLMOutput, Seq2SeqModelOutput
 
 from ...catalogue.flat_code import FlatModelCode
 from ...catalogue.transformers_bridge import CACHE, CacheByBothNames, overrides, returns_tuples, takes_cache
+from ...decoding.code_loss import at_least_float32
 from .configuration_reg4rec import Reg4RecConfig
 from .recommending_reg4rec import SetRecommenderMixin
 from .reg4rec_layers import Reg4RecDecoder, Reg4RecEncoder, Reg4RecEncoding
-from .reg4rec_losses import at_least_float32, category_losses, teacher_path, token_losses
+from .reg4rec_losses import category_losses, teacher_path, token_losses
 
 
 class Reg4RecPreTrainedModel(FlatModelCode, PreTrainedModel):

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from ...decoding.code_loss import at_least_float32
+
 
 def teacher_path(labels: torch.Tensor, orders: torch.Tensor, start_token_id: int) -> torch.Tensor:
     """
@@ -19,11 +21,6 @@ def teacher_path(labels: torch.Tensor, orders: torch.Tensor, start_token_id: int
     """
     start = torch.full_like(labels[:, :1], start_token_id)
     return torch.cat([start, labels.gather(1, orders)[:, :-1]], 1)
-
-
-def at_least_float32(logits: torch.Tensor) -> torch.Tensor:
-    """Logits as a softmax takes them: not narrower than float32."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def token_losses(
