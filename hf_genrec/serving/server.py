@@ -37,12 +37,35 @@ class DrainingServer(uvicorn.Server):
     async def shutdown(self, sockets=None) -> None:
         """Called by uvicorn after SIGTERM or SIGINT."""
         self._around.closing = True
+        # The kernel has connected clients that nobody has accepted yet: it would cut them off.
+        last = [listening.dup() for listening in sockets or []]
         for server in self.servers:
             server.close()
         for listening in sockets or []:
             listening.close()
+        for connection in [found for listening in last for found in accepted_and_closed(listening)]:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
         await asyncio.sleep(self._drain_seconds)
         await super().shutdown(sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        """What answers a connection, as uvicorn makes it for those it accepts itself."""
+        protocol: Any = self.config.http_protocol_class
+        return protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+
+def accepted_and_closed(listening: socket.socket) -> list[socket.socket]:
+    """The connections that wait at a socket, which listens no more."""
+    found = []
+    listening.setblocking(False)
+    with listening:
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except BlockingIOError:
+                return found
+            connection.setblocking(False)
+            found.append(connection)
 
 
 def bound_port(host: str, port: int) -> socket.socket:

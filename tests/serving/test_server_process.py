@@ -13,6 +13,7 @@ from conftest import exit_code
 from serving_folders import saved_run, server
 
 from hf_genrec.serving.served_model import ServedModel
+from hf_genrec.serving.server import accepted_and_closed, bound_port
 
 
 @pytest.mark.slow
@@ -88,3 +89,23 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         taken.listen()
         assert exit_code("serve", run, "--port", taken.getsockname()[1]) == 2
     assert "give another --port" in capsys.readouterr().err
+
+
+def test_clients_that_the_kernel_has_connected_are_accepted_before_a_port_is_closed():
+    listening = bound_port("127.0.0.1", 0)
+    address = listening.getsockname()
+    clients = [socket.create_connection(address) for _ in range(20)]
+    for client in clients:
+        client.sendall(b"GET")
+    accepted = accepted_and_closed(listening)
+    assert len(accepted) == 20
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
+    for connection in accepted:
+        connection.setblocking(True)
+        assert connection.recv(3) == b"GET"
+        connection.sendall(b"200")
+    for connection in (*accepted, *clients):
+        if connection in clients:
+            assert connection.recv(3) == b"200"
+        connection.close()
