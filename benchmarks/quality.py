@@ -57,6 +57,8 @@ METRICS += ("coverage@10", "gini@10", "invalid_share")
 EVALUATED = ("validation", "test", "validation-unseen", "test-unseen")  # unseen: items of the history left out
 EVALUATIONS, EVAL_USERS = 6, 5000  # during a training of a model that decodes
 MINUTES = 30  # the usual budget
+SEEDS = 3
+CELLS_OF = ("collaborative_run", "soft_targets_run", "dense_run", "members_runs")  # keys that name finished cells
 RECOMMENDER_CODES = {"collaborative_run": "rearec-none"}  # the finished cell of this method, at the usual budget
 NO_QUERIES_RECOMMENDER_CODES = {"num_queries": [0]} | RECOMMENDER_CODES
 CENTROIDS = {"code_embeddings": "centroids"}
@@ -64,6 +66,13 @@ DROPOUT = {"hidden_dropout": 0.1, "attention_dropout": 0.1}
 # Faster than the rate of eight codebooks, which at this one learn a third less in the same time.
 FEW_CODEBOOKS = {"learning_rate": 0.004}
 FOUR_CODEBOOKS = FEW_CODEBOOKS | {"codebook_sizes": [300] * 4}
+TWO_RECOMMENDERS = "ensemble-two-rearec-none"
+DISTILLED = RECOMMENDER_CODES | {
+    "soft_targets_run": TWO_RECOMMENDERS,
+    "soft_targets_weight": 0.5,
+    "soft_targets_temperature": 2.0,  # the sum of two recommenders' scores is as sharp as their product
+    "soft_targets_loss": "cross_entropy",
+}
 # A method begins with the folder of its configurations.
 METHODS: dict[str, dict[str, Any]] = {
     "care": {},
@@ -98,6 +107,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "rearec-prl-temperature-0.3": {"reasoning": "prl", "temperature": 0.3},
     "rearec-erl-adapter": {"reasoning": "erl", "reasoning_adapter_size": 16},
     "rearec-prl-adapter": {"reasoning": "prl", "reasoning_adapter_size": 16},
+    # the second one is that of the next seed
+    TWO_RECOMMENDERS: {"members_runs": ["rearec-none", "rearec-none"]},
+    "codetree": {},
+    "codetree-recommender-codes": RECOMMENDER_CODES,
+    "codetree-distilled": DISTILLED,
+    "codetree-distilled-and-dense": DISTILLED | {"dense_run": TWO_RECOMMENDERS},
     "reg4rec": {},
     "reg4rec-2-codebooks": FEW_CODEBOOKS | {"codebook_sizes": [300] * 2},
     "reg4rec-4-codebooks": FOUR_CODEBOOKS,
@@ -146,15 +161,20 @@ def plan_cell(method: str, data: Path, seed: int, minutes: float, work: Path) ->
         fields = yaml.safe_load(base.read_text(encoding="utf-8")) | METHODS[method]
         fields |= {"source_path": str(data), "output_dir": str(folder), "seed": seed, "disable_tqdm": True}
         fields |= {"report_to": "none", "early_stopping_patience": 5}
-        if not method.startswith("rearec"):
+        if not method.startswith(("rearec", "ensemble")):
             fields |= {"eval_strategy": "steps", "save_strategy": "steps", "eval_users": EVAL_USERS}
             fields |= {"eval_steps": 1 / EVALUATIONS, "save_steps": 1 / EVALUATIONS}
         if "codes_path" in fields:
             fields["codes_path"] = str(data / fields["codes_path"])
-        if "collaborative_run" in fields:
-            fields["collaborative_run"] = str(work / cell_name(fields["collaborative_run"], data, seed, MINUTES))
+        for key in set(CELLS_OF) & fields.keys():
+            names = [fields[key]] if isinstance(fields[key], str) else fields[key]
+            seeds = [(seed - 1 + place) % SEEDS + 1 for place in range(len(names))]
+            cells = [str(work / cell_name(*cell, MINUTES)) for cell in zip(names, [data] * SEEDS, seeds, strict=False)]
+            fields[key] = cells[0] if isinstance(fields[key], str) else cells
         config = parse_config(str(_write_yaml(fields, folder / "unplanned.yaml")))
         prepare_data.main(config)
+        if "members_runs" in fields:  # trained already
+            return _write_yaml(fields, config_file)
         tokenize_items.main(config)
         planned = sorted(work.glob(f"{cell_name(method, data, '*', minutes)}/{config_file.name}"))
         if planned:
@@ -178,11 +198,15 @@ def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: floa
     row |= {"command": f"python -m benchmarks.quality --data {data} --methods {method} --seeds {seed} "}
     row["command"] += f"--minutes {minutes:g}"
     row |= {name: environment()[name] for name in ("date", "versions")}
-    row["training"] = {name: training[name] for name in ("epochs", "steps", "best_step", "num_weights", "num_targets")}
-    row["training"] |= {"cpu_minutes": training["cpu_seconds"] / 60, "peak_memory_mib": training["peak_memory_mib"]}
+    row["training"] = {
+        name: training.get(name) for name in ("epochs", "steps", "best_step", "num_weights", "num_targets")
+    }
+    costs = cpu_seconds_of(config_file)
+    row["training"] |= {"cpu_minutes": costs.pop(cell) / 60, "peak_memory_mib": training["peak_memory_mib"]}
+    row["training"]["parts_cpu_minutes"] = {part: seconds / 60 for part, seconds in costs.items()}
     row["curve"] = [  # CPU minutes, epochs, validation NDCG@10
         [line["cpu_seconds"] / 60, line["epoch"], line["eval_ndcg@10"]]
-        for line in training["log"]
+        for line in training.get("log", [])
         if "eval_ndcg@10" in line
     ]
     for evaluated in EVALUATED:
@@ -207,6 +231,22 @@ def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: floa
         write_row(KIND, data, {"cell": name, "method": name, **of_splits})
     write_row(KIND, data, row)
     logger.info("%s", table())
+
+
+def cpu_seconds_of(config_file: Path) -> dict[str, float]:
+    """What the training of a cell took, and that of every cell that it is made of, each by itself."""
+    fields = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    named = [fields[key] for key in CELLS_OF if key in fields]
+    folders = [folder for names in named for folder in ([names] if isinstance(names, str) else names)]
+    parts: dict[str, float] = {}
+    for folder in folders:
+        parts |= cpu_seconds_of(Path(folder) / config_file.name)
+    training = json.loads((config_file.parent / "results" / "training.json").read_text(encoding="utf-8"))
+    # A run that joins others counts what they took as its own.
+    joined = [fields[key] for key in ("members_runs", "dense_run") if key in fields]
+    members = [folder for names in joined for folder in ([names] if isinstance(names, str) else names)]
+    within = {name for folder in members for name in cpu_seconds_of(Path(folder) / config_file.name)}
+    return parts | {config_file.parent.name: training["cpu_seconds"] - sum(parts[name] for name in within)}
 
 
 def evaluation(results: Path, split: str, unseen: bool) -> dict[str, Any]:

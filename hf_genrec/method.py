@@ -191,22 +191,29 @@ def model_place(folder_or_repo: str | Path) -> str | Path:
     return model if (model / "config.json").is_file() else folder_or_repo
 
 
-def recommender_folder(run_folder: str | Path, key: str) -> Path:
+def recommender_folder(run_folder: str | Path, key: str, with_vectors: bool = False) -> Path:
     """
-    The model of a run, of a method whose models have a vector per item.
+    The model of a run, of a method whose models write no codes: they score every item at once.
 
     Args:
         key: what names the run in a configuration.
+        with_vectors: whether the models must have a vector per item, too.
 
     Raises:
         ValueError: if there is none; names the key.
     """
     folder = Path(run_folder) / "model"
-    names = " or ".join(name for name in methods() if load_method(name).item_vectors)
+    names = [name for name in methods() if load_method(name).codes is None]
+    if with_vectors:
+        names = [name for name in names if load_method(name).item_vectors]
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{key}: {folder} holds no model; train one with method: {names} on the same data")
-    if not load_method(method_of(folder)).item_vectors:
-        raise ValueError(f"{key}: {folder} is a model of type {method_of(folder)}; it must be one of {names}")
+        raise ValueError(
+            f"{key}: {folder} holds no model; train one with method: {' or '.join(names)} on the same data"
+        )
+    if method_of(folder) not in names:
+        raise ValueError(
+            f"{key}: {folder} is a model of type {method_of(folder)}; it must be one of {' or '.join(names)}"
+        )
     return folder
 
 

@@ -31,6 +31,7 @@ from conftest import make_model, make_processor
 from learned_tokenizers import make_mpq, make_rq_vae
 from safetensors.torch import load_file, save_file
 from tiny_cobra import make_cobra, make_cobra_processor
+from tiny_codetree import make_codetree
 from tiny_ensemble import tiny_ensemble
 from tiny_liger import make_liger
 from tiny_rearec import tiny_rearec
@@ -47,6 +48,7 @@ MAKERS = {
     "care": (lambda seed: make_model(make_processor(unique=seed % 2 == 0, seed=seed)), make_rq_vae),
     "ensemble": (lambda seed: tiny_ensemble(seed=seed), make_rq_vae),
     "cobra": (lambda seed: make_cobra(make_cobra_processor(unique=seed % 2 == 0, seed=seed), seed), make_rq_vae),
+    "codetree": (lambda seed: make_codetree(make_processor(unique=seed % 2 == 0, seed=seed), seed), make_rq_vae),
     "liger": (lambda seed: make_liger(unique=seed % 2 == 0, seed=seed), make_rq_vae),
     "rearec": (lambda seed: tiny_rearec(seed=seed), make_rq_vae),
     "s2gr": (lambda seed: make_s2gr(make_processor(unique=seed % 2 == 0, seed=seed), seed), make_rq_vae),

@@ -11,6 +11,7 @@ import pyarrow
 import torch
 from conftest import make_model, make_processor
 from tiny_cobra import make_cobra, make_cobra_processor
+from tiny_codetree import make_codetree
 from tiny_ensemble import tiny_ensemble
 from tiny_liger import make_liger
 from tiny_rearec import tiny_rearec
@@ -60,6 +61,8 @@ def make_models() -> dict[str, object]:
         "codes and vectors, shared codes": make_cobra(make_cobra_processor(24, (4, 4), unique=False)),
         "added up": tiny_ensemble(),
         "added up, scores": tiny_ensemble(searching=0),
+        "codes down a tree": make_codetree(processors[0]),
+        "codes down a tree, shared codes": make_codetree(processors[1]),
         "codes, ranked by vectors": make_liger(24, (3, 4, 3), cold=[5]),
         "sets": make_reg4rec(sets[0]),
         "sets, shared codes": make_reg4rec(sets[1]),

@@ -1,8 +1,7 @@
 """What prepare.json says of prepared data: its shape is checked where it is read."""
 
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hf_genrec.catalogue.json_files import naming, read_json
 from hf_genrec.cells import shown
@@ -10,7 +9,7 @@ from hf_genrec.data.arguments import DataArguments
 from hf_genrec.files import require_stored
 
 REMEDY = "run prepare again"
-SETTINGS = {entry.name: entry.type for entry in fields(DataArguments)}
+SETTINGS = get_type_hints(DataArguments)  # not the fields' types, which parsers of arguments change
 SOURCES = ("source_path", "item_path")
 COUNTS = ("interactions", "users", "items")
 PARTS = {

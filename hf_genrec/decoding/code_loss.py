@@ -16,12 +16,15 @@ class SoftTargets(TypedDict, total=False):
         legal: (R, K) boolean, the candidates that some item goes on with: probabilities are a softmax over these alone,
             of logits divided by `temperature`. May be left out: over the whole vocabulary.
         temperature: a number above 0, by default 1; not read without `legal`.
+        cross_entropy: whether the loss is the mean of -log P over the candidates, by their weights, and not -log of the
+            mean of P; by default not.
     """
 
     tokens: torch.Tensor
     log_weights: torch.Tensor
     legal: torch.Tensor
     temperature: float
+    cross_entropy: bool
 
 
 def at_least_float32(logits: torch.Tensor) -> torch.Tensor:
@@ -34,7 +37,8 @@ def code_loss(
 ) -> torch.Tensor:
     """
     Sum over the labelled codes of -log P(label), or with soft targets of -log sum_v w(v) P(v): the logarithm of what
-    the model gives to all candidates together, each by its weight (TCA4Rec, arXiv 2601.18457).
+    the model gives to all candidates together, each by its weight (TCA4Rec, arXiv 2601.18457). With `cross_entropy` it
+    is -sum_v w(v) log P(v) (distillation, arXiv 1503.02531).
 
     Args:
         logits: (..., V), aligned with `labels`.
@@ -63,7 +67,13 @@ def code_loss(
     if legal is not None:
         chosen = chosen.masked_fill(~legal, -torch.inf) / soft_targets.get("temperature", 1.0)
     total = (logits if legal is None else chosen).logsumexp(-1)
-    loss = total - (chosen + soft_targets["log_weights"]).logsumexp(-1)
+    log_weights = soft_targets["log_weights"]
+    if soft_targets.get("cross_entropy", False):
+        # What has no weight may be ruled out altogether: 0 times infinity is not a number.
+        log_probs = (chosen - total.unsqueeze(-1)).masked_fill(log_weights == -torch.inf, 0.0)
+        loss = -(log_weights.exp() * log_probs).sum(-1)
+    else:
+        loss = total - (chosen + log_weights).logsumexp(-1)
     if label_smoothing:
         mean = logits.mean(-1) if legal is None else chosen.masked_fill(~legal, 0.0).sum(-1) / legal.sum(-1)
         loss = (1 - label_smoothing) * loss + label_smoothing * (total - mean)

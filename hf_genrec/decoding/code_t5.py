@@ -20,7 +20,8 @@ from ..catalogue.transformers_bridge import (
 from .code_loss import SoftTargets, code_loss, soft_targets_of
 from .code_t5_config import CodeT5Config
 from .code_t5_stack import CodeT5Stack, InitializedAsT5
-from .history_encoder import HistoryEncoder, HistoryEncoding
+from .history_encoder import HistoryEncoder
+from .history_encoding import HistoryEncoding
 from .recommend_by_seq2seq import Seq2SeqRecommenderMixin
 
 

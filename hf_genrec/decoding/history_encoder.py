@@ -1,26 +1,11 @@
 """A T5 encoder that reads a history of codes, with what may stand between the items and before them."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
-from transformers.modeling_outputs import BaseModelOutput
 
 from .code_t5_config import CodeT5Config
 from .code_t5_stack import CodeT5Stack
-
-
-@dataclass
-class HistoryEncoding(BaseModelOutput):
-    """
-    `BaseModelOutput` of E slots.
-
-    Args:
-        attention_mask (`torch.Tensor` of shape `(B, E)`):
-            1 for slots that the decoder reads, 0 for padding.
-    """
-
-    attention_mask: torch.Tensor = None  # type: ignore[assignment]  # always given: a ModelOutput asks for a default
+from .history_encoding import HistoryEncoding
 
 
 class HistoryEncoder(CodeT5Stack):

@@ -42,7 +42,7 @@ def sample_items(
     nodes = torch.zeros(num_prompts, 1, dtype=torch.long, device=device)  # all samples leave from the root
     codes, log_probs = [], []
     for level in range(trie.num_levels):
-        logits = model.get_output_embeddings()(states)
+        logits = decoder.logits(states, level)
         candidates, children, of_candidates = _legal_log_probs(logits, nodes, trie, level, temperature)
         require_sound(model, of_candidates)
         draws = num_samples // nodes.shape[1]

@@ -99,7 +99,7 @@ def recommender_vectors(run_folder: str | Path, item_ids: list[str], train_seque
     Raises:
         ValueError: no model with item vectors there, another catalogue, or other training interactions.
     """
-    folder = recommender_folder(run_folder, "collaborative_run")
+    folder = recommender_folder(run_folder, "collaborative_run", with_vectors=True)
     model = load_model(folder)
     if model.processor.item_ids != item_ids:
         raise ValueError(f"collaborative_run: {folder} was trained on another catalogue; train it on the same data")

@@ -56,7 +56,7 @@ class DrainingServer(uvicorn.Server):
 
 def accepted_and_closed(listening: socket.socket) -> list[socket.socket]:
     """The connections that wait at a socket, which listens no more."""
-    found = []
+    found: list[socket.socket] = []
     listening.setblocking(False)
     with listening:
         while True:

@@ -55,6 +55,13 @@ class GenRecTrainingArguments(TrainingArguments):
     soft_targets_temperature: float = field(
         default=1.0, metadata={"help": "the recommender's scores are divided by it; above 1 they are nearer each other"}
     )
+    soft_targets_loss: str = field(
+        default="expectation",
+        metadata={
+            "help": "of the probabilities of all codes by their shares: minus the logarithm of the mean (expectation, "
+            "as published), or the mean of minus the logarithms (cross_entropy), which asks for all of them"
+        },
+    )
     legal_codes_only: bool = field(
         default=False, metadata={"help": "the loss compares the codes that some item goes on with, and no others"}
     )
@@ -174,10 +181,13 @@ def check_training(arguments: Any) -> None:
 def check_soft_targets(arguments: Any) -> None:
     """
     Raises:
-        ValueError: for a weight that is no share, a temperature that is not above 0, or one that nothing reads.
+        ValueError: for a weight that is no share, a loss that there is not, a temperature that is not above 0, or one
+            that nothing reads.
     """
     if not 0 <= arguments.soft_targets_weight <= 1:
         raise ValueError(f"soft_targets_weight {arguments.soft_targets_weight}: give a share from 0 to 1")
+    if arguments.soft_targets_loss not in ("expectation", "cross_entropy"):
+        raise ValueError(f"soft_targets_loss: {arguments.soft_targets_loss!r} is not expectation or cross_entropy")
     for name in ("soft_targets_temperature", "legal_codes_temperature"):
         if not 0 < getattr(arguments, name) < math.inf:
             raise ValueError(f"{name} {getattr(arguments, name)}: give a number above 0")

@@ -39,7 +39,7 @@ SEMANTIC_ID_KEYS |= {"codes_path", "packed_row_tokens", "dense_run", "dense_run_
 
 # Of the training's, those that models with [`code_loss`] have a use for.
 SOFT_TARGET_KEYS = {"soft_targets_run", "soft_targets_weight", "soft_targets_temperature"}
-SOFT_TARGET_KEYS |= {"legal_codes_only", "legal_codes_temperature"}
+SOFT_TARGET_KEYS |= {"soft_targets_loss", "legal_codes_only", "legal_codes_temperature"}
 
 
 @dataclass(frozen=True)

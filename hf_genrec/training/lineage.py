@@ -16,6 +16,7 @@ from hf_genrec.catalogue.json_files import read_json
 from hf_genrec.data.arguments import DataArguments
 from hf_genrec.data.prepared import PreparedData, read_report
 from hf_genrec.files import source_fingerprint, spelled_out, weights_fingerprint, write_json
+from hf_genrec.hub import model_fingerprint
 from hf_genrec.method import load_method, recommender_folder
 from hf_genrec.semantic_ids.ids import TABLE_FILE, read_table
 from hf_genrec.training.config import RunConfig
@@ -131,7 +132,7 @@ def require_recommender(run_folder: str, data: str) -> str | None:
     """
     folder = recommender_folder(run_folder, "soft_targets_run")
     _require_trained_on(folder, data, "train the run that soft_targets_run names on the same data")
-    return weights_fingerprint(folder)
+    return model_fingerprint(folder)
 
 
 def require_own_tokenizer(folder: Path, table: Mapping[str, Any]) -> str | None:

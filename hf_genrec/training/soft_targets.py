@@ -10,12 +10,11 @@ import torch
 
 from hf_genrec.catalogue.best_columns import MAX_SCORES
 from hf_genrec.catalogue.evaluation_mode import evaluation_mode
-from hf_genrec.catalogue.sound_scores import require_sound, require_sound_weights
+from hf_genrec.catalogue.sound_scores import require_sound_weights
 from hf_genrec.data.examples import Targets, target_positions
 from hf_genrec.decoding.code_loss import SoftTargets
-from hf_genrec.decoding.recommend_by_scores import ItemRecommenderMixin
-from hf_genrec.files import weights_fingerprint
-from hf_genrec.method import load_model, method_of, recommender_folder
+from hf_genrec.hub import model_fingerprint
+from hf_genrec.method import load_model, recommender_folder
 from hf_genrec.training.arguments import GenRecTrainingArguments
 from hf_genrec.training.code_shares import CodeShares
 from hf_genrec.training.trainer import GenRecTrainer
@@ -33,6 +32,7 @@ class SoftTargetMaker:
         shares: (T, sum of `codes.widths`) of the training targets; `None` with a weight of 0.
         weight: from 0, the label alone, to 1.
         legal_temperature: that of a softmax over legal codes only; `None` for one over the whole vocabulary.
+        cross_entropy: whether all codes with a share are asked for, see [`SoftTargets`].
     """
 
     def __init__(
@@ -42,9 +42,11 @@ class SoftTargetMaker:
         shares: torch.Tensor | None = None,
         weight: float = 0.0,
         legal_temperature: float | None = None,
+        cross_entropy: bool = False,
     ):
         self.codes, self.path = codes, codes.path(token_ids)
         self.shares, self.weight, self.legal_temperature = shares, weight, legal_temperature
+        self.cross_entropy = cross_entropy
 
     def __call__(self, numbers: torch.Tensor) -> SoftTargets:
         """
@@ -67,6 +69,7 @@ class SoftTargetMaker:
             [of_level[nodes[:, level].clamp(max=len(of_level) - 1)] for level, of_level in enumerate(trie.tokens)], 1
         )
         made: SoftTargets = {"tokens": tokens.long().flatten(0, 1), "log_weights": weights.log_().flatten(0, 1)}
+        made["cross_entropy"] = self.cross_entropy
         if self.legal_temperature is not None:
             made["legal"] = (nodes < end[..., None]).flatten(0, 1)
             made["temperature"] = self.legal_temperature
@@ -98,8 +101,7 @@ def set_soft_targets(trainer: GenRecTrainer) -> None:
     training sequences alone are candidates: others have no vector that was learned.
 
     Raises:
-        ValueError: for a run without a recommender that scores all items by products of vectors, or of another
-            catalogue.
+        ValueError: for a run without a recommender that scores every item, or of another catalogue.
     """
     arguments = cast(GenRecTrainingArguments, trainer.args)
     legal_temperature = arguments.legal_codes_temperature if arguments.legal_codes_only else None
@@ -126,9 +128,11 @@ def set_soft_targets(trainer: GenRecTrainer) -> None:
             for user, position in zip(users, positions, strict=True)
         ]
         shares = recommender_shares(model, histories, token_ids, processor.trie, candidates, temperature)
-        report |= {"run": run, "recommender": weights_fingerprint(recommender_folder(run, "soft_targets_run"))}
+        report |= {"run": run, "recommender": model_fingerprint(recommender_folder(run, "soft_targets_run"))}
         report |= {"weight": weight, "temperature": temperature, "candidates": len(candidates)}
-    maker = SoftTargetMaker(codes, token_ids, shares, weight, legal_temperature)
+        report["loss"] = arguments.soft_targets_loss
+    cross_entropy = arguments.soft_targets_loss == "cross_entropy"
+    maker = SoftTargetMaker(codes, token_ids, shares, weight, legal_temperature, cross_entropy)
     trainer.data_collator = SoftTargetCollator(trainer.data_collator, maker)
     trainer.soft_targets_report = report | {"seconds": time.perf_counter() - start}
     logger.info("soft targets of %s items made in %.0f s", f"{len(targets):,}", time.perf_counter() - start)
@@ -136,15 +140,13 @@ def set_soft_targets(trainer: GenRecTrainer) -> None:
 
 def open_recommender(run: str, item_ids: list[str]) -> Any:
     """
-    The model of a run, whose scores of items are products of vectors.
+    The model of a run, which scores every item.
 
     Raises:
         ValueError: if there is none, or it is of other items.
     """
     folder = recommender_folder(run, "soft_targets_run")
     model = load_model(folder)
-    if not isinstance(model, ItemRecommenderMixin):
-        raise ValueError(f"soft_targets_run: {folder} ({method_of(folder)}) does not score items by vectors of users")
     if model.processor.item_ids != item_ids:
         raise ValueError(f"soft_targets_run: {folder} was trained on another catalogue; train it on the same data")
     require_sound_weights(model)
@@ -174,17 +176,13 @@ def recommender_shares(
     """
     device = model.device
     codes = CodeShares(trie.to(device), candidates)
+    order = codes.order.cpu().numpy()
     found = torch.empty(len(histories), sum(codes.widths))
-    size = min(256, max(1, MAX_SCORES // len(codes.order)))
+    size = min(256, max(1, MAX_SCORES // len(order)))
     by_length = np.argsort([len(history) for history in histories], kind="stable")  # little of a batch is padding
     with evaluation_mode(model):
-        vectors = model.item_vectors()
-        scored = vectors[codes.order].float()
         for start in range(0, len(histories), size):
             batch = by_length[start : start + size]
-            inputs = model.processor.prompts([histories[place] for place in batch])
-            inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
-            states = model.user_vectors(**inputs, item_vectors=vectors).float()
-            scores = scored @ (require_sound(model, states) / temperature).T
+            scores = model.score_rows([histories[place] for place in batch], order).T / temperature
             found[batch] = codes.shares(scores, codes.path(token_ids[batch].to(device))).cpu()
     return found

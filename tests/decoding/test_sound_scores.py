@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import exit_code, make_model, make_processor
 from tiny_cobra import make_cobra, make_cobra_processor
+from tiny_codetree import make_codetree
 from tiny_liger import make_liger
 from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
@@ -24,6 +25,7 @@ MODELS = {
     "seq2seq, heads of levels": lambda: make_tiger(make_processor(), level_heads=True, item_separators=True),
     "codes and vectors": lambda: make_cobra(make_cobra_processor(), item_embeddings=True),
     "seq2seq, thinking": lambda: make_s2gr(make_processor()),
+    "codes down a tree": lambda: make_codetree(make_processor()),
     "codes, ranked by vectors": lambda: make_liger(),
     "scores": lambda: tiny_rearec(),
     "scores, depth by a rule": lambda: tiny_rearec(depth_rule="kl", depth_threshold=0.1),

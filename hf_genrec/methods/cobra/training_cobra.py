@@ -7,8 +7,9 @@ from transformers import set_seed
 
 from hf_genrec.data.examples import Targets
 from hf_genrec.data.prepared import PreparedData
+from hf_genrec.data.windows import ItemWindows
 from hf_genrec.methods.cobra.arguments import CobraArguments
-from hf_genrec.methods.cobra.cobra_rows import CascadeCollator, CascadeRows
+from hf_genrec.methods.cobra.cobra_collator import CascadeCollator
 from hf_genrec.methods.cobra.cobra_trainer import CobraTrainer
 from hf_genrec.methods.cobra.modeling_cobra import CobraConfig, CobraForCausalLM
 from hf_genrec.methods.cobra.processing_cobra import CobraProcessor
@@ -35,7 +36,7 @@ def build_trainer(config: RunConfig) -> CobraTrainer:
     return CobraTrainer(
         model,
         arguments,
-        train_dataset=CascadeRows(prepared.train_sequences(), targets, processor.max_history, arguments.packing),
+        train_dataset=ItemWindows(prepared.train_sequences(), targets, processor.max_history, arguments.packing),
         eval_dataset=subsample(validation, arguments.eval_users, arguments.seed),
         data_collator=CascadeCollator(processor),
     )

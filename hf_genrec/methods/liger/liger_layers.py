@@ -5,7 +5,8 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from ...decoding.history_encoder import HistoryEncoder, HistoryEncoding
+from ...decoding.history_encoder import HistoryEncoder
+from ...decoding.history_encoding import HistoryEncoding
 from .configuration_liger import LigerConfig
 
 EPS = 1e-8  # of the layer norms, as published

@@ -24,7 +24,7 @@ from ...catalogue.transformers_bridge import returns_tuples, takes_cache
 from ...decoding.beam_search import beam_search
 from ...decoding.code_loss import at_least_float32
 from ...decoding.code_t5 import CodeT5, CodeT5Output
-from ...decoding.history_encoder import HistoryEncoding
+from ...decoding.history_encoding import HistoryEncoding
 from .configuration_liger import LigerConfig
 from .liger_choices import RETRIEVAL
 from .liger_layers import LigerEncoder, TextVectors

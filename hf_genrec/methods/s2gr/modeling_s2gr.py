@@ -11,7 +11,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from ...catalogue.transformers_bridge import CACHE, initialization
 from ...decoding.code_t5 import CodeT5
 from ...decoding.code_t5_stack import CodeT5Stack
-from ...decoding.history_encoder import HistoryEncoding
+from ...decoding.history_encoding import HistoryEncoding
 from ...decoding.seq2seq_beams import decode_slots, memory_bias_of, memory_of
 from .configuration_s2gr import S2grConfig
 from .s2gr_losses import cluster_losses, cosines, item_losses

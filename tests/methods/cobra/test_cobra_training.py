@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from tiny_cobra import make_cobra, make_cobra_processor
 
 from hf_genrec.data.prepared import EvaluationSplit
+from hf_genrec.data.windows import ItemWindows
 from hf_genrec.methods.cobra.arguments import CobraArguments
-from hf_genrec.methods.cobra.cobra_rows import CascadeCollator, CascadeRows
+from hf_genrec.methods.cobra.cobra_collator import CascadeCollator
 from hf_genrec.methods.cobra.cobra_trainer import CobraTrainer
 from hf_genrec.methods.cobra.processing_cobra import CobraProcessor
 from hf_genrec.methods.cobra.training_cobra import build_cobra
@@ -29,7 +30,7 @@ sequences = st.lists(st.lists(st.integers(0, 11), max_size=17), min_size=1, max_
 @given(sequences, st.sampled_from(["all", "last"]), st.booleans())
 def test_each_target_is_trained_once_behind_what_stands_before_it(users, targets, packing):
     arrays = [np.array(user, dtype=np.int64) for user in users]
-    rows = CascadeRows(arrays, targets, MAX_HISTORY, packing)
+    rows = ItemWindows(arrays, targets, MAX_HISTORY, packing)
     expected = [
         (tuple(user[:place]), item)
         for user in users
@@ -69,11 +70,11 @@ def sorted_by_user(found, expected):
 
 def test_no_target_is_left():
     with pytest.raises(ValueError, match="The training sequences are empty"):
-        CascadeRows([np.array([], dtype=np.int64)], "all", MAX_HISTORY)
+        ItemWindows([np.array([], dtype=np.int64)], "all", MAX_HISTORY)
 
 
 def batch_of(model, users):
-    rows = CascadeRows([np.array(user, dtype=np.int64) for user in users], "all", MAX_HISTORY)
+    rows = ItemWindows([np.array(user, dtype=np.int64) for user in users], "all", MAX_HISTORY)
     return CascadeCollator(model.processor)([rows[row] for row in range(len(rows))])
 
 
@@ -171,7 +172,7 @@ def make_trainer(likes, folder, fields=None, **settings) -> CobraTrainer:
     return CobraTrainer(
         build_cobra(arguments, processor, text_of(rows)),
         GenRecTrainingArguments(**training),
-        train_dataset=CascadeRows([user[:-1] for user in likes], "all", 6),
+        train_dataset=ItemWindows([user[:-1] for user in likes], "all", 6),
         eval_dataset=split,
         data_collator=CascadeCollator(processor),
     )

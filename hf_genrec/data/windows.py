@@ -1,16 +1,14 @@
-"""Training rows of COBRA: a user's items once for all the targets among them."""
+"""Training rows of models that read items whole: a user's items once for all the targets among them."""
 
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset
 
 from hf_genrec.data.examples import Targets, target_positions
-from hf_genrec.methods.cobra.processing_cobra import CobraProcessor
 
 
-class CascadeRows(Dataset):
+class ItemWindows(Dataset):
     """
     Windows of a user's items, of at most `max_history` + 1 items. Whatever stands in a window is predicted from what
     stands before it there.
@@ -47,6 +45,8 @@ class CascadeRows(Dataset):
         else:
             starts = np.maximum(positions - max_history, 0)
             self.users, self.starts, self.first_targets, self.ends = users, starts, positions, positions + 1
+        first_of_user = np.searchsorted(users, self.users)
+        self.first_numbers = first_of_user + self.first_targets - positions[first_of_user]
         self.lengths = self.ends - self.starts
         self.labels_per_row = self.num_targets / len(self.users)
 
@@ -54,9 +54,14 @@ class CascadeRows(Dataset):
         return len(self.users)
 
     def __getitem__(self, index: int) -> dict:
-        """`items` (n,) int64 catalogue rows, oldest first, and the place of the first target among them."""
-        items = self.sequences[self.users[index]][self.starts[index] : self.ends[index]]
-        return {"items": items, "first_target": int(self.first_targets[index] - self.starts[index])}
+        """
+        `items` (n,) int64 catalogue rows, oldest first; the place of the first target among them; and `target_numbers`,
+        (targets,) their places among [`target_positions`].
+        """
+        first, end = self.first_targets[index], self.ends[index]
+        items = self.sequences[self.users[index]][self.starts[index] : end]
+        numbers = self.first_numbers[index] + np.arange(end - first)
+        return {"items": items, "first_target": int(first - self.starts[index]), "target_numbers": numbers}
 
 
 def _windows(size: int, max_history: int) -> list[tuple[int, int, int]]:
@@ -68,33 +73,3 @@ def _windows(size: int, max_history: int) -> list[tuple[int, int, int]]:
         found.append((start, first, end))
         first = end
     return found
-
-
-class CascadeCollator:
-    """
-    Batches of rows: the answer token, and of each item its codes and its vector's token, padded on the right.
-
-    Args:
-        processor: token ids of the catalogue.
-    """
-
-    def __init__(self, processor: CobraProcessor):
-        self.processor = processor
-
-    def __call__(self, examples: Sequence[dict]) -> dict:
-        """
-        Args:
-            examples: dicts with `items` and `first_target`, see `CascadeRows`.
-
-        Returns:
-            `input_ids` and `labels` (B, T), labels -100 outside the targets.
-        """
-        width = self.processor.tokens_per_item
-        shape = (len(examples), 1 + width * max(len(example["items"]) for example in examples))
-        input_ids, labels = np.full(shape, self.processor.tokenizer.pad_token_id), np.full(shape, -100)
-        input_ids[:, 0] = self.processor.answer_token_id
-        for line, example in enumerate(examples):
-            tokens, first = self.processor.item_tokens(example["items"]), width * example["first_target"]
-            input_ids[line, 1 : 1 + len(tokens)] = tokens
-            labels[line, 1 + first : 1 + len(tokens)] = tokens[first:]
-        return {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
