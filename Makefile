@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-RUN ?= runs/care-ml-100k
-CONFIG ?= care/ml-100k
+RUN ?= runs/codetree-ml-100k
+CONFIG ?= codetree/ml-100k
 # folder with the sequences.txt of Amazon-2014 Beauty, whose lengths the training benchmark takes
 DATA ?= data/amazon2014_beauty
 
@@ -16,7 +16,7 @@ KEPT = $(ENVIRONMENTS)/$*-$(DECIDED_BY)
 
 .PHONY: quickstart reg4rec test test-newest test-oldest test-slow lint bench wheel docs
 
-# MovieLens 100K -> semantic IDs -> CARE -> figures -> ten titles, and the saved model opened by a stranger
+# MovieLens 100K -> semantic IDs -> CodeTree -> figures -> ten titles, and the saved model opened by a stranger
 quickstart: $(VENV)/.train
 	@start=$$(date +%s) && set -e \
 	&& echo "== 1/5 prepare" && $(BIN)/hf-genrec prepare --config $(CONFIG) --output_dir $(RUN) \
