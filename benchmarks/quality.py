@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/quality"), help="folder of the runs")
     parser.add_argument("--plan", action="store_true", help="only prepare the cells and plan their epochs")
     parser.add_argument("--against", choices=METHODS, metavar="METHOD", help="compare finished cells and stop")
+    parser.add_argument("--against-minutes", type=float, default=MINUTES, help="the other cells' CPU minutes")
     parser.add_argument("--table", action="store_true", help="print the finished cells and stop")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -326,7 +327,8 @@ def compare(options: argparse.Namespace) -> str:
         row: dict[str, Any] = {"cell": f"{method} against {options.against}"}
         row |= {"seeds": options.seeds, "minutes": options.minutes}
         for split in EVALUATED:
-            of_users = [_of_users(name, split, options) for name in (method, options.against)]
+            both = ((method, options.minutes), (options.against, options.against_minutes))
+            of_users = [_of_users(name, split, minutes, options) for name, minutes in both]
             for metric in ("recall@10", "ndcg@10"):
                 mine, other = (values[metric] for values in of_users)
                 difference, low, high = paired_bootstrap_difference(mine.mean(0), other.mean(0))
@@ -343,9 +345,9 @@ def compare(options: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-def _of_users(method: str, split: str, options: argparse.Namespace) -> dict[str, np.ndarray]:
+def _of_users(method: str, split: str, minutes: float, options: argparse.Namespace) -> dict[str, np.ndarray]:
     """Figures of the users by metric, (seeds, users)."""
-    folders = [options.work / cell_name(method, options.data, seed, options.minutes) for seed in options.seeds]
+    folders = [options.work / cell_name(method, options.data, seed, minutes) for seed in options.seeds]
     files = [np.load(folder / "results" / f"{split}-users.npz") for folder in folders]
     return {metric: np.stack([file[metric] for file in files]) for metric in files[0].files}
 

@@ -22,6 +22,7 @@ from hf_genrec.evaluation.metrics import paired_bootstrap_difference
 ROOT = Path(__file__).parents[1]
 BEAUTY, YELP = "amazon2014_beauty", "yelp2019"
 BEST = "care-no-queries-recommender-codes-centroids-dropout"
+TWO_RECOMMENDERS, DISTILLED = "ensemble-two-rearec-none", "codetree-distilled"
 THREE = (1, 2, 3)
 
 
@@ -59,6 +60,8 @@ def overview() -> list[list[str]]:
         ("CARE's decoder, no queries, codes of ReaRec's vectors; three seeds", cells(BEST, THREE), " + 8"),
         ("the same three times as long; one seed", cells(BEST, minutes=90), " + 9"),
         ("ReaRec without reasoning (SASRec); three seeds", cells("rearec-none", THREE), ""),
+        ("two of these added up; three seeds", cells(TWO_RECOMMENDERS, THREE), " + 14"),
+        ("CodeTree that has learned from these two; three seeds", cells(DISTILLED, THREE, 14), " + 15"),
         ("ReaRec, ERL; three seeds", cells("rearec-erl", THREE), ""),
         ("most popular", baseline("most popular"), None),
         ("item-kNN", baseline("item-kNN"), None),
@@ -147,6 +150,31 @@ def against_no_reasoning() -> list[list[str]]:
     rows = {row["cell"]: row for row in read_rows("comparisons", BEAUTY)}
     for label, method in (("ERL", "rearec-erl"), ("PRL", "rearec-prl")):
         row = rows[f"{method} against rearec-none"]
+        keys = [f"{split} {metric}" for split in ("test", "test-unseen") for metric in ("recall@10", "ndcg@10")]
+        lines.append([label, *(difference(*row[key]["difference"]) for key in keys)])
+    return lines
+
+
+def codetree() -> list[list[str]]:
+    """CodeTree and what it learns from, with the CPU minutes of everything that a model is made of."""
+    splits = ("validation", "test", "test-unseen")
+    lines = [["", "CPU min, all parts", "validation R@10, N@10", "test R@10, N@10", "unseen, test R@10, N@10"]]
+    for label, rows in (
+        ("ReaRec without reasoning (SASRec)", cells("rearec-none", THREE)),
+        ("two of these added up", cells(TWO_RECOMMENDERS, THREE)),
+        ("CodeTree, recommender's codes, learned from these two", cells(DISTILLED, THREE, 14)),
+    ):
+        trained = [row["training"] for row in rows]
+        minutes = [of["cpu_minutes"] + sum(of.get("parts_cpu_minutes", {}).values()) for of in trained]
+        lines.append([label, f"{np.mean(minutes):.0f}", *(pair(rows, split) for split in splits)])
+    return lines
+
+
+def against_recommenders() -> list[list[str]]:
+    lines = [["CodeTree less", "test Recall@10", "test NDCG@10", "unseen Recall@10", "unseen NDCG@10"]]
+    rows = {row["cell"]: row for row in read_rows("comparisons", BEAUTY)}
+    for label, method in (("one SASRec", "rearec-none"), ("two added up", TWO_RECOMMENDERS)):
+        row = rows[f"{DISTILLED} against {method}"]
         keys = [f"{split} {metric}" for split in ("test", "test-unseen") for metric in ("recall@10", "ndcg@10")]
         lines.append([label, *(difference(*row[key]["difference"]) for key in keys)])
     return lines
@@ -298,6 +326,8 @@ TABLES = {
     "bias of CARE": bias_of_care,
     "reasoning of ReaRec": reasoning_of_rearec,
     "adaptive depth": adaptive_depth,
+    "CodeTree": codetree,
+    "CodeTree against recommenders": against_recommenders,
     "post-training of CARE": post_training,
     "against no reasoning": against_no_reasoning,
     "parts of REG4Rec on Beauty": lambda: parts_of_reg4rec(BEAUTY),

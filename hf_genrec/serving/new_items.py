@@ -46,13 +46,13 @@ def encode_items(served: ServedModel, items: Sequence[Mapping[str, str]]) -> tup
 
 def enter_items(served: ServedModel, items: Sequence[Mapping[str, str]], encoded: Mapping[str, np.ndarray]) -> None:
     """Put new items at the catalogue's end; not while the model answers."""
-    grows = served.model if "vectors" in encoded else served.processor
+    grows = served.model if hasattr(served.model, "add_items") else served.processor
     grows.add_items([item["item_id"] for item in items], **encoded, titles=[item["title"] for item in items])
 
 
 def remove_item(served: ServedModel, item_id: str) -> None:
     """Take an item out of the catalogue again; not while the model answers. Rows behind it move up."""
-    shrinks = served.model if served.method.encode_items is not None else served.processor
+    shrinks = served.model if hasattr(served.model, "remove_items") else served.processor
     shrinks.remove_items([item_id])
     served.catalogue += 1
 

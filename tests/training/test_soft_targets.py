@@ -11,6 +11,7 @@ from conftest import exit_code, make_model, make_processor, run_pipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from tiny_ensemble import tiny_ensemble
 from tiny_rearec import tiny_rearec
 from tiny_s2gr import make_s2gr
 from tiny_tiger import make_tiger
@@ -39,7 +40,7 @@ pytestmark = pytest.mark.libraries
 # ---- the formula, item by item ----
 
 
-def loss_item_by_item(logits, target, token_ids, scores, candidates, alpha, smoothing, legal_temperature):
+def loss_item_by_item(logits, target, token_ids, scores, candidates, alpha, smoothing, legal_temperature, cross):
     """The sum over a target's codes for one history: (L, V) logits, (N,) scores."""
     loss = 0.0
     for level, row in enumerate(logits):
@@ -55,7 +56,10 @@ def loss_item_by_item(logits, target, token_ids, scores, candidates, alpha, smoo
         among, tau = (range(len(row)), 1.0) if legal_temperature is None else (legal, legal_temperature)
         total = sum(math.exp(row[token] / tau) for token in among)
         probability = {token: math.exp(row[token] / tau) / total for token in among}
-        hard = -math.log(sum(weights[token] * probability[token] for token in among))
+        if cross:
+            hard = -sum(weights[token] * math.log(probability[token]) for token in among)
+        else:
+            hard = -math.log(sum(weights[token] * probability[token] for token in among))
         loss += (1 - smoothing) * hard - smoothing * sum(map(math.log, probability.values())) / len(probability)
     return loss
 
@@ -75,9 +79,10 @@ def catalogues(draw):
     beta=st.sampled_from([0.5, 1.0, 2.0]),
     smoothing=st.sampled_from([0.0, 0.1]),
     legal_temperature=st.sampled_from([None, 1.0, 4.5]),
+    cross=st.booleans(),
     data=st.data(),
 )
-def test_it_is_the_sum_over_all_items(token_ids, alpha, beta, smoothing, legal_temperature, data):
+def test_it_is_the_sum_over_all_items(token_ids, alpha, beta, smoothing, legal_temperature, cross, data):
     count, levels = len(token_ids), len(token_ids[0])
     candidates = sorted(data.draw(st.sets(st.integers(0, count - 1), min_size=1)))
     targets = data.draw(st.lists(st.sampled_from(candidates), min_size=1, max_size=5))
@@ -88,7 +93,7 @@ def test_it_is_the_sum_over_all_items(token_ids, alpha, beta, smoothing, legal_t
     table = torch.tensor(token_ids)
     codes, of_targets = CodeShares(ItemTrie.from_token_ids(table), np.array(candidates)), table[targets]
     shares = codes.shares(vectors[codes.order] @ states.T / beta, codes.path(of_targets))
-    maker = SoftTargetMaker(codes, of_targets, shares, alpha, legal_temperature)
+    maker = SoftTargetMaker(codes, of_targets, shares, alpha, legal_temperature, cross)
     order = torch.randperm(len(targets), generator=generator)
     made = maker(order)
     torch.testing.assert_close(
@@ -98,7 +103,7 @@ def test_it_is_the_sum_over_all_items(token_ids, alpha, beta, smoothing, legal_t
     scores = (states @ vectors.T / beta).tolist()
     expected = sum(
         loss_item_by_item(
-            logits[i].tolist(), target, token_ids, scores[i], candidates, alpha, smoothing, legal_temperature
+            logits[i].tolist(), target, token_ids, scores[i], candidates, alpha, smoothing, legal_temperature, cross
         )
         for i, target in enumerate(targets)
     )
@@ -234,6 +239,18 @@ def test_shares_are_those_of_the_recommenders_scores(monkeypatch):
         torch.testing.assert_close(shares, expected)
 
 
+def test_an_ensemble_gives_the_shares_of_its_weighted_scores():
+    processor, together = make_processor(num_items=30), tiny_ensemble((1.0, 0.5), searching=0)
+    histories = [np.array([1, 2, 3]), np.array([5])]
+    token_ids = torch.from_numpy(processor.token_ids[[4, 9]])
+    codes = CodeShares(processor.trie, np.arange(30))
+    order = codes.order.numpy()
+    first, second = (member.score_rows(histories, order) for member in together.members)
+    expected = codes.shares(((first + 0.5 * second) / 1.5).T, codes.path(token_ids))
+    found = recommender_shares(together, histories, token_ids, processor.trie, np.arange(30), 1.5)
+    torch.testing.assert_close(found, expected)
+
+
 def a_trainer(folder, sequences, recommender, **keys):
     """A trainer of a model of the recommender's 30 items, with soft targets set, and what the recommender was asked."""
     processor = make_processor(num_items=30, max_history=HISTORY)
@@ -300,6 +317,7 @@ def test_a_weight_of_zero_asks_nobody(tmp_path):
     ("keys", "message"),
     [
         ({"soft_targets_weight": 1.5}, "soft_targets_weight 1.5: give a share from 0 to 1"),
+        ({"soft_targets_loss": "kl"}, "soft_targets_loss: 'kl' is not expectation or cross_entropy"),
         ({"soft_targets_temperature": 0.0}, "soft_targets_temperature 0.0: give a number above 0"),
         ({"legal_codes_temperature": 4.5}, "legal_codes_temperature is read with legal_codes_only: true"),
     ],

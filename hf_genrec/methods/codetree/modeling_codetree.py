@@ -11,6 +11,7 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ...catalogue.flat_code import FlatModelCode
+from ...catalogue.item_trie import ItemTrie
 from ...catalogue.item_vectors import without_rows
 from ...catalogue.transformers_bridge import returns_tuples
 from ...decoding.code_loss import SoftTargets, code_loss
@@ -151,34 +152,42 @@ class CodeTreeForConditionalGeneration(Seq2SeqRecommenderMixin, FlatModelCode, P
         Like [`encode`], but behind each item: (B, 1 + S // L, d), the first of a row behind nothing. Rows are padded on
         the left, as the prompts are.
         """
-        config, levels = self.config, self.config.num_levels
-        size, rest = divmod(input_ids.shape[1] - 1, levels)
-        if rest or size < 0:
-            raise ValueError(f"Prompts of {input_ids.shape[1]} tokens: make them with the processor.")
-        if size > config.max_history:
-            raise ValueError(f"Histories of {size} items: cut them to the newest max_history={config.max_history}.")
-        codes = input_ids[:, :-1].unflatten(1, (size, levels)) if size else input_ids.new_empty(len(input_ids), 0, 1)
-        real = torch.ones_like(codes[..., 0], dtype=torch.bool)
-        if attention_mask is not None and size:
-            real = attention_mask[:, :-1].unflatten(1, (size, levels))[..., 0].bool()
-        leaves = tree.trie.walk(codes.flatten(0, 1)).view_as(real) if size else real.long()
-        if (leaves[real] < 0).any():
-            raise ValueError("A history holds codes of no item of the catalogue: make prompts with the processor.")
-        items = tree.levels[-1][leaves.clamp(min=0)]
+        leaves = self.leaves(input_ids, attention_mask, tree.trie)
+        items, real = tree.levels[-1][leaves.clamp(min=0)], leaves >= 0
         # A place more: before the first item of each row stands what begins it.
-        counts = real.sum(1, keepdim=True)
-        begins = torch.arange(size + 1, device=real.device) == size - counts  # (B, size + 1)
-        start = self.embed_tokens.weight[config.answer_token_id]
+        columns = torch.arange(leaves.shape[1] + 1, device=leaves.device)
+        begins = columns == leaves.shape[1] - real.sum(1, keepdim=True)
+        start = self.embed_tokens.weight[self.config.answer_token_id]
         items = torch.where(begins.unsqueeze(-1), start, nn.functional.pad(items, (0, 0, 1, 0)))
         real = nn.functional.pad(real, (1, 0)) | begins
         places = (real.cumsum(1) - 1).clamp(min=0)
         hidden = self.dropout(self.norm(items + self.position_embeddings(places)))
-        columns = torch.arange(size + 1, device=real.device)
         # Padding attends to itself: softmax over nothing is not a number.
         allowed = (real.unsqueeze(1) & (columns <= columns[:, None])) | (columns == columns[:, None])
         for layer in self.layers:
             hidden = layer(hidden, allowed.unsqueeze(1))
         return hidden
+
+    def leaves(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, trie: ItemTrie) -> torch.Tensor:
+        """
+        The leaves of the trie that prompts (B, S) name, (B, S // L); -1 for padding.
+
+        Raises:
+            ValueError: for tokens that are no items of the catalogue, or histories longer than `max_history`.
+        """
+        levels, limit = self.config.num_levels, self.config.max_history
+        size, rest = divmod(input_ids.shape[1] - 1, levels)
+        if rest or size < 0:
+            raise ValueError(f"Prompts of {input_ids.shape[1]} tokens: make them with the processor.")
+        if size > limit:
+            raise ValueError(f"Histories of {size} items: cut them to the newest max_history={limit}.")
+        leaves = trie.walk(input_ids[:, :-1].reshape(-1, levels)).view(len(input_ids), size)
+        is_padding = torch.zeros_like(leaves, dtype=torch.bool)
+        if attention_mask is not None:
+            is_padding = attention_mask[:, : size * levels : levels] == 0
+        if ((leaves < 0) & ~is_padding).any():
+            raise ValueError("A history holds codes of no item of the catalogue: make prompts with the processor.")
+        return leaves.masked_fill(is_padding, -1)
 
     # ---- codes ----
 
