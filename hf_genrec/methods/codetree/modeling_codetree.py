@@ -14,6 +14,7 @@ from ...catalogue.flat_code import FlatModelCode
 from ...catalogue.item_trie import ItemTrie
 from ...catalogue.item_vectors import without_rows
 from ...catalogue.transformers_bridge import returns_tuples
+from ...catalogue.weights_mark import weights_mark
 from ...decoding.code_loss import SoftTargets, code_loss
 from ...decoding.history_encoding import HistoryEncoding
 from ...decoding.recommend_by_seq2seq import Seq2SeqRecommenderMixin
@@ -62,6 +63,7 @@ class CodeTreeForConditionalGeneration(Seq2SeqRecommenderMixin, FlatModelCode, P
     beam_decoder_class = CodeTreeBeamDecoder  # type: ignore[assignment]
     _no_split_modules = ["CodeTreeLayer"]  # noqa: RUF012
     _supports_sdpa = True
+    _tree: tuple[ItemTrie, Any, CodeTreeVectors] | None = None  # the trie and the weights of the last time
 
     def __init__(self, config: CodeTreeConfig):
         super().__init__(config)
@@ -113,9 +115,15 @@ class CodeTreeForConditionalGeneration(Seq2SeqRecommenderMixin, FlatModelCode, P
         return self.embed_tokens(token_ids).sum(1) + nn.functional.pad(own, (0, 0, 0, new))
 
     def tree(self) -> CodeTreeVectors:
-        """The nodes' vectors, as the weights are now."""
+        """The nodes' vectors, as the weights are now. Without gradients those of the last time, if nothing changed."""
+        trie = self._require_processor().trie
+        mark = None if torch.is_grad_enabled() else weights_mark(self)
+        if mark is not None and self._tree is not None and self._tree[0] is trie and self._tree[1] == mark:
+            return self._tree[2]
         vectors = self.item_vectors()
-        return CodeTreeVectors(self._require_processor().trie.to(vectors.device), vectors)
+        made = CodeTreeVectors(trie.to(vectors.device), vectors)
+        self._tree = None if mark is None else (trie, mark, made)
+        return made
 
     def similarity_vectors(self) -> torch.Tensor:
         """(N, d), those that are read and scored."""

@@ -54,6 +54,22 @@ def test_a_node_is_the_mean_of_its_items(unique):
             torch.testing.assert_close(vector, items[torch.from_numpy(below)].mean(0))
 
 
+def test_the_tree_is_made_anew_when_something_changes():
+    processor = make_processor()
+    model = make_codetree(processor)
+    with torch.no_grad():
+        before = model.tree()
+        assert model.tree() is before
+        model.item_embeddings.weight[3] += 1
+        assert not torch.equal(model.tree().levels[-1], before.levels[-1])
+        model.add_items(["new"], processor.codes[:1])
+        assert len(model.tree().trie) == 41
+    scores = model.score_items(HISTORIES)
+    model.load_state_dict(make_codetree(make_processor(), seed=7).state_dict())
+    assert not torch.equal(model.score_items(HISTORIES), scores)
+    assert model.tree() is not model.tree()  # with gradients
+
+
 # ---- probabilities ----
 
 
