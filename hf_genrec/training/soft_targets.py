@@ -69,7 +69,8 @@ class SoftTargetMaker:
             [of_level[nodes[:, level].clamp(max=len(of_level) - 1)] for level, of_level in enumerate(trie.tokens)], 1
         )
         made: SoftTargets = {"tokens": tokens.long().flatten(0, 1), "log_weights": weights.log_().flatten(0, 1)}
-        made["cross_entropy"] = self.cross_entropy
+        if self.cross_entropy:
+            made["cross_entropy"] = True
         if self.legal_temperature is not None:
             made["legal"] = (nodes < end[..., None]).flatten(0, 1)
             made["temperature"] = self.legal_temperature
