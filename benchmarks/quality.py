@@ -58,7 +58,8 @@ EVALUATED = ("validation", "test", "validation-unseen", "test-unseen")  # unseen
 EVALUATIONS, EVAL_USERS = 6, 5000  # during a training of a model that decodes
 MINUTES = 30  # the usual budget
 SEEDS = 3
-CELLS_OF = ("collaborative_run", "soft_targets_run", "dense_run", "members_runs")  # keys that name finished cells
+# Keys that name finished cells: a method, of the same seed or, with `+1`, of the next one; `@14` minutes, or the usual.
+CELLS_OF = ("collaborative_run", "soft_targets_run", "dense_run", "members_runs")
 RECOMMENDER_CODES = {"collaborative_run": "rearec-none"}  # the finished cell of this method, at the usual budget
 NO_QUERIES_RECOMMENDER_CODES = {"num_queries": [0]} | RECOMMENDER_CODES
 CENTROIDS = {"code_embeddings": "centroids"}
@@ -107,12 +108,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "rearec-prl-temperature-0.3": {"reasoning": "prl", "temperature": 0.3},
     "rearec-erl-adapter": {"reasoning": "erl", "reasoning_adapter_size": 16},
     "rearec-prl-adapter": {"reasoning": "prl", "reasoning_adapter_size": 16},
-    # the second one is that of the next seed
-    TWO_RECOMMENDERS: {"members_runs": ["rearec-none", "rearec-none"]},
+    TWO_RECOMMENDERS: {"members_runs": ["rearec-none", "rearec-none+1"]},
+    "ensemble-codetree-and-two": {"members_runs": ["codetree-distilled@14", "rearec-none", "rearec-none+1"]},
     "codetree": {},
     "codetree-recommender-codes": RECOMMENDER_CODES,
     "codetree-distilled": DISTILLED,
-    "codetree-distilled-and-dense": DISTILLED | {"dense_run": TWO_RECOMMENDERS},
     "reg4rec": {},
     "reg4rec-2-codebooks": FEW_CODEBOOKS | {"codebook_sizes": [300] * 2},
     "reg4rec-4-codebooks": FOUR_CODEBOOKS,
@@ -168,10 +168,9 @@ def plan_cell(method: str, data: Path, seed: int, minutes: float, work: Path) ->
         if "codes_path" in fields:
             fields["codes_path"] = str(data / fields["codes_path"])
         for key in set(CELLS_OF) & fields.keys():
-            names = [fields[key]] if isinstance(fields[key], str) else fields[key]
-            seeds = [(seed - 1 + place) % SEEDS + 1 for place in range(len(names))]
-            cells = [str(work / cell_name(*cell, MINUTES)) for cell in zip(names, [data] * SEEDS, seeds, strict=False)]
-            fields[key] = cells[0] if isinstance(fields[key], str) else cells
+            named = fields[key]
+            cells = [named_cell(name, data, seed, work) for name in ([named] if isinstance(named, str) else named)]
+            fields[key] = cells[0] if isinstance(named, str) else cells
         config = parse_config(str(_write_yaml(fields, folder / "unplanned.yaml")))
         prepare_data.main(config)
         if "members_runs" in fields:  # trained already
@@ -354,6 +353,13 @@ def _of_users(method: str, split: str, minutes: float, options: argparse.Namespa
 
 def cell_name(method: str, data: Path, seed: int | str, minutes: float) -> str:
     return f"{method}-{data.name}-seed{seed}-{minutes:g}min"
+
+
+def named_cell(name: str, data: Path, seed: int, work: Path) -> str:
+    """The folder of a cell that another one names, as [`CELLS_OF`] says."""
+    name, _, minutes = name.partition("@")
+    method, _, further = name.partition("+")
+    return str(work / cell_name(method, data, (seed - 1 + int(further or 0)) % SEEDS + 1, float(minutes or MINUTES)))
 
 
 def table() -> str:
