@@ -168,9 +168,8 @@ def plan_cell(method: str, data: Path, seed: int, minutes: float, work: Path) ->
         if "codes_path" in fields:
             fields["codes_path"] = str(data / fields["codes_path"])
         for key in set(CELLS_OF) & fields.keys():
-            named = fields[key]
-            cells = [named_cell(name, data, seed, work) for name in ([named] if isinstance(named, str) else named)]
-            fields[key] = cells[0] if isinstance(named, str) else cells
+            cells = [named_cell(name, data, seed, work) for name in in_list(fields[key])]
+            fields[key] = cells[0] if isinstance(fields[key], str) else cells
         config = parse_config(str(_write_yaml(fields, folder / "unplanned.yaml")))
         prepare_data.main(config)
         if "members_runs" in fields:  # trained already
@@ -236,17 +235,20 @@ def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: floa
 def cpu_seconds_of(config_file: Path) -> dict[str, float]:
     """What the training of a cell took, and that of every cell that it is made of, each by itself."""
     fields = yaml.safe_load(config_file.read_text(encoding="utf-8"))
-    named = [fields[key] for key in CELLS_OF if key in fields]
-    folders = [folder for names in named for folder in ([names] if isinstance(names, str) else names)]
     parts: dict[str, float] = {}
-    for folder in folders:
-        parts |= cpu_seconds_of(Path(folder) / config_file.name)
+    within: set[str] = set()  # a run that joins others counts what they took as its own
+    for key in CELLS_OF:
+        for folder in in_list(fields.get(key, [])):
+            found = cpu_seconds_of(Path(folder) / config_file.name)
+            parts |= found
+            if key in ("members_runs", "dense_run"):
+                within |= found.keys()
     training = json.loads((config_file.parent / "results" / "training.json").read_text(encoding="utf-8"))
-    # A run that joins others counts what they took as its own.
-    joined = [fields[key] for key in ("members_runs", "dense_run") if key in fields]
-    members = [folder for names in joined for folder in ([names] if isinstance(names, str) else names)]
-    within = {name for folder in members for name in cpu_seconds_of(Path(folder) / config_file.name)}
     return parts | {config_file.parent.name: training["cpu_seconds"] - sum(parts[name] for name in within)}
+
+
+def in_list(named: str | list[str]) -> list[str]:
+    return [named] if isinstance(named, str) else named
 
 
 def evaluation(results: Path, split: str, unseen: bool) -> dict[str, Any]:

@@ -147,15 +147,25 @@ use_cpu: true
     return folder
 
 
+# What a log is read with, and its codes made of.
+CODED_DATA = ("source", "item_path", "user_column", "item_column", "time_column", "title_column", "vectors", "collab")
+
+
+def config_beside(own_data: Path, name: str, keys: str, kept: tuple[str, ...] = CODED_DATA) -> Path:
+    """A configuration of the log of `mine.yaml`: its lines that begin with what is `kept`, and then `keys`."""
+    data = [line for line in (own_data / "mine.yaml").read_text().splitlines() if line.startswith(kept)]
+    (own_data / name).write_text("\n".join(data) + keys)
+    return own_data / name
+
+
 @pytest.fixture(scope="session")
 def rearec_config(own_data) -> Path:
     """The configuration of the same log with ReaRec's keys in the place of CARE's."""
     data_keys = ("source", "item_path", "user_column", "item_column", "time_column", "title_column")
-    data = [line for line in (own_data / "mine.yaml").read_text().splitlines() if line.startswith(data_keys)]
-    path = own_data / "rearec.yaml"
-    path.write_text(
-        "\n".join(data)
-        + f"""
+    return config_beside(
+        own_data,
+        "rearec.yaml",
+        f"""
 method: rearec
 max_history: 4
 hidden_size: 16
@@ -170,9 +180,9 @@ learning_rate: 0.003
 weight_decay: 0.0
 logging_steps: 1
 use_cpu: true
-"""
+""",
+        data_keys,
     )
-    return path
 
 
 def run_command(monkeypatch, capsys, *arguments) -> str:

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import ITEMS, USERS, check_a_killed_training, exit_code, run_command, run_pipeline
+from conftest import ITEMS, USERS, check_a_killed_training, config_beside, exit_code, run_command, run_pipeline
 from safetensors.torch import load_file
 
 from hf_genrec.data.prepared import PreparedData
@@ -22,11 +22,10 @@ def config(own_data):
     np.save(own_data / "vectors.npy", rng.normal(size=(ITEMS, 6)).astype(np.float32))
     (own_data / "vectors.ids.txt").write_text("\n".join(f"f{item:02d}" for item in range(ITEMS)) + "\n")
     data_keys = ("source", "item_path", "user_column", "item_column", "time_column", "title_column")
-    data = [line for line in (own_data / "mine.yaml").read_text().splitlines() if line.startswith(data_keys)]
-    path = own_data / "cobra.yaml"
-    path.write_text(
-        "\n".join(data)
-        + f"""
+    return config_beside(
+        own_data,
+        "cobra.yaml",
+        f"""
 method: cobra
 embeddings_path: {own_data}/vectors.npy
 codebook_sizes: [4, 4]
@@ -42,9 +41,9 @@ per_device_train_batch_size: 16
 learning_rate: 0.003
 logging_steps: 1
 use_cpu: true
-"""
+""",
+        data_keys,
     )
-    return path
 
 
 @pytest.fixture(scope="module")

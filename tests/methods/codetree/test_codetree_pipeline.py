@@ -8,6 +8,7 @@ from conftest import (
     USERS,
     check_a_killed_training,
     check_accumulated_batches,
+    config_beside,
     make_processor,
     run_command,
     run_pipeline,
@@ -26,12 +27,10 @@ pytestmark = pytest.mark.libraries
 @pytest.fixture(scope="module")
 def config(own_data):
     """The configuration of the same log with CodeTree's keys in the place of CARE's."""
-    kept = ("source", "item_path", "user_column", "item_column", "time_column", "title_column", "vectors", "collab")
-    data = [line for line in (own_data / "mine.yaml").read_text().splitlines() if line.startswith(kept)]
-    path = own_data / "codetree.yaml"
-    path.write_text(
-        "\n".join(data)
-        + f"""
+    return config_beside(
+        own_data,
+        "codetree.yaml",
+        f"""
 method: codetree
 codebook_sizes: [4, 4, 4]
 max_history: 8
@@ -43,9 +42,8 @@ per_device_train_batch_size: 8
 learning_rate: 0.003
 logging_steps: 1
 use_cpu: true
-"""
+""",
     )
-    return path
 
 
 @pytest.fixture(scope="module")

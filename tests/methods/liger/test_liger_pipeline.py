@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import ITEMS, USERS, check_a_killed_training, run_command, run_pipeline
+from conftest import ITEMS, USERS, check_a_killed_training, config_beside, run_command, run_pipeline
 
 from hf_genrec.method import load_model
 from hf_genrec.training.config import parse_config
@@ -20,11 +20,10 @@ def config(own_data):
     np.save(own_data / "liger.npy", rng.normal(size=(ITEMS, 6)).astype(np.float32))
     (own_data / "liger.ids.txt").write_text("\n".join(f"f{item:02d}" for item in range(ITEMS)) + "\n")
     data_keys = ("source", "item_path", "user_column", "item_column", "time_column", "title_column")
-    data = [line for line in (own_data / "mine.yaml").read_text().splitlines() if line.startswith(data_keys)]
-    path = own_data / "liger.yaml"
-    path.write_text(
-        "\n".join(data)
-        + f"""
+    return config_beside(
+        own_data,
+        "liger.yaml",
+        f"""
 method: liger
 embeddings_path: {own_data}/liger.npy
 codebook_sizes: [4, 4, 4]
@@ -44,9 +43,9 @@ per_device_train_batch_size: 32
 learning_rate: 0.003
 logging_steps: 1
 use_cpu: true
-"""
+""",
+        data_keys,
     )
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import json
 import shutil
 
 import pytest
-from conftest import ITEMS, USERS, check_a_killed_training, run_command, run_pipeline
+from conftest import ITEMS, USERS, check_a_killed_training, config_beside, run_command, run_pipeline
 from safetensors.torch import load_file
 
 from hf_genrec.data.prepared import PreparedData
@@ -22,11 +22,10 @@ def config(own_data):
     films = [f"f{item:02d},Film number {item},{'Comedy' if item % 3 == 0 else 'Drama'}" for item in range(ITEMS)]
     (own_data / "films-with-genres.csv").write_text("\n".join(["film,name,genre", *films]) + "\n")
     data_keys = ("source:", "source_path", "user_column", "item_column", "time_column", "title_column")
-    data = [line for line in (own_data / "mine.yaml").read_text().splitlines() if line.startswith(data_keys)]
-    path = own_data / "reg4rec.yaml"
-    path.write_text(
-        "\n".join(data)
-        + f"""
+    return config_beside(
+        own_data,
+        "reg4rec.yaml",
+        f"""
 method: reg4rec
 item_path: {own_data}/films-with-genres.csv
 categories_column: genre
@@ -42,9 +41,9 @@ per_device_train_batch_size: 32
 learning_rate: 0.003
 logging_steps: 1
 use_cpu: true
-"""
+""",
+        data_keys,
     )
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import USERS, check_a_killed_training, run_command, run_pipeline
+from conftest import USERS, check_a_killed_training, config_beside, run_command, run_pipeline
 
 from hf_genrec.catalogue.item_trie import ItemTrie
 from hf_genrec.data.prepared import PreparedData
@@ -25,12 +25,10 @@ pytestmark = pytest.mark.libraries
 @pytest.fixture(scope="module")
 def config(own_data):
     """The configuration of the same log with S2GR's keys in the place of CARE's."""
-    kept = ("source", "item_path", "user_column", "item_column", "time_column", "title_column", "vectors", "collab")
-    data = [line for line in (own_data / "mine.yaml").read_text().splitlines() if line.startswith(kept)]
-    path = own_data / "s2gr.yaml"
-    path.write_text(
-        "\n".join(data)
-        + f"""
+    return config_beside(
+        own_data,
+        "s2gr.yaml",
+        f"""
 method: s2gr
 codebook_sizes: [4, 4, 4]
 max_history: 8
@@ -47,9 +45,8 @@ per_device_train_batch_size: 32
 learning_rate: 0.003
 logging_steps: 1
 use_cpu: true
-"""
+""",
     )
-    return path
 
 
 @pytest.fixture(scope="module")
