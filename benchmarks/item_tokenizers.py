@@ -35,7 +35,7 @@ from hf_genrec.trainers import prepare_data
 from hf_genrec.training.config import parse_config
 from hf_genrec.training.item_tokenizer import train_item_tokenizer
 
-BASES = {"amazon2014_beauty": "care/beauty", "ml-100k": "care/ml-100k"}
+BASES = {"amazon2014_beauty": "care/beauty-published", "ml-100k": "care/ml-100k"}
 TEXT_CASES: dict[str, dict[str, Any]] = {
     "residual k-means, 3 x 256": {"item_tokenizer": "residual_kmeans"},
     "residual k-means, 4 x 256": {"item_tokenizer": "residual_kmeans", "codebook_sizes": [256] * 4},

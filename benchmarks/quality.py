@@ -14,7 +14,7 @@ without them. ReaRec's evaluations are cheap: one an epoch, and a training ends 
 bring nothing. Its reasoning models are calibrated for adaptive depth, too.
 
 `--against` compares finished cells user by user: the mean over seeds of each user's figures, their difference and its
-95 % bootstrap interval over users.
+95 % bootstrap interval over users; of the test split by groups of users, too.
 """
 
 import argparse
@@ -29,6 +29,8 @@ import yaml
 
 from benchmarks.cells import read_rows, write_row
 from benchmarks.measure import environment
+from benchmarks.user_groups import RARE, user_groups
+from hf_genrec.data.prepared import PreparedData
 from hf_genrec.evaluation.metrics import paired_bootstrap_difference
 from hf_genrec.files import whole_file
 from hf_genrec.method import load_method
@@ -60,6 +62,8 @@ MINUTES = 30  # the usual budget
 SEEDS = 3
 # Keys that name finished cells: a method, of the same seed or, with `+1`, of the next one; `@14` minutes, or the usual.
 CELLS_OF = ("collaborative_run", "soft_targets_run", "dense_run", "members_runs")
+AS_PUBLISHED = ("care", "rearec")  # their cells vary what was published, not what was found to be best
+CODES_OF = "codes of "  # a cell, as a part of what it took
 RECOMMENDER_CODES = {"collaborative_run": "rearec-none"}  # the finished cell of this method, at the usual budget
 NO_QUERIES_RECOMMENDER_CODES = {"num_queries": [0]} | RECOMMENDER_CODES
 CENTROIDS = {"code_embeddings": "centroids"}
@@ -68,6 +72,9 @@ DROPOUT = {"hidden_dropout": 0.1, "attention_dropout": 0.1}
 FEW_CODEBOOKS = {"learning_rate": 0.004}
 FOUR_CODEBOOKS = FEW_CODEBOOKS | {"codebook_sizes": [300] * 4}
 TWO_RECOMMENDERS = "ensemble-two-rearec-none"
+SOFT_TARGETS = {"soft_targets_run": "rearec-none", "soft_targets_weight": 0.1}  # of one recommender, as published
+LETTER_CODES = {"item_tokenizer": "letter", "vectors": "text", "latent_dim": 64, "alignment_weight": 1.0}
+LETTER_CODES |= RECOMMENDER_CODES | {"tokenizer_epochs": 120}
 DISTILLED = RECOMMENDER_CODES | {
     "soft_targets_run": TWO_RECOMMENDERS,
     "soft_targets_weight": 0.5,
@@ -89,6 +96,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "care-no-queries-recommender-codes-dropout": NO_QUERIES_RECOMMENDER_CODES | DROPOUT,
     "care-no-queries-recommender-codes-centroids": NO_QUERIES_RECOMMENDER_CODES | CENTROIDS,
     "care-no-queries-recommender-codes-centroids-dropout": NO_QUERIES_RECOMMENDER_CODES | CENTROIDS | DROPOUT,
+    "care-recommender-codes-centroids-dropout": RECOMMENDER_CODES | CENTROIDS | DROPOUT,
+    "care-no-queries-recommender-codes-centroids-dropout-soft-targets": NO_QUERIES_RECOMMENDER_CODES
+    | CENTROIDS
+    | DROPOUT
+    | SOFT_TARGETS,
     "care-extra-code": {"collisions": "extra_code"},
     "care-centroids": CENTROIDS,
     "care-dropout": DROPOUT,
@@ -110,9 +122,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "rearec-prl-adapter": {"reasoning": "prl", "reasoning_adapter_size": 16},
     TWO_RECOMMENDERS: {"members_runs": ["rearec-none", "rearec-none+1"]},
     "ensemble-codetree-and-two": {"members_runs": ["codetree-distilled@14", "rearec-none", "rearec-none+1"]},
-    "codetree": {},
+    "codetree": {"collaborative_dim": 128},
     "codetree-recommender-codes": RECOMMENDER_CODES,
+    "codetree-letter-codes": LETTER_CODES,
+    "codetree-coba-codes": {"item_tokenizer": "coba", "vectors": "propagated"},
+    "codetree-soft-targets": RECOMMENDER_CODES | SOFT_TARGETS,
     "codetree-distilled": DISTILLED,
+    "codetree-distilled-from-one": DISTILLED | {"soft_targets_run": "rearec-none", "soft_targets_temperature": 1.0},
+    "tiger-recommender-codes": RECOMMENDER_CODES,
+    "s2gr-recommender-codes": RECOMMENDER_CODES,
+    "cobra": {},
     "reg4rec": {},
     "reg4rec-2-codebooks": FEW_CODEBOOKS | {"codebook_sizes": [300] * 2},
     "reg4rec-4-codebooks": FOUR_CODEBOOKS,
@@ -158,8 +177,9 @@ def plan_cell(method: str, data: Path, seed: int, minutes: float, work: Path) ->
     config_file = folder / "config.yaml"
     if not config_file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        base = find_config(f"{method.split('-')[0]}/{DATA_SETS[data.name]}")
-        fields = yaml.safe_load(base.read_text(encoding="utf-8")) | METHODS[method]
+        kind = method.split("-")[0]
+        base = find_config(f"{kind}/{DATA_SETS[data.name]}" + ("-published" if kind in AS_PUBLISHED else ""))
+        fields = without_teachers(yaml.safe_load(base.read_text(encoding="utf-8"))) | METHODS[method]
         fields |= {"source_path": str(data), "output_dir": str(folder), "seed": seed, "disable_tqdm": True}
         fields |= {"report_to": "none", "early_stopping_patience": 5}
         if not method.startswith(("rearec", "ensemble")):
@@ -184,6 +204,13 @@ def plan_cell(method: str, data: Path, seed: int, minutes: float, work: Path) ->
     return config_file
 
 
+def without_teachers(fields: dict[str, Any]) -> dict[str, Any]:
+    """A configuration's own keys: what a cell learns from are other cells, which it names itself."""
+    of_teachers = {key for key in fields if key in CELLS_OF and fields[key] in list(fields.get("teachers", {}))}
+    of_teachers |= {key for key in fields if key == "teachers" or key.startswith("soft_targets_")}
+    return {key: value for key, value in fields.items() if key not in of_teachers}
+
+
 def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: float) -> None:
     """Bring one cell to its row, from wherever an earlier attempt ended."""
     cell = config_file.parent.name
@@ -191,6 +218,7 @@ def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: floa
         logger.info("%s is finished", cell)
         return
     config, run = parse_config(str(config_file)), train_cell(config_file)
+    prepared = PreparedData.load(run.data)
     training = json.loads((run.results / "training.json").read_text(encoding="utf-8"))
     baselines: dict[str, dict[str, Any]] = {}
     row: dict[str, Any] = {"cell": cell, "method": method, "seed": seed, "minutes": minutes}
@@ -217,7 +245,9 @@ def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: floa
                 np.savez(file, **next(iter(results.values())).per_user)
         systems = evaluation(run.results, split, bool(unseen))
         model, *others = systems
+        rare = user_groups(prepared, prepared.split(split))[RARE]
         row[evaluated] = figures(systems[model])
+        row[evaluated]["recall@10 of rare items"] = float(np.load(users_file)["recall@10"][rare].mean())
         for name in others:
             baselines.setdefault(name, {})[evaluated] = figures(systems[name])
     if isinstance(config.model, ReaRecArguments) and config.model.reasoning != "none":
@@ -242,9 +272,15 @@ def cpu_seconds_of(config_file: Path) -> dict[str, float]:
             found = cpu_seconds_of(Path(folder) / config_file.name)
             parts |= found
             if key in ("members_runs", "dense_run"):
-                within |= found.keys()
-    training = json.loads((config_file.parent / "results" / "training.json").read_text(encoding="utf-8"))
-    return parts | {config_file.parent.name: training["cpu_seconds"] - sum(parts[name] for name in within)}
+                within |= {name for name in found if not name.startswith(CODES_OF)}
+    folder = RunFolder(config_file.parent)
+    health = folder.semantic_ids / "health.json"
+    if health.is_file():
+        of_codes = json.loads(health.read_text(encoding="utf-8")).get("training")
+        if of_codes is not None:
+            parts[CODES_OF + folder.path.name] = of_codes["cpu_seconds"]
+    training = json.loads((folder.results / "training.json").read_text(encoding="utf-8"))
+    return parts | {folder.path.name: training["cpu_seconds"] - sum(parts[name] for name in within)}
 
 
 def in_list(named: str | list[str]) -> list[str]:
@@ -342,8 +378,23 @@ def compare(options: argparse.Namespace) -> str:
                     f"{method:<24} {split:<17} {metric:<9} {mine.mean():.4f} against {other.mean():.4f}: "
                     f"{difference:+.4f} [{low:+.4f}, {high:+.4f}]"
                 )
+            if split.startswith("test"):
+                row[f"{split} ndcg@10 by group"] = by_group(
+                    *(values["ndcg@10"].mean(0) for values in of_users), options
+                )
         write_row("comparisons", options.data.name, row)
     return "\n".join(lines)
+
+
+def by_group(mine: np.ndarray, other: np.ndarray, options: argparse.Namespace) -> dict[str, list[float]]:
+    """Of each group of test users with anybody in it: their number, mean of both, difference and its 95 % interval."""
+    folder = options.work / cell_name(options.against, options.data, options.seeds[0], options.against_minutes)
+    prepared, found = PreparedData.load(RunFolder(folder).data), {}
+    for name, group in user_groups(prepared, prepared.split("test")).items():
+        if group.any():
+            interval = paired_bootstrap_difference(mine[group], other[group])
+            found[name] = [int(group.sum()), float(mine[group].mean()), float(other[group].mean()), *interval]
+    return found
 
 
 def _of_users(method: str, split: str, minutes: float, options: argparse.Namespace) -> dict[str, np.ndarray]:

@@ -4,8 +4,9 @@
     python -m benchmarks.serving --servers "hf-genrec serve" --clients 1 --seconds 20    # one client, more requests
     python -m benchmarks.serving --memory 100000     # resident memory as requests go on
 
-All servers hold one CARE of the size of configs/care/beauty.yaml with random weights (time does not depend on what they
-say) over 12,101 items, and answer histories of 2 to 20 items with ten items each, on as many threads as torch takes.
+All servers hold one CARE of the size of configs/care/beauty-published.yaml with random weights (time does not depend on
+what they say) over 12,101 items, and answer histories of 2 to 20 items with ten items each, on as many threads as torch
+takes.
 Clients are one more process of the machine. They send a request as soon as the last one is answered, or after the time
 that a 429 tells them. Every answer is compared with that of `model.recommend`.
 """

@@ -63,13 +63,14 @@ def fit(
     method: str | None = None,
     output_dir: str | Path | None = None,
     *,
+    config: str | Path | None = None,
     evaluate: str | None = None,
     overwrite: bool = False,
     verbose: bool = True,
     **settings: Any,
 ) -> "Run":
     """
-    Train on tables in memory: `prepare`, `tokenize` and `train` in one call.
+    Train on tables in memory: `prepare`, `teachers` where the settings name some, `tokenize` and `train` in one call.
 
     The tables are written as Parquet into the run folder's `source/`, the settings as `config.yaml`, with which the
     commands go on.
@@ -80,8 +81,10 @@ def fit(
             or named by `user_column`, `item_column` and `time_column`; `time_column=None` keeps the order of the rows.
         items (*optional*): the items' text, in one of these forms, with the same `item_column`; by default what the log
             says of them.
-        method: one of [`methods`], by default the library's.
+        method: one of [`methods`], by default that of `config`, or else the library's.
         output_dir: the run folder, by default `runs/<method>`.
+        config (*optional*): a YAML file or a shipped name (`hf-genrec configs` lists them), whose settings are taken
+            where none are given here.
         evaluate (*optional*): `"test"` or `"validation"`, to be evaluated at the end.
         overwrite: replace a run that is there; else it is refused.
         verbose: log what the stages do.
@@ -97,7 +100,7 @@ def fit(
     """
     from hf_genrec.fitting import fit as program
 
-    return program(interactions, items, method, output_dir, evaluate, overwrite, verbose, **settings)
+    return program(interactions, items, method, output_dir, config, evaluate, overwrite, verbose, **settings)
 
 
 @cache

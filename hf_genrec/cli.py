@@ -140,6 +140,15 @@ def prepare(context: typer.Context, config: ConfigOption = None) -> None:
 
 
 @app.command(**PASS_ON)
+def teachers(context: typer.Context, config: ConfigOption = None) -> None:
+    """Train the runs that a configuration learns from, as its key `teachers` says; before `tokenize` and `train`."""
+    configuration = _configuration("teachers", config, context)
+    from hf_genrec.trainers.train_teachers import main as program
+
+    program(configuration)
+
+
+@app.command(**PASS_ON)
 def tokenize(context: typer.Context, config: ConfigOption = None) -> None:
     """Item text -> embeddings -> semantic IDs with a health report, for methods whose items have codes."""
     configuration = _configuration("tokenize", config, context)

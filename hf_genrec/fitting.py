@@ -17,9 +17,10 @@ from hf_genrec.files import whole_file, working_in
 from hf_genrec.method import default_method, load_method
 from hf_genrec.run import INTERACTIONS_FILE, ITEMS_FILE, SOURCE, Run
 from hf_genrec.terminal import quiet
-from hf_genrec.trainers import evaluate_run, prepare_data, tokenize_items, train
-from hf_genrec.training.config import RunConfig, parse_config
+from hf_genrec.trainers import evaluate_run, prepare_data, tokenize_items, train, train_teachers
+from hf_genrec.training.config import RunConfig, find_config, parse_config
 from hf_genrec.training.lineage import require_prepared, require_tokenized
+from hf_genrec.training.plain_yaml import read_yaml
 from hf_genrec.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ def fit(
     items: Any = None,
     method: str | None = None,
     output_dir: str | Path | None = None,
+    config: str | Path | None = None,
     evaluate: str | None = None,
     overwrite: bool = False,
     verbose: bool = True,
@@ -47,8 +49,11 @@ def fit(
     """[`hf_genrec.fit`], which says what the arguments are."""
     if verbose:
         quiet()
-    method = default_method() if method is None else method
+    base = {} if config is None else read_yaml(find_config(str(config)))
+    method = base.get("method", default_method()) if method is None else method
     load_method(method)
+    if base.get("method", method) != method:
+        raise ValueError(f"method={method!r}, and {config} is of method {base['method']}: leave one of them out")
     if evaluate not in (None, "test", "validation"):
         raise ValueError(f"evaluate={evaluate!r}: use 'test' or 'validation', or leave it out")
     for name in SET_HERE:
@@ -64,20 +69,20 @@ def fit(
     files = {name: existing_file(table, name) for name, table in given.items() if is_path(table)}
     places = {name: files.get(name, places[name]) for name in given}
     names = {name: tables[name].column_names if name in tables else _columns(files[name]) for name in given}
-    wanted = {
+    wanted = base | {
         "method": method,
         "source": "tabular",
         "source_path": str(places["interactions"]),
         "item_path": str(places["items"]) if items is not None else None,
         "output_dir": str(run.path),
-        **_column_names(names, settings),
+        **_column_names(names, base | settings),
         **settings,
     }
     text = yaml.safe_dump({key: _plain(value, key) for key, value in wanted.items()}, sort_keys=False)
-    config = _parsed(text)
+    parsed = _parsed(text)
 
     if overwrite and not resume and (run.data / "prepare.json").is_file():
-        for part in (run.data, run.semantic_ids, run.checkpoints, run.model, run.results):
+        for part in (run.data, run.teachers, run.semantic_ids, run.checkpoints, run.model, run.results):
             shutil.rmtree(part, ignore_errors=True)
     with working_in(run.path):
         for name, table in tables.items():
@@ -85,17 +90,19 @@ def fit(
         with whole_file(run.path / CONFIG_FILE) as path:
             path.write_text(f"# hf-genrec train --config {run.path / CONFIG_FILE}\n{text}", encoding="utf-8")
     if "interactions" in tables:
-        for column in (config.data.user_column, config.data.item_column):
+        for column in (parsed.data.user_column, parsed.data.item_column):
             if holds_numbers(tables["interactions"].schema, column):
                 logger.info("ids in %r are numbers: text in the library, numbers again in DataFrames", column)
     try:
-        prepare_data.main(config)
+        prepare_data.main(parsed)
     except ValueError as error:
         line = str(error)
         for name in tables:  # not the file they were written to
             line = line.replace(str(places[name].absolute()), name).replace(str(places[name]), name)
         raise ValueError(line) from error
-    _tokenize_and_train(config, resume)
+    if parsed.training.teachers:
+        train_teachers.main(parsed)
+    _tokenize_and_train(parsed, resume)
     if evaluate is not None:
         evaluate_run.main(str(run.path), evaluate)
     return Run(run.path)

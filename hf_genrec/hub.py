@@ -136,6 +136,9 @@ def _training_facts(training: dict[str, Any]) -> dict[str, str]:
         "weights": f"{number(training['num_weights']):,}",
         "training": f"{number(training['steps']):,} steps, {minutes[0]} minutes, {minutes[1]} CPU minutes",
     }
+    teachers = training.get("teachers_cpu_seconds")
+    if teachers:
+        facts["teachers"] = f"{', '.join(teachers)}, {sum(map(number, teachers.values())) / 60:.1f} CPU minutes"
     facts |= _seen_items_fact(training.get("seen_items"))
     best = training["best_validation_ndcg@10"]
     if best is not None:

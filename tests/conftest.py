@@ -142,6 +142,7 @@ num_train_epochs: 4
 per_device_train_batch_size: 16
 learning_rate: 0.003
 use_cpu: true
+method: care
 """
     )
     return folder

@@ -344,3 +344,26 @@ def test_the_page(own_data, tmp_path, monkeypatch):
     frame = names["run"].recommend(histories={"new user": ["f01", "f03"]}, k=10, as_frame=True)
     assert frame["user"].unique().tolist() == ["new user"]
     assert all(isinstance(item, str) for item in frame["item"])
+
+
+def test_a_configuration_with_teachers(log, items, tmp_path):
+    """The shipped recipe, at a toy's size: what is given here stands above it."""
+    small = {"codebook_sizes": [4] * 3, "hidden_size": 16, "intermediate_size": 16, "num_train_epochs": 1}
+    teacher = "rearec/tabular --num_train_epochs 1 --hidden_size 16 --intermediate_size 16"
+    small["teachers"] = {
+        "sasrec-1": teacher,
+        "sasrec-2": f"{teacher} --seed 2",
+        "together": "ensemble --members_runs sasrec-1 sasrec-2",
+    }
+    run = hf_genrec.fit(log, items, config="codetree/tabular", output_dir=tmp_path / "run", use_cpu=True, **small)
+    found = yaml.safe_load((run.folder / "config.yaml").read_text())
+    assert found["method"] == "codetree"
+    assert (found["soft_targets_run"], found["soft_targets_weight"]) == ("together", 0.5)
+    assert (found["hidden_size"], found["user_column"]) == (16, "user")
+    assert sorted(path.name for path in (run.folder / "teachers").iterdir()) == ["sasrec-1", "sasrec-2", "together"]
+    assert len(run.recommend([0], k=3)[0][0]) == 3
+
+
+def test_a_configuration_of_another_method(log):
+    with pytest.raises(ValueError, match="method='care', and codetree/tabular is of method codetree"):
+        hf_genrec.fit(log, method="care", config="codetree/tabular")

@@ -3,12 +3,14 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from conftest import exit_code
 from transformers import AutoModel, AutoModelForCausalLM
 
 from hf_genrec import cli
@@ -41,6 +43,10 @@ def place(own_data, tmp_path_factory):
             with pytest.raises(SystemExit) as finished:
                 cli.main()
             assert finished.value.code == 0, line
+        for part in ("data", "semantic_ids"):
+            shutil.copytree(f"runs/mine/{part}", f"runs/care/{part}")
+        sizes = ["--hidden_size", "32", "--num_train_epochs", "1"]
+        assert exit_code("train", "--method", "care", *sizes, "--output_dir", "runs/care") == 0
     return place
 
 
@@ -50,7 +56,7 @@ def place(own_data, tmp_path_factory):
     ids=lambda code: code.strip().splitlines()[-1][:40],
 )
 def test_python_blocks_run(place, code):
-    code = code.replace("my-org/care-ml-100k", str(place / "runs/mine/model"))
+    code = code.replace("my-org/codetree-ml-100k", str(place / "runs/mine/model"))
     code = code.replace('["50", "172", "181"]', '["f01", "f03", "f05"]')
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(place / "modules")}
     finished = subprocess.run([sys.executable, "-c", code], cwd=place, env=environment, capture_output=True, text=True)
@@ -58,11 +64,11 @@ def test_python_blocks_run(place, code):
 
 
 def test_a_new_item_is_recommended_without_training(place):
-    """Text -> codes of the trained tokenizer -> catalogue -> recommended; nothing else of the catalogue moves."""
-    model = AutoModelForCausalLM.from_pretrained(place / "runs/mine/model")
+    """Text -> codes of the trained tokenizer -> catalogue -> recommended; nothing else of CARE's catalogue moves."""
+    model = AutoModelForCausalLM.from_pretrained(place / "runs/care/model")
     before = dict(zip(*model.recommend(["f01", "f03"], k=24), strict=True))
-    tokenizer = AutoModel.from_pretrained(place / "runs/mine/model/item_tokenizer", trust_remote_code=True)
-    ids = SemanticIds.load(place / "runs/mine/semantic_ids")
+    tokenizer = AutoModel.from_pretrained(place / "runs/care/model/item_tokenizer", trust_remote_code=True)
+    ids = SemanticIds.load(place / "runs/care/semantic_ids")
     grown = encode_new_items(tokenizer, ids, pa.table({"item_id": ["f99"], "title": ["Film number 5"]}))
     assert (grown.codes[:-1] == ids.codes).all()
     model.processor.add_items(["f99"], grown.codes[-1:], ["Film number 5"])

@@ -55,7 +55,7 @@ def test_mistakes_are_said_before_torch_is_imported(tmp_path, own_data):
         (["train", "--config", tmp_path / "none.yaml"], "there is no file and no shipped configuration"),
         (["train", "--config", tmp_path / "damaged.yaml"], "damaged.yaml is not YAML"),
         (["train", "--config", tmp_path / "unknown.yaml"], "unknown key 'hiden_size', did you mean 'hidden_size'?"),
-        (["train", "--config", mine, "--method", "rearec", "--num_queries", "1"], "belongs to method: care"),
+        (["train", "--config", mine, "--backbone", "sasrec"], "belongs to method: rearec"),
         (["tokenize", "--config", mine, "--learning_rat", "1"], "unknown option --learning_rat, did you mean"),
         (["train", "--config", mine, "--output_dir", nothing], "run `hf-genrec prepare` first"),
         (["tokenize", "--config", mine, "--output_dir", nothing], "run `hf-genrec prepare` first"),

@@ -1,10 +1,11 @@
-"""Evaluate a run's model and the simple baselines on a split; JSON in the run folder's `results/`, and a table.
+"""Evaluate a run's model, its teachers and the simple baselines; JSON in the run folder's `results/`, and a table.
 
 hf-genrec evaluate runs/mine
 hf-genrec evaluate runs/mine --split validation
 """
 
 import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hf_genrec.hub import model_fingerprint, write_model_card
 from hf_genrec.method import load_method, load_model
 from hf_genrec.training.lineage import require_model_of
 from hf_genrec.training.run_folder import RunFolder
+from hf_genrec.training.teachers import teacher_runs
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +42,26 @@ def main(
     require_model_of(run.model, prepared, model.processor.item_ids, "train it again")
     seed, usual = training_seed(run.model), model.processor.exclude_seen
     exclude_seen = usual if exclude_seen is None else exclude_seen
-    results, records = measure(model, str(run.model), prepared, seed, split, exclude_seen, num_beams)
+    teachers = open_teachers(run, model.processor.item_ids)
+    results, records = measure(model, str(run.model), prepared, seed, split, exclude_seen, num_beams, teachers)
     records[next(iter(records))]["model"] = model_fingerprint(run.model)
     suffix = "" if exclude_seen == usual else "-unseen" if exclude_seen else "-seen"
     write_json(records, run.results / f"{split}{suffix}.json")
     write_model_card(run.model, run.results)
     logger.info("all figures in %s", run.results)
     return results
+
+
+def open_teachers(run: RunFolder, item_ids: list[str]) -> dict[str, Any]:
+    """The models that a run has learned from, by method and name: as far as they are there, and of its catalogue."""
+    found = {}
+    for name, teacher in teacher_runs(run).items():
+        model = load_model(teacher.model)
+        if model.processor.item_ids == item_ids:
+            found[f"{load_method(model.config.model_type).title}, {name}"] = model
+        else:
+            logger.warning("the teacher in %s is of another catalogue: it is not evaluated here", teacher.path)
+    return found
 
 
 def measure(
@@ -57,15 +72,17 @@ def measure(
     split: str = "test",
     exclude_seen: bool = False,
     num_beams: int | None = None,
+    teachers: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, EvaluationResult], dict[str, dict[str, Any]]]:
     """
-    Evaluate a model beside the simple baselines, and log the table.
+    Evaluate a model beside its teachers and the simple baselines, and log the table.
 
     Args:
         place: where the model is from, for messages.
         prepared: data whose items begin with the model's catalogue; further ones, which it does not know, may be
             targets and are in no history.
         seed: that of the model's training.
+        teachers: models of the same catalogue by the names they are shown by.
 
     Returns:
         results and records by system, the model first.
@@ -102,9 +119,15 @@ def measure(
             values.append(of_these)
         return rows
 
+    def of_teacher(teacher: Any) -> Callable[[list[np.ndarray], int], np.ndarray]:
+        return lambda histories, k: teacher.recommend_rows(
+            [history[history < num_known] for history in histories], k, exclude_seen=exclude_seen
+        )[0]
+
     popular, neighbours = MostPopular(train, num_items), ItemKNN(train, num_items)
     systems = {
         method.title: recommend,
+        **{name: of_teacher(teacher) for name, teacher in (teachers or {}).items()},
         "most popular": lambda histories, k: popular.recommend(histories, k, exclude_seen)[0],
         "item-kNN": lambda histories, k: neighbours.recommend(histories, k, exclude_seen)[0],
     }

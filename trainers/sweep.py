@@ -56,7 +56,7 @@ def main(config: str | None, key: str, values: Sequence[str], overrides: Sequenc
         raise ValueError(f"--key {key}: name an option of the model or of its training, such as learning_rate")
     if not values or len(set(values)) < len(values):
         raise ValueError(f"--values {','.join(values)}: give different values, separated by commas")
-    runs = {value: varied(config, overrides, _folder(base, key, value), {key: value}) for value in values}
+    runs = {value: varied(base, config, overrides, _folder(base, key, value), {key: value}) for value in values}
     require_writable(base.run.path, base.run.results, *(run.run.path for run in runs.values()))
     prepared, codes = prepare_once(base)
     settings = {value: settings_of(run, prepared, codes) for value, run in runs.items()}

@@ -29,6 +29,7 @@ from hf_genrec.trainers import train_item_tokenizer
 from hf_genrec.training.config import RunConfig, parse_command_line
 from hf_genrec.training.lineage import require_own_tokenizer, require_prepared, tokenized_from
 from hf_genrec.training.run_folder import RunFolder
+from hf_genrec.training.teachers import require_teachers
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ def main(config: RunConfig) -> None:
         return
     folder, arguments = config.run.semantic_ids, config.tokenizer
     require_writable(config.run.path)
+    require_teachers(config.training.teachers or {}, config.teachers_dir)
     made_from = tokenized_from(config, require_prepared(config))
     if config.data.codes_path is not None and arguments.codes_run is not None:
         raise ValueError("codes_path and codes_run are two sources of the codes: leave one out")

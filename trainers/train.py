@@ -17,6 +17,7 @@ from hf_genrec.training.config import RunConfig, parse_command_line
 from hf_genrec.training.finished_run import DenseRun
 from hf_genrec.training.lineage import lineage_of
 from hf_genrec.training.soft_targets import set_soft_targets
+from hf_genrec.training.teachers import require_teachers
 from hf_genrec.training.train_and_save import train_and_save
 
 
@@ -24,6 +25,7 @@ def main(config: RunConfig, callbacks: Sequence[Any] = ()) -> None:
     """Load, build, train, save. `callbacks` are `TrainerCallback`s that look on."""
     run = config.run  # now: building moves `output_dir` to the checkpoints
     require_writable(run.path, run.checkpoints, run.results)
+    require_teachers(config.training.teachers or {}, config.teachers_dir)
     method = load_method(config.model.method)
     lineage = lineage_of(config)
     dense = DenseRun.of(config)  # what does not fit is said before hours of training

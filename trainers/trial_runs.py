@@ -11,26 +11,32 @@ from hf_genrec.data.prepared import REPORT_FILE, PreparedData
 from hf_genrec.files import copy_folder, restore_folder
 from hf_genrec.method import load_method
 from hf_genrec.semantic_ids.ids import read_table
-from hf_genrec.trainers import evaluate_run, prepare_data, tokenize_items, train
+from hf_genrec.trainers import evaluate_run, prepare_data, tokenize_items, train, train_teachers
 from hf_genrec.training.config import RunConfig, parse_config
 from hf_genrec.training.lineage import require_prepared
+from hf_genrec.training.teachers import missing_teachers
 
 SETTINGS_FILE = "settings.json"
 SPLIT = "validation"
 FIGURES = ("ndcg@10", "recall@10")
 
 
-def varied(config: str | None, overrides: Sequence[str], folder: Path, values: dict[str, str]) -> RunConfig:
+def varied(
+    base: RunConfig, config: str | None, overrides: Sequence[str], folder: Path, values: dict[str, str]
+) -> RunConfig:
     """
     The configuration of a run in `folder`, which goes on where it was interrupted.
 
     Args:
+        base: that of all runs, `config` with `overrides`, whose teachers they have in common.
         values: as they would be written behind `--<key>`; those of a list with spaces between.
 
     Raises:
         ValueError: as [`parse_config`].
     """
     own = ["--output_dir", str(folder), "--resume_from_checkpoint", "last"]
+    if base.training.teachers:
+        own += ["--teachers_dir", str(base.teachers_dir)]
     for key, value in values.items():
         own += [f"--{key}", *value.split(" ")]
     return parse_config(config, [*overrides, *own])
@@ -49,6 +55,8 @@ def prepare_once(base: RunConfig, tokenize: bool = True) -> tuple[PreparedData, 
     restore_folder(base.run.data)
     if not (base.run.data / REPORT_FILE).is_file():
         prepare_data.main(base)
+    if missing_teachers(base.training.teachers or {}, base.teachers_dir):
+        train_teachers.main(base)
     restore_folder(base.run.semantic_ids)
     tokenize = tokenize and load_method(base.model.method).codes is not None
     if tokenize and not base.run.semantic_ids.is_dir():

@@ -95,7 +95,7 @@ def main(
             path = folder / f"{trial.number:04d}"
             values = {key: _suggested(trial, key, space[key]) for key in space}
             logger.info("trial %d: %s", trial.number, _shown(values))
-            _make(optuna, study, trial, lambda p=path, v=values: varied(config, overrides, p, v), base, own_codes)
+            _make(optuna, study, trial, lambda p=path, v=values: varied(base, config, overrides, p, v), base, own_codes)
         record = _record(base, prepared, folder, study, list(space))
     path = base.run.results / "tune.json"
     write_json(record, path)

@@ -74,3 +74,32 @@ def require_number(name: str, value: Any, low: float, high: float | None = None,
     ):
         upper = "" if high is None else f" and at most {high:,}"
         raise ValueError(f"{name}={value!r}: give at least {low}{upper}{', a whole number' if whole else ''}.")
+
+
+def set_token_ids(config: Any, *start_tokens: str) -> None:
+    """
+    Set the vocabulary of a configuration that is its codes alone, 0, 1, ..., level after level, then the start token
+    and the padding token.
+
+    Args:
+        start_tokens: the names that the start token has.
+
+    Raises:
+        ValueError: without codebooks, for a size that is none, or for ids in the configuration that are others.
+    """
+    config.codebook_sizes = list(config.codebook_sizes)
+    if not config.codebook_sizes:
+        raise ValueError("codebook_sizes is empty: give the number of codes of each level.")
+    for size in config.codebook_sizes:
+        require_number("codebook_sizes", size, 1)
+    codes = sum(config.codebook_sizes)
+    for name, value in {
+        **dict.fromkeys(start_tokens, codes),
+        "pad_token_id": codes + 1,
+        "vocab_size": codes + 2,
+    }.items():
+        if getattr(config, name) not in (None, value):
+            raise ValueError(
+                f"{name}={getattr(config, name)}: codebook_sizes={config.codebook_sizes} make it {value}, leave it out."
+            )
+        setattr(config, name, value)

@@ -15,6 +15,7 @@ DISTRIBUTION = "hf_genrec"
 EXTRA = None
 EXTRAS: dict[str, str | None] = {
     "prepare": "train",
+    "teachers": "train",
     "tokenize": "train",
     "train": "train",
     "evaluate": "train",

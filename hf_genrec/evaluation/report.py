@@ -102,7 +102,8 @@ def training_seed(model_folder: Path) -> int:
 
 def training_cost(path: Path) -> dict[str, float | None]:
     """
-    `cpu_seconds` and `epochs` of the record of a training, `None` where it does not say or there is none.
+    `cpu_seconds` (those of its teachers with it) and `epochs` of the record of a training, `None` where it does not say
+    or there is none.
 
     Raises:
         DamagedFile: if it is no such record.
@@ -113,7 +114,10 @@ def training_cost(path: Path) -> dict[str, float | None]:
     with naming(path, remedy):
         record = read_json(path, remedy=remedy)
         found = {name: record.get(name) for name in ("cpu_seconds", "epochs")}
-        return {name: None if value is None else number(value) for name, value in found.items()}
+        found = {name: None if value is None else number(value) for name, value in found.items()}
+        if found["cpu_seconds"] is not None:
+            found["cpu_seconds"] += sum(map(number, record.get("teachers_cpu_seconds", {}).values()))
+        return found
 
 
 def data_set(prepared: PreparedData) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from hf_genrec.training.teachers import checked_teachers
 from hf_genrec.training.trainer_checks import check_of_trainer
 
 
@@ -41,6 +42,16 @@ class GenRecTrainingArguments(TrainingArguments):
     )
     packed_row_tokens: int = field(
         default=256, metadata={"help": "packing, several users a row: the most tokens of a row"}
+    )
+    teachers: dict[str, str] | str | None = field(
+        default=None,
+        metadata={
+            "help": "runs to learn from, trained before this one by `hf-genrec teachers`: by name a configuration "
+            "or method and its options; other keys call them by these names (JSON here, a mapping in a YAML)"
+        },
+    )
+    teachers_dir: str | None = field(
+        default=None, metadata={"help": "folder of the teachers' runs; null is teachers/ in the run folder"}
     )
     soft_targets_run: str | None = field(
         default=None,
@@ -131,6 +142,7 @@ class GenRecTrainingArguments(TrainingArguments):
             )
         if self.packed_row_tokens < 1:
             raise ValueError(f"packed_row_tokens must be at least 1, not {self.packed_row_tokens}")
+        self.teachers = checked_teachers(self.teachers)
         check_soft_targets(self)
         join_processes(self)
         super().__post_init__()

@@ -19,6 +19,7 @@ from hf_genrec.training.known_keys import DeclaredArguments
 from hf_genrec.training.option_help import option_help, own_fields
 from hf_genrec.training.plain_yaml import read_yaml
 from hf_genrec.training.run_folder import RunFolder
+from hf_genrec.training.teachers import TEACHER_KEYS, name_teachers
 
 # torch, transformers and trl are imported where arguments are made of the keys, which are checked before.
 if TYPE_CHECKING:
@@ -71,6 +72,11 @@ class RunConfig:
     def run(self) -> "RunFolder":
         return RunFolder(Path(str(self.training.output_dir)))
 
+    @property
+    def teachers_dir(self) -> Path:
+        """Where the runs of `teachers` stand."""
+        return self.run.teachers if self.training.teachers_dir is None else Path(self.training.teachers_dir)
+
 
 def shipped_configs(post_training: bool = False) -> dict[str, Path]:
     """The configurations that come with the package by name, `<method>/<data>`; or of post-training, `grpo/<data>`."""
@@ -110,13 +116,16 @@ def parse_config(name_or_path: str | None, overrides: list[str] | None = None) -
     """
     given = frozenset(check_keys(name_or_path, overrides))
     data, tokenizer, model, training = parse_arguments(name_or_path, overrides, _run_kinds(), default_method())
-    return RunConfig(data, tokenizer, model, training, given)
+    config = RunConfig(data, tokenizer, model, training, given)
+    for arguments in (tokenizer, model, training):
+        name_teachers(arguments, training.teachers or {}, config.teachers_dir)
+    return config
 
 
 def run_options(command: str, name_or_path: str | None, overrides: list[str]) -> str:
     """
-    The keys that `prepare`, `tokenize` or `train` reads, for people: those of the method that is named in the
-    configuration or by `--method`.
+    The keys that `prepare`, `teachers`, `tokenize` or `train` reads, for people: those of the method that is named in
+    the configuration or by `--method`.
     """
     training_arguments = TRAINING_ARGUMENTS.load()
     content = {} if name_or_path is None else read_yaml(find_config(name_or_path))
@@ -124,6 +133,7 @@ def run_options(command: str, name_or_path: str | None, overrides: list[str]) ->
     method, kind = load_method(name), _run_kinds()[name]
     groups: dict[str, dict[str, Any]] = {
         "prepare": {"Data": DataArguments},
+        "teachers": {},
         "tokenize": {"Semantic IDs": TokenizerArguments},
         "train": {
             f"{method.title} (--method {name}, of {', '.join(methods())})": method.arguments,
@@ -135,7 +145,8 @@ def run_options(command: str, name_or_path: str | None, overrides: list[str]) ->
         title: [entry for entry in own_fields(cls) if entry.name in known] for title, cls in groups[command].items()
     }
     if command != "train":
-        listed["Run"] = [entry for entry in own_fields(training_arguments) if entry.name == "output_dir"]
+        of_run = TEACHER_KEYS | {"output_dir"} if command == "teachers" else {"output_dir"}
+        listed["Run"] = [entry for entry in own_fields(training_arguments) if entry.name in of_run]
     return option_help({title: entries for title, entries in listed.items() if entries})
 
 

@@ -41,6 +41,7 @@ NOT_PREPARED = (
 # Of the arguments of a training, what says where it runs and how it is shown.
 ELSEWHERE = {"output_dir", "run_name", "resume_from_checkpoint", "logging_dir", "disable_tqdm", "report_to", "project"}
 ELSEWHERE |= {"eval_on_start", "trackio_space_id", "pretrained", "use_cpu", "local_rank", "log_level", "method"}
+ELSEWHERE |= {"teachers_dir"}
 
 
 def read_from(arguments: DataArguments) -> dict[str, dict[str, str]]:

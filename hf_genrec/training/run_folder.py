@@ -11,7 +11,7 @@ from hf_genrec.files import restore_folder
 class RunFolder:
     """
     A run: `data/`, `semantic_ids/` (where items have codes), `checkpoints/` (read only to resume), `model/` (what is
-    loaded and pushed), `results/`.
+    loaded and pushed), `results/`; `teachers/`, the runs it learns from, where its configuration names some.
     """
 
     path: Path
@@ -35,6 +35,10 @@ class RunFolder:
     @property
     def results(self) -> Path:
         return self.path / "results"
+
+    @property
+    def teachers(self) -> Path:
+        return self.path / "teachers"
 
     def require_model(self) -> Path:
         """

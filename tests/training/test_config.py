@@ -2,6 +2,7 @@ import pytest
 from transformers import TrainerState
 
 from hf_genrec.methods.care.arguments import CareArguments
+from hf_genrec.methods.codetree.arguments import CodeTreeArguments
 from hf_genrec.methods.rearec.arguments import ReaRecArguments
 from hf_genrec.training.checkpoints import checkpoint_to_resume, mark_complete
 from hf_genrec.training.config import find_config, parse_config, shipped_configs
@@ -25,14 +26,15 @@ def test_shipped_configurations_parse_and_are_short(name):
 
 
 def test_options_override_the_file(tmp_path):
-    path = write(tmp_path / "c.yaml", "output_dir: x\nhidden_size: 32\nnum_queries: [2]\nseed: 7\n")
+    path = write(tmp_path / "c.yaml", "method: care\noutput_dir: x\nhidden_size: 32\nnum_queries: [2]\nseed: 7\n")
     config = parse_config(path, ["--hidden_size", "48", "--num_queries", "1", "2", "3"])
     assert (config.model.hidden_size, config.model.num_queries, config.training.seed) == (48, [1, 2, 3], 7)
 
 
 def test_the_method_chooses_the_arguments_of_the_model(tmp_path):
     path = write(tmp_path / "c.yaml", "output_dir: x\nhidden_size: 32\ntext_columns: [title]\n")
-    assert parse_config(path).model == CareArguments(hidden_size=32)
+    assert parse_config(path).model == CodeTreeArguments(hidden_size=32)
+    assert parse_config(path, ["--method", "care"]).model == CareArguments(hidden_size=32)
     for options in (["--method", "rearec"], ["--method=rearec", "--backbone", "unisrec"]):
         config = parse_config(path, options)
         assert config.model == ReaRecArguments(hidden_size=32, backbone=config.model.backbone)
@@ -47,12 +49,12 @@ def test_the_method_chooses_the_arguments_of_the_model(tmp_path):
         ("output_dir: x\nsplit: thirds\n", [], "c.yaml: .*thirds"),
         ("output_dir: x\n", ["--split", "thirds"], "c.yaml: .*thirds"),
         ("hidden_size: 32\n", [], "output_dir is missing"),
-        ("output_dir: x\nhidden_size: 30\n", [], "no multiple of num_attention_heads"),
+        ("method: care\noutput_dir: x\nhidden_size: 30\n", [], "no multiple of num_attention_heads"),
         ("output_dir: x\ntargets: some\n", [], "not one of all, last"),
         ("output_dir: x\nlabel_smoothing_factor: 0.1\n", [], "use label_smoothing"),
-        ("output_dir: x\npacked_row_tokens: 0\n", [], "packed_row_tokens must be at least 1"),
-        ("output_dir: x\ncode_embeddings: some\n", [], "not one of random, centroids"),
-        ("output_dir: x\ncode_embeddings: centroids\nbase_model: y\n", [], "leave base_model out"),
+        ("method: care\noutput_dir: x\npacked_row_tokens: 0\n", [], "packed_row_tokens must be at least 1"),
+        ("method: care\noutput_dir: x\ncode_embeddings: some\n", [], "not one of random, centroids"),
+        ("method: care\noutput_dir: x\ncode_embeddings: centroids\nbase_model: y\n", [], "leave base_model out"),
         ("method: lion\noutput_dir: x\n", [], "c.yaml: method: 'lion' is not one of care, "),
         ("method: rearec\noutput_dir: x\nnum_queries: [1]\n", [], "'num_queries' belongs to method: care"),
         ("method: rearec\noutput_dir: x\n", ["--codebook_sizes", "4"], "--codebook_sizes belongs to method: care"),

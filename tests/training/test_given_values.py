@@ -7,6 +7,7 @@ import yaml
 from conftest import exit_code
 from transformers.training_args import ParallelMode
 
+from hf_genrec.method import default_method
 from hf_genrec.post_training.grpo_arguments import parse_grpo_config
 from hf_genrec.post_training.grpo_keys import GRPO_KINDS
 from hf_genrec.training.config import _run_kinds, find_config, parse_config, shipped_configs
@@ -30,7 +31,7 @@ def parse(name, path):
 
 
 def classes_of(name, content):
-    kind = GRPO_KINDS["grpo"] if name.startswith("grpo") else _run_kinds()[content.get("method", "care")]
+    kind = GRPO_KINDS["grpo"] if name.startswith("grpo") else _run_kinds()[content.get("method", default_method())]
     return [cls.load() if isinstance(cls, DeclaredArguments) else cls for cls in kind.classes]
 
 
@@ -99,8 +100,8 @@ def test_every_key_refuses_what_no_key_can_be():
         ("title_column: []", r"title_column: \[\] is not text"),
         ("user_core: 999999999999999999999", "user_core: 999999999999999999999 is out of range"),
         ("gradient_accumulation_steps: 0", "gradient_accumulation_steps: 0 is out of range: give a number from 1"),
-        ("base_model: -1", "base_model: -1 is not text or null: put it in quotes"),
-        ("progressive: true", "progressive: True is not a list of true or false"),
+        ("method: care\nbase_model: -1", "base_model: -1 is not text or null: put it in quotes"),
+        ("method: care\nprogressive: true", "progressive: True is not a list of true or false"),
         ("metric_for_best_model: loss@3", "metric_for_best_model: 'loss@3' is not measured"),
         ("remove_unused_columns: true", "remove_unused_columns: true takes history and target"),
         ("log_level: loud", "log_level: 'loud' is not one of detail, debug"),
@@ -117,7 +118,10 @@ def test_every_key_refuses_what_no_key_can_be():
         ("max_steps: 0", "max_steps: 0 trains nothing"),
         ("num_train_epochs: 0", "num_train_epochs: 0 trains nothing"),
         ("num_hidden_layers: 1000000", "num_hidden_layers=1000000: give at least 1 and at most 1,000"),
-        ("num_queries: [4611686018427387904]", "num_queries=4611686018427387904: give at least 0 and at most"),
+        (
+            "method: care\nnum_queries: [4611686018427387904]",
+            "num_queries=4611686018427387904: give at least 0 and at most",
+        ),
         ("dataloader_num_workers: 100000", "dataloader_num_workers: 100000 is out of range: give a number from 0 to"),
         ("method: rearec\nnum_reasoning_steps: 4611686018427387904", "num_reasoning_steps=4611686018427387904: give"),
         ("codebook_sizes: [100000000]", "codebook_sizes: 100000000 is out of range: give a number from 1 to 1,048,576"),
@@ -144,7 +148,7 @@ def test_values_that_no_key_can_have(tmp_path, text, message):
     [
         (["--learning_rate", "nan"], "learning_rate: nan is out of range"),
         (["--seed", "-5"], "seed: -5 is out of range"),
-        (["--num_queries", "1", "9" * 30], "num_queries: 9+ is out of range"),
+        (["--method", "care", "--num_queries", "1", "9" * 30], "num_queries: 9+ is out of range"),
         (["--run_name", "x" * 9000], "run_name: .* has 9,000 characters"),
         (["--lr_scheduler_kwargs", "text"], "lr_scheduler_kwargs: 'text' is no mapping"),
         (["--output_dir", ""], "command line: output_dir is empty: name the run folder"),

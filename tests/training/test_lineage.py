@@ -182,7 +182,7 @@ def test_other_settings_on_resume(run, caplog):
 
 def test_checkpoints_of_another_method(run):
     """One line that names both methods, not the settings in which they differ."""
-    run.change("hidden_size: 32", "method: rearec\nhidden_size: 32")
+    run.change("method: care", "method: rearec")
     run.change("vectors: collaborative\ncollaborative_dim: 8\ncodebook_sizes: [4, 4, 4]\n", "")
     for options in ((), RESUME):
         error = run.does("train", *options)

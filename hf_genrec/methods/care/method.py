@@ -48,5 +48,4 @@ METHOD = Method(
     post_training=post_training,
     explain=explain,
     soft_targets=True,
-    is_default=True,
 )

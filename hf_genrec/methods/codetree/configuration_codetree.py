@@ -4,7 +4,7 @@ import sys
 from dataclasses import field
 
 from ...catalogue.flat_code import FlatCode
-from ...catalogue.saved_files import require_number
+from ...catalogue.saved_files import require_number, set_token_ids
 from ...catalogue.transformers_bridge import PreTrainedConfig
 from ...decoding.attention import require_layer_settings
 
@@ -92,20 +92,7 @@ class CodeTreeConfig(FlatCode, PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
-        self.codebook_sizes = list(self.codebook_sizes)
-        if not self.codebook_sizes:
-            raise ValueError("codebook_sizes is empty: give the number of codes of each level.")
-        for size in self.codebook_sizes:
-            require_number("codebook_sizes", size, 1)
-        codes = sum(self.codebook_sizes)
-        special = {"answer_token_id": codes, "decoder_start_token_id": codes}
-        special |= {"pad_token_id": codes + 1, "vocab_size": codes + 2}
-        for name, value in special.items():
-            if getattr(self, name) not in (None, value):
-                raise ValueError(
-                    f"{name}={getattr(self, name)}: codebook_sizes={self.codebook_sizes} make it {value}, leave it out."
-                )
-            setattr(self, name, value)
+        set_token_ids(self, "answer_token_id", "decoder_start_token_id")
         super().__post_init__(**kwargs)
         # save_pretrained writes the entry of the class it saves only; with all of them preset, AutoModel opens the
         # folder, too.

@@ -34,4 +34,5 @@ METHOD = Method(
     score_name="log-probability",
     soft_targets=True,
     unused_keys=frozenset({"packed_row_tokens", "legal_codes_only", "legal_codes_temperature"}),
+    is_default=True,
 )

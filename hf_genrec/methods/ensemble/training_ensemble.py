@@ -31,10 +31,17 @@ class EnsembleTrainer(GenRecTrainer):
     eval_dataset: EvaluationSplit
     seen_figures: dict[str, float]
 
-    def __init__(self, *args, weights: Sequence[float] | None = None, members_cpu_seconds: float = 0.0, **kwargs):
+    def __init__(
+        self,
+        *args,
+        weights: Sequence[float] | None = None,
+        members_cpu_seconds: dict[str, float] | None = None,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
         self.weights = weights
-        self._cpu_before = members_cpu_seconds
+        self.members_cpu_seconds = members_cpu_seconds or {}
+        self._cpu_before = sum(self.members_cpu_seconds.values())
 
     def train(self, *args, **kwargs) -> None:
         """Choose, and log what was tried."""
@@ -75,5 +82,5 @@ def build_trainer(config: RunConfig) -> EnsembleTrainer:
         eval_dataset=validation,
         data_collator=lambda examples: examples,
         weights=config.model.member_weights,
-        members_cpu_seconds=sum(member.cpu_seconds or 0.0 for member in finished),
+        members_cpu_seconds={str(member.run.path): member.cpu_seconds or 0.0 for member in finished},
     )

@@ -4,7 +4,7 @@ import sys
 from dataclasses import field
 
 from ...catalogue.flat_code import FlatCode
-from ...catalogue.saved_files import require_number
+from ...catalogue.saved_files import require_number, set_token_ids
 from ...catalogue.transformers_bridge import CACHE_NAMES, PreTrainedConfig
 from ...decoding.attention import require_layer_settings
 
@@ -126,15 +126,7 @@ class Reg4RecConfig(FlatCode, PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs):
-        self.codebook_sizes = list(self.codebook_sizes)
-        special = {"vocab_size": self.num_codes + 2, "decoder_start_token_id": self.num_codes}
-        special["pad_token_id"] = self.num_codes + 1
-        for name, value in special.items():
-            if getattr(self, name) not in (None, value):
-                raise ValueError(
-                    f"{name}={getattr(self, name)}: codebook_sizes={self.codebook_sizes} make it {value}, leave it out."
-                )
-            setattr(self, name, value)
+        set_token_ids(self, "decoder_start_token_id")
         super().__post_init__(**kwargs)
         # save_pretrained writes the entry of the class it saves only; with all of them preset, AutoModel opens a
         # folder that Reg4RecForConditionalGeneration has saved.
@@ -148,8 +140,6 @@ class Reg4RecConfig(FlatCode, PreTrainedConfig):
         self._check()
 
     def _check(self):
-        if not self.codebook_sizes or min(self.codebook_sizes) < 1:
-            raise ValueError(f"codebook_sizes={self.codebook_sizes}: give one positive number per codebook.")
         if self.code_order not in CODE_ORDERS:
             raise ValueError(f"code_order={self.code_order!r}: use one of {', '.join(CODE_ORDERS)}.")
         for name in ("reflection_threshold", "max_rollbacks", "category_weight"):

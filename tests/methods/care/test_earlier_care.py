@@ -19,6 +19,7 @@ pytestmark = pytest.mark.libraries
 
 GENRES = ["western", "horror", "comedy", "romance", "war", "musical"]
 KEYS = {
+    "method": "care",
     "source": "tabular", "vectors": "both", "collaborative_dim": 4, "codebook_sizes": "4 4 4",
     "projection_dim": 8, "max_history": 6, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2,
     "num_train_epochs": 8, "learning_rate": 0.01, "per_device_train_batch_size": 2, "packed_row_tokens": 64,

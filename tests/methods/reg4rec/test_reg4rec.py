@@ -547,8 +547,8 @@ def test_the_backbone_alone(inputs):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"codebook_sizes": []}, "one positive number per codebook"),
-        ({"codebook_sizes": [3, 0]}, "one positive number per codebook"),
+        ({"codebook_sizes": []}, "codebook_sizes is empty: give the number of codes of each level"),
+        ({"codebook_sizes": [3, 0]}, "codebook_sizes=0: give at least 1"),
         ({"num_categories": 0}, "num_categories=0: give at least 1"),
         ({"hidden_size": 10}, "does not divide into 4 heads"),
         ({"reflection_threshold": -1.0}, "reflection_threshold=-1.0: give 0 or more"),
