@@ -322,8 +322,9 @@ def _long_histories(prepared: PreparedData, max_history: int) -> dict[str, Any]:
         much = own_rows[longest] >= 1000 and own_rows[longest] > 0.1 * lengths.sum()
         logger.log(
             logging.WARNING if much else logging.INFO,
-            "%d of %d training targets have more than max_history (%d) items before them and cost a row each, %d of "
-            "them are of user %s: to train faster raise max_history, set targets: last, or cut the log",
+            "%d of %d training targets have more than max_history (%d) items before them and cost a row each, where "
+            "a method reads no windows; %d of them are of user %s: to train faster raise max_history, set windows or "
+            "targets: last, or cut the log",
             total,
             lengths.sum(),
             max_history,

@@ -40,7 +40,7 @@ class ItemWindows(Dataset):
         self.num_targets = len(users)
         if packing and targets == "all":
             sizes = [len(sequence) for sequence in sequences]
-            windows = [(user, *window) for user, size in enumerate(sizes) for window in _windows(size, max_history)]
+            windows = [(user, *window) for user, size in enumerate(sizes) for window in item_windows(size, max_history)]
             self.users, self.starts, self.first_targets, self.ends = np.array(windows, dtype=np.int64).T
         else:
             starts = np.maximum(positions - max_history, 0)
@@ -64,7 +64,7 @@ class ItemWindows(Dataset):
         return {"items": items, "first_target": int(first - self.starts[index]), "target_numbers": numbers}
 
 
-def _windows(size: int, max_history: int) -> list[tuple[int, int, int]]:
+def item_windows(size: int, max_history: int) -> list[tuple[int, int, int]]:
     """Start, first target and end of the windows of a user with so many items."""
     found, first = [], 0
     while first < size:

@@ -23,6 +23,12 @@ def card(config: Mapping[str, Any], num_items: int) -> Card:
     )
 
 
+def explain(model, history, item, exclude_seen):
+    from hf_genrec.semantic_ids.written_codes import explain_written_codes
+
+    return explain_written_codes(model, history, item, exclude_seen)
+
+
 METHOD = Method(
     title="CodeTree",
     summary="SASRec that writes the next item's codes down the tree of the catalogue",
@@ -32,6 +38,7 @@ METHOD = Method(
     card=card,
     search_options=("num_beams",),
     score_name="log-probability",
+    explain=explain,
     soft_targets=True,
     unused_keys=frozenset({"packed_row_tokens", "legal_codes_only", "legal_codes_temperature"}),
     is_default=True,

@@ -68,6 +68,14 @@ class ReaRecArguments:
         default="uniform", metadata={"help": f"sampled_softmax: one of {', '.join(SAMPLING)}"}
     )
 
+    windows: bool = field(
+        default=False,
+        metadata={
+            "help": "read users of more than max_history items in windows: quicker by far, and some targets see half a "
+            "history; otherwise each has a row of its own behind the first max_history items, as published"
+        },
+    )
+
     def __post_init__(self) -> None:
         from hf_genrec.methods.rearec.configuration_rearec import ReaRecConfig  # imports torch, which the keys need not
 
@@ -89,5 +97,5 @@ class ReaRecArguments:
 
     def config_fields(self) -> dict[str, Any]:
         """The settings that are fields of `ReaRecConfig`."""
-        own = ("method", "text_dim", "noise_start_epoch")
+        own = ("method", "text_dim", "noise_start_epoch", "windows")
         return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in own}

@@ -7,19 +7,21 @@ import torch
 from torch.utils.data import Dataset
 
 from ...data.examples import Targets, shared_and_own, target_positions
+from ...data.windows import item_windows
 
 
 class PackedSequences(Dataset):
     """
     Rows of a history and its targets. A target needs at least one item before it, so a user's first item is none.
 
-    A row is one of the runs of `shared_and_own`, or holds a single target.
+    A row is one of the runs of `shared_and_own`, one of `item_windows`, or holds a single target.
 
     Args:
         sequences: per user the training items as catalogue rows, oldest first.
         targets: `"all"` makes every item but a user's first a target, `"last"` only the newest.
         max_history: newest items of the prefix that are read.
         packing: share rows; otherwise every target has its own.
+        windows: share rows behind the newest `max_history` items, too: their targets see half as many or more.
 
     Attributes:
         lengths (`np.ndarray`): (rows,) history items of each row.
@@ -36,6 +38,7 @@ class PackedSequences(Dataset):
         targets: Targets = "all",
         max_history: int = 50,
         packing: bool = True,
+        windows: bool = False,
     ):
         users, positions = target_positions(sequences, targets)
         users, positions = users[positions > 0], positions[positions > 0]
@@ -47,7 +50,15 @@ class PackedSequences(Dataset):
         self.sequences = sequences
         self.num_targets = len(users)
 
-        if packing:
+        if windows:
+            found = [
+                (user, start, max(first, 1), end)
+                for user, sequence in enumerate(sequences)
+                for start, first, end in item_windows(len(sequence), max_history)
+                if end > 1
+            ]
+            runs = np.array(found, dtype=np.int64).T
+        elif packing:
             runs = np.concatenate(shared_and_own(users, positions, max_history), axis=1)
         else:
             runs = np.stack([users, np.maximum(positions - max_history, 0), positions, positions + 1])

@@ -34,7 +34,7 @@ def build_trainer(config: RunConfig) -> ReaRecTrainer:
     vectors = text_vectors(prepared.items, config.tokenizer, config.model.text_dim) if config.model.reads_text else None
     set_seed(arguments.seed)
     model = build_rearec(config.model, build_item_processor(prepared, config.data.max_history), vectors)
-    rows, collator = build_rows(arguments, prepared.train_sequences(), model.config)
+    rows, collator = build_rows(arguments, prepared.train_sequences(), model.config, config.model.windows)
     return ReaRecTrainer(
         model,
         arguments,
@@ -84,10 +84,17 @@ def build_rearec(
 
 
 def build_rows(
-    arguments: GenRecTrainingArguments, sequences: Sequence[np.ndarray], config: ReaRecConfig
+    arguments: GenRecTrainingArguments, sequences: Sequence[np.ndarray], config: ReaRecConfig, windows: bool = False
 ) -> tuple[PackedSequences, SequenceCollator]:
-    """The training rows, and the collator that makes batches of them."""
+    """
+    The training rows, and the collator that makes batches of them.
+
+    Raises:
+        ValueError: for `windows` where a target has a row of its own.
+    """
     # An item of bert4rec sees later ones, the targets of its row among them.
     packed = arguments.packing and config.backbone != "bert4rec"
-    rows = PackedSequences(sequences, cast(Targets, arguments.targets), config.max_history, packed)
+    if windows and (not packed or arguments.targets != "all"):
+        raise ValueError("windows: they are for packing: true, targets: all and a backbone that reads forwards")
+    rows = PackedSequences(sequences, cast(Targets, arguments.targets), config.max_history, packed, windows)
     return rows, SequenceCollator(config.num_items, packed)

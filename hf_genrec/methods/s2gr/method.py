@@ -29,6 +29,12 @@ def card(config: Mapping[str, Any], num_items: int) -> Card:
     )
 
 
+def explain(model, history, item, exclude_seen):
+    from hf_genrec.semantic_ids.written_codes import explain_written_codes
+
+    return explain_written_codes(model, history, item, exclude_seen)
+
+
 METHOD = Method(
     title="S2GR",
     summary="TIGER with a thinking vector before each code, taught the cluster of the code to come",
@@ -38,6 +44,7 @@ METHOD = Method(
     card=card,
     search_options=("num_beams",),
     score_name="log-probability",
+    explain=explain,
     soft_targets=True,
     unused_keys=frozenset({"packing", "packed_row_tokens"}),
 )

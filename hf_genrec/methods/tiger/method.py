@@ -28,6 +28,12 @@ def card(config: Mapping[str, Any], num_items: int) -> Card:
     )
 
 
+def explain(model, history, item, exclude_seen):
+    from hf_genrec.semantic_ids.written_codes import explain_written_codes
+
+    return explain_written_codes(model, history, item, exclude_seen)
+
+
 METHOD = Method(
     title="TIGER",
     summary="T5: an encoder reads the codes of the history, a decoder writes those of the next item",
@@ -37,6 +43,7 @@ METHOD = Method(
     card=card,
     search_options=("num_beams",),
     score_name="log-probability",
+    explain=explain,
     soft_targets=True,
     unused_keys=frozenset({"packing", "packed_row_tokens"}),
 )

@@ -70,6 +70,15 @@ def make_trainer(sequences, folder, fields=None, noise_start_epoch=2, **settings
 
 
 @pytest.mark.parametrize(
+    ("settings", "backbone"), [({"packing": False}, "sasrec"), ({"targets": "last"}, "sasrec"), ({}, "bert4rec")]
+)
+def test_windows_where_targets_share_no_rows(sequences, tmp_path, settings, backbone):
+    training = GenRecTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **settings)
+    with pytest.raises(ValueError, match="windows: they are for packing: true, targets: all and a backbone"):
+        build_rows(training, sequences, ReaRecConfig(num_items=ITEMS, backbone=backbone), windows=True)
+
+
+@pytest.mark.parametrize(
     ("fields", "rows_per_step"),
     [({"reasoning": "prl"}, 8), ({"reasoning": "erl"}, 8), ({"backbone": "bert4rec"}, 32)],
     ids=["prl", "erl", "bert4rec"],

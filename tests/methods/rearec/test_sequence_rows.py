@@ -67,6 +67,33 @@ def test_packed_batches_have_the_loss_of_one_row_per_prefix(users):
     torch.testing.assert_close(losses[0], losses[1])
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.integers(0, ITEMS - 1), max_size=20), min_size=1, max_size=6), st.integers(1, 6))
+def test_windows_hold_each_target_once_behind_half_a_history_or_more(users, max_history):
+    arrays = [np.array(user, dtype=np.int64) for user in users]
+    if max(map(len, users)) < 2:
+        return
+    rows = PackedSequences(arrays, "all", max_history, windows=True)
+    found = []
+    for row, (user, start) in enumerate(zip(rows.users, rows.starts, strict=True)):
+        items, first = rows[row]["items"], rows[row]["first_target"]
+        assert len(items) <= max_history + 1
+        for place in range(first, len(items)):
+            position = start + place
+            assert items[place] == users[user][position]
+            assert items[:place].tolist() == users[user][position - place : position]
+            assert min(position, (max_history + 1) // 2) <= place <= max_history
+            found.append((user, position))
+    expected = [(user, position) for user, items in enumerate(users) for position in range(1, len(items))]
+    assert sorted(found) == expected
+    assert rows.num_targets == len(expected)
+    if max(map(len, users)) <= max_history + 1:
+        whole = PackedSequences(arrays, "all", max_history)
+        assert [rows[row]["items"].tolist() for row in range(len(rows))] == [
+            whole[row]["items"].tolist() for row in range(len(whole))
+        ]
+
+
 def test_rows_by_hand():
     users = [np.array([3, 1, 4, 1, 5]), np.array([9]), np.array([2, 7])]
     rows = PackedSequences(users, "all", max_history=3)
