@@ -24,6 +24,7 @@ BEAUTY, YELP = "amazon2014_beauty", "yelp2019"
 BEST = "care-no-queries-recommender-codes-centroids-dropout"
 TWO_RECOMMENDERS, DISTILLED = "ensemble-two-rearec-none", "codetree-distilled"
 THREE = (1, 2, 3)
+DATA = {"Beauty": BEAUTY, "Toys": "amazon2014_toys", "Yelp": YELP}
 
 
 def cells(method: str, seeds: Sequence[int] = (1,), minutes: float = 30, data: str = BEAUTY) -> list[dict[str, Any]]:
@@ -155,24 +156,44 @@ def against_no_reasoning() -> list[list[str]]:
 
 def codetree() -> list[list[str]]:
     """CodeTree and what it learns from, with the CPU minutes of everything that a model is made of."""
-    splits = ("validation", "test", "test-unseen")
-    lines = [["", "CPU min, all parts", "validation R@10, N@10", "test R@10, N@10", "unseen, test R@10, N@10"]]
-    for label, rows in (
-        ("ReaRec without reasoning (SASRec)", cells("rearec-none", THREE)),
-        ("two of these added up", cells(TWO_RECOMMENDERS, THREE)),
-        ("CodeTree, recommender's codes, learned from these two", cells(DISTILLED, THREE, 14)),
-    ):
-        lines.append([label, minutes_of(rows, 0), *(pair(rows, split) for split in splits)])
+    lines = [
+        ["", "", "CPU min, all parts", *(f"{split} R@10, N@10" for split in ("validation", "test", "unseen, test"))]
+    ]
+    for title, data in DATA.items():
+        for label, rows in (
+            ("SASRec", cells("rearec-none", THREE, data=data)),
+            ("two of these added up", cells(TWO_RECOMMENDERS, THREE, data=data)),
+            ("CodeTree, learned from these two", cells(DISTILLED, THREE, 14, data)),
+        ):
+            figures = [pair(rows, split) for split in ("validation", "test", "test-unseen")]
+            lines.append([title if label == "SASRec" else "", label, minutes_of(rows, 0), *figures])
     return lines
 
 
 def against_recommenders() -> list[list[str]]:
-    lines = [["CodeTree less", "test Recall@10", "test NDCG@10", "unseen Recall@10", "unseen NDCG@10"]]
-    rows = {row["cell"]: row for row in read_rows("comparisons", BEAUTY)}
-    for label, method in (("one SASRec", "rearec-none"), ("two added up", TWO_RECOMMENDERS)):
-        row = rows[f"{DISTILLED} against {method}"]
-        keys = [f"{split} {metric}" for split in ("test", "test-unseen") for metric in ("recall@10", "ndcg@10")]
-        lines.append([label, *(difference(*row[key]["difference"]) for key in keys)])
+    lines = [["", "CodeTree less", "test Recall@10", "test NDCG@10", "unseen Recall@10", "unseen NDCG@10"]]
+    for title, data in DATA.items():
+        rows = {row["cell"]: row for row in read_rows("comparisons", data)}
+        for label, method in (("one SASRec", "rearec-none"), ("two added up", TWO_RECOMMENDERS)):
+            row = rows[f"{DISTILLED} against {method}"]
+            keys = [f"{split} {metric}" for split in ("test", "test-unseen") for metric in ("recall@10", "ndcg@10")]
+            lines.append([title, label, *(difference(*row[key]["difference"]) for key in keys)])
+    return lines
+
+
+def where_codetree_is_ahead() -> list[list[str]]:
+    """By group of test users: NDCG@10 of one SASRec, and what CodeTree has more."""
+    lines = [["test users", *(f"{title}: users, SASRec, more by CodeTree" for title in DATA)]]
+    found = {}
+    for data in DATA.values():
+        rows = {row["cell"]: row for row in read_rows("comparisons", data)}
+        found[data] = rows[f"{DISTILLED} against rearec-none"]["test ndcg@10 by group"]
+    for name in found[BEAUTY]:
+        shown = [name]
+        for groups in found.values():
+            number, _, other, *interval = groups.get(name, [0, 0, 0])
+            shown.append(f"{number:,}: {other:.4f}, {difference(*interval)}" if number else "none")
+        lines.append(shown)
     return lines
 
 
@@ -324,6 +345,7 @@ TABLES = {
     "adaptive depth": adaptive_depth,
     "CodeTree": codetree,
     "CodeTree against recommenders": against_recommenders,
+    "where CodeTree is ahead": where_codetree_is_ahead,
     "post-training of CARE": post_training,
     "against no reasoning": against_no_reasoning,
     "parts of REG4Rec on Beauty": lambda: parts_of_reg4rec(BEAUTY),

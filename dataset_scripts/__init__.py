@@ -6,6 +6,7 @@
     tables["interactions"], tables["items"]
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,10 +28,9 @@ def load_source(
 
         return movielens.load(arguments.source_path, cache_dir=cache_dir, streaming=streaming)
     assert arguments.source_path is not None  # DataArguments has checked it
-    if arguments.source == "sequence_files":
-        from hf_genrec.dataset_scripts import sequence_files
-
-        return sequence_files.load(arguments.source_path, arguments.item_path, cache_dir, streaming)
+    if arguments.source != "tabular":
+        source = import_module(f"{__name__}.{arguments.source}")
+        return source.load(arguments.source_path, arguments.item_path, cache_dir, streaming)
 
     from hf_genrec.dataset_scripts import tabular
 

@@ -25,5 +25,11 @@ LICENCES = {
         link="https://files.grouplens.org/datasets/movielens/ml-100k-README.txt",
         may_share=False,
         terms="MovieLens may be used for research; it may not be redistributed without separate permission.",
-    )
+    ),
+    "yelp": Licence(
+        name="yelp-dataset-terms-of-use",
+        link="https://business.yelp.com/data/resources/open-dataset/",
+        may_share=False,
+        terms="Yelp's data may be used for academic purposes; they may not be passed on.",
+    ),
 }

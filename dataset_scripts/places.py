@@ -52,7 +52,7 @@ def require_source(source: str, path: str | None, item_path: str | None) -> None
         movielens_path(path)
     elif source == "sequence_files" and path is not None:
         sequence_paths(path, item_path)
-    elif source == "tabular":
+    elif source not in ("movielens", "sequence_files"):
         for name, value in (("source_path", path), ("item_path", item_path)):
             if value is not None:
                 existing_file(value, name)

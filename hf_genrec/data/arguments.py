@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from hf_genrec.data.times import TimeUnit, datetime_to_ms, parse_time
 
-Source = Literal["movielens", "sequence_files", "tabular"]
+Source = Literal["movielens", "sequence_files", "tabular", "amazon_reviews", "yelp", "steam", "microlens"]
 Split = Literal["leave_one_out", "global_time"]
 TieOrder = Literal["file", "shuffle"]
 
@@ -23,7 +23,7 @@ class DataArguments:
     """
 
     source: Source = field(
-        default="movielens", metadata={"help": "where the data come from: movielens, sequence_files or tabular"}
+        default="movielens", metadata={"help": f"where the data come from: one of {', '.join(get_args(Source))}"}
     )
     source_path: str | None = field(
         default=None,
@@ -54,9 +54,13 @@ class DataArguments:
     test_time: int | str | None = field(
         default=None, metadata={"help": "global_time: test starts here (ISO date or milliseconds UTC, inclusive)"}
     )
+    start_time: int | str | None = field(
+        default=None,
+        metadata={"help": "interactions before this are left out, before any other filter (ISO date or milliseconds)"},
+    )
     end_time: int | str | None = field(
         default=None,
-        metadata={"help": "global_time: interactions from here on are left out (ISO date or milliseconds UTC)"},
+        metadata={"help": "interactions from here on are left out, before any other filter (ISO date or milliseconds)"},
     )
     tie_order: TieOrder = field(
         default="file",
@@ -106,16 +110,20 @@ class DataArguments:
         self._check_split()
 
     def _check_split(self) -> None:
+        self.start_time, self.end_time = _time_text(self.start_time), _time_text(self.end_time)
+        if None not in (self.start_ms, self.end_ms) and self.start_ms >= self.end_ms:  # type: ignore[operator]
+            raise ValueError(f"start_time {self.start_time} must be before end_time {self.end_time}")
         if self.split == "leave_one_out":
-            if self.validation_time is not None or self.test_time is not None or self.end_time is not None:
-                raise ValueError("validation_time, test_time and end_time need split: global_time")
+            if self.validation_time is not None or self.test_time is not None:
+                raise ValueError("validation_time and test_time need split: global_time")
             return
         # of a configuration 1420070400000 is an integer, of a caller anything a time
         self.validation_time = _time_text(self.validation_time)
         self.test_time = _time_text(self.test_time)
         if self.validation_ms >= self.test_ms:
             raise ValueError(f"validation_time {self.validation_time} must be before test_time {self.test_time}")
-        self.end_time = _time_text(self.end_time)
+        if self.start_ms is not None and self.start_ms >= self.validation_ms:
+            raise ValueError(f"start_time {self.start_time} must be before validation_time {self.validation_time}")
         if self.end_ms is not None and self.test_ms >= self.end_ms:
             raise ValueError(f"test_time {self.test_time} must be before end_time {self.end_time}")
 
@@ -128,6 +136,11 @@ class DataArguments:
     def test_ms(self) -> int:
         """`test_time` in milliseconds UTC (split global_time)."""
         return _setting_to_ms("test_time", self.test_time)
+
+    @property
+    def start_ms(self) -> int | None:
+        """`start_time` in milliseconds UTC, `None` where nothing is left out."""
+        return None if self.start_time is None else _setting_to_ms("start_time", self.start_time)
 
     @property
     def end_ms(self) -> int | None:

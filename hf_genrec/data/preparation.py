@@ -44,9 +44,9 @@ _INTERACTIONS = {
 def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", arguments: DataArguments) -> PreparedData:
     """Filters the log, orders every user's interactions, splits them, and reports every row that was left out.
 
-    Order of the steps: rating, end, repeats, iterative k-core, sequences (by time, then `tie_order`), split. The
-    catalogue holds the items that kept an interaction: those of the items table in its order, then items it does not
-    have, in the order of the log, with null text.
+    Order of the steps: rating, start and end, repeats, iterative k-core, sequences (by time, then `tie_order`), split.
+    The catalogue holds the items that kept an interaction: those of the items table in its order, then items it does
+    not have, in the order of the log, with null text.
 
     Args:
         interactions: user_id, item_id, timestamp (milliseconds UTC, nullable), row, and optionally rating.
@@ -83,7 +83,11 @@ def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", argumen
         report["dropped"]["min_rating"] = _dropped(source, kept, f"min_rating={arguments.min_rating}")
         report["dropped"]["min_rating"]["unrated_interactions"] = unrated
     timed = _is_timed(kept, arguments)
-    if arguments.end_ms is not None:  # before the other filters: what comes later is not known yet
+    # Before the other filters: what comes later is not known yet.
+    if arguments.start_ms is not None:
+        before, kept = kept, kept.filter(kept.timestamp >= arguments.start_ms)
+        report["dropped"]["start_time"] = _dropped(before, kept, f"start_time={arguments.start_time}", "set it earlier")
+    if arguments.end_ms is not None:
         before, kept = kept, kept.filter(kept.timestamp < arguments.end_ms)
         report["dropped"]["end_time"] = _dropped(before, kept, f"end_time={arguments.end_time}", "set it later")
     if arguments.drop_repeats:
@@ -249,8 +253,11 @@ def _is_timed(log: "ibis.Table", arguments: DataArguments) -> bool:
     first = log.row.min(where=log.timestamp.isnull())
     counts = log.agg(rows=log.count(), timed=log.timestamp.count(), first=first).to_pyarrow().to_pylist()[0]
     rows, timed = counts["rows"], counts["timed"]
-    if timed < rows and (timed or arguments.split == "global_time"):
+    named = [name for name in ("start_time", "end_time") if getattr(arguments, name) is not None]
+    if timed < rows and (timed or arguments.split == "global_time" or named):
         log_path, remedy = arguments.source_path or "the log", "set time_column: null"
+        if named:
+            log_path, remedy = f"{named[0]} needs times: {log_path}", f"leave {named[0]} out"
         if arguments.split == "global_time":
             log_path, remedy = f"split global_time needs times: {log_path}", "use split: leave_one_out"
         raise ValueError(

@@ -61,8 +61,8 @@ def require_whole(report: dict[str, Any], path: Path) -> None:
     """
     settings, sources = report.get("settings", {}), report.get("sources", {})
     missing = [name for name in PARTS if name not in report]
-    # Earlier versions did not write end_time; where it took something away, `dropped` tells.
-    needed = SETTINGS.keys() - ({"end_time"} - report.get("dropped", {}).keys())
+    # Earlier versions did not write these; where they took something away, `dropped` tells.
+    needed = SETTINGS.keys() - ({"start_time", "end_time"} - report.get("dropped", {}).keys())
     missing += [f"settings.{name}" for name in SETTINGS if name in needed - settings.keys()]
     missing += [f"sources.{name}" for name in SOURCES if settings.get(name) is not None and name not in sources]
     if missing:

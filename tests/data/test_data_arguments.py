@@ -30,6 +30,11 @@ def test_yaml_dates_and_milliseconds_mean_the_same_time():
         ({"test_time": "2015-01-01"}, "need split: global_time"),
         ({"split": "global_time", "test_time": "2015-01-01"}, "validation_time is missing"),
         ({"split": "global_time", "validation_time": "soon", "test_time": "2015-01-01"}, "validation_time: 'soon'"),
+        ({"start_time": "2015-01-02", "end_time": date(2015, 1, 1)}, "start_time 2015-01-02 must be before end_time"),
+        (
+            {"split": "global_time", "start_time": "5", "validation_time": "4", "test_time": "6"},
+            "start_time 5 must be before validation_time 4",
+        ),
         (
             {"split": "global_time", "validation_time": date(2015, 1, 1), "test_time": "2015-01-01"},
             "validation_time 2015-01-01 must be before test_time 2015-01-01",

@@ -113,10 +113,11 @@ def test_a_report_that_lacks_a_part_is_not_whole(tmp_path, place):
     assert f"does not say {place} of" in refusal(path, lambda path: require_whole(read_prepare_report(path), path))
 
 
-def test_data_of_before_end_time_are_whole(tmp_path):
+@pytest.mark.parametrize("name", ["start_time", "end_time"])
+def test_data_of_before_a_setting_are_whole(tmp_path, name):
     report = whole(tmp_path)
-    del report["settings"]["end_time"]
+    del report["settings"][name]
     require_whole(report, tmp_path)
-    report["dropped"]["end_time"] = COUNTS
-    with pytest.raises(ValueError, match=r"does not say settings\.end_time of"):
+    report["dropped"][name] = COUNTS
+    with pytest.raises(ValueError, match=rf"does not say settings\.{name} of"):
         require_whole(report, tmp_path)

@@ -82,6 +82,17 @@ def test_global_time_has_several_targets_and_empty_histories():
     assert named(prepared, test.histories) == [["b", "c", "a"], ["a", "b"], []]
 
 
+def test_a_window_of_time_goes_before_the_other_filters():
+    """An item that only has its second interaction outside the window is none of a core of two."""
+    log = [("u", "a", 1, None), ("u", "b", 2, None), ("v", "a", 3, None), ("v", "b", 4, None), ("w", "b", 9, None)]
+    prepared = run(log, start_time="2", end_time="9", item_core=2)
+    assert named(prepared, prepared.sequences) == [["b"], ["b"]]
+    dropped = prepared.report["dropped"]
+    assert dropped["start_time"] == {"interactions": 1, "users": 0, "items": 0}
+    assert dropped["end_time"] == {"interactions": 1, "users": 1, "items": 0}
+    assert dropped["k_core"] == {"interactions": 1, "users": 0, "items": 1}
+
+
 def test_filters_are_counted_and_keep_the_order_of_the_source():
     log = [("z", "e", 0, 1.0), *LOG, ("z", "a", 12, None)]
     prepared = run(log, min_rating=4.0, item_core=2)
@@ -234,6 +245,8 @@ def test_ties_are_counted():
             "split global_time needs times: the log: 1 of 1 interactions have no timestamp, the first is row 1 ",
         ),
         ({"split": "global_time", "validation_time": "1", "test_time": "6"}, "leaves no training interactions"),
+        ({"start_time": "99"}, "start_time=99 leaves nothing of 8 interactions: set it earlier"),
+        ({"log": [("z", "a", None, 1.0)], "end_time": "4"}, "end_time needs times: the log: 1 of 1 interactions"),
         ({"items": [{"item_id": "B"}]}, "none of the 4 items of the log (for instance 'b') is in the items table"),
     ],
 )
