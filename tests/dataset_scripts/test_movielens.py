@@ -30,6 +30,16 @@ RECBOLE = {
     "ml-100k.item": "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
     "1\tCaf\u00e9\t1995\tAnimation Comedy\n242\tKolya\t1996\t\n".encode(),
 }
+ONE_MILLION = {
+    "ratings.dat": b"196::242::3::881250949\n7::1::5::881250950\n",
+    "movies.dat": "1::Caf\u00e9 (1995)::Animation|Comedy\n242::Kolya (1996)::(no genres listed)\n".encode("latin-1"),
+}
+TEN_MILLION = ONE_MILLION | {"movies.dat": ONE_MILLION["movies.dat"].decode("latin-1").encode()}
+LARGER = {
+    "ratings.csv": b"userId,movieId,rating,timestamp\r\n196,242,3.0,881250949\r\n7,1,5.0,881250950\r\n",
+    "movies.csv": "movieId,title,genres\r\n1,Caf\u00e9 (1995),Animation|Comedy\r\n"
+    "242,Kolya (1996),(no genres listed)\r\n".encode(),
+}
 INTERACTIONS = [
     {"user_id": "196", "item_id": "242", "timestamp": 881250949000, "row": 0, "rating": 3.0},
     {"user_id": "7", "item_id": "1", "timestamp": 881250950000, "row": 1, "rating": 5.0},
@@ -48,7 +58,11 @@ def zipped(path, files, folder="ml-100k"):
     return path
 
 
-@pytest.mark.parametrize("files", [OFFICIAL, RECBOLE], ids=["official", "recbole"])
+@pytest.mark.parametrize(
+    "files",
+    [OFFICIAL, RECBOLE, ONE_MILLION, TEN_MILLION, LARGER],
+    ids=["official", "recbole", "1m", "10m", "20m and 32m"],
+)
 @pytest.mark.parametrize("kind", ["folder", "parent", "zip"])
 def test_every_layout_gives_the_same_rows_streamed_or_not(tmp_path, files, kind):
     if kind == "zip":
@@ -68,6 +82,13 @@ def test_every_layout_gives_the_same_rows_streamed_or_not(tmp_path, files, kind)
     assert list(streamed["items"]) == ITEMS
 
 
+def test_titles_with_commas_and_quotes(tmp_path):
+    films = b'movieId,title,genres\n11,"American President, The (1995)",Drama\n12,"The ""Burbs, Part 2",Comedy\n'
+    path = zipped(tmp_path / "ml-32m.zip", {**LARGER, "movies.csv": films}, "ml-32m")
+    titles = movielens.load(str(path), cache_dir=str(tmp_path))["items"]["title"][:]
+    assert titles == ["American President, The (1995)", 'The "Burbs, Part 2']
+
+
 def test_what_is_no_year_is_not_put_in_brackets(tmp_path):
     item = b"item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n9\tIII (1995)\tV\tDrama\n"
     path = zipped(tmp_path / "data.zip", {**RECBOLE, "ml-100k.item": item})
@@ -80,6 +101,9 @@ def test_what_is_no_year_is_not_put_in_brackets(tmp_path):
         ({**OFFICIAL, "u.data": b"1\t2\t3\t4\n1\t2\t3\n"}, "u.data, line 2: 3 fields, expected 4 (1 bad row "),
         ({**RECBOLE, "ml-100k.inter": b"header\n\t2\t3\t4\n"}, "ml-100k.inter, line 2: no user or item id"),
         ({**OFFICIAL, "u.item": b"1|A\n"}, "u.item, line 1: 2 fields, expected 24"),
+        ({**ONE_MILLION, "ratings.dat": b"1::2::3\n"}, "ratings.dat, line 1: 3 fields, expected 4"),
+        ({**LARGER, "movies.csv": b'movieId,title,genres\n1,"A,B\n'}, "movies.csv, line 2: unexpected end of data"),
+        ({**LARGER, "movies.csv": b"movieId,title,genres\n1,A\n"}, "movies.csv, line 2: 2 fields, expected 3"),
     ],
 )
 def test_bad_lines_are_named(tmp_path, files, message):
