@@ -16,15 +16,20 @@ KEPT = $(ENVIRONMENTS)/$*-$(DECIDED_BY)
 
 .PHONY: quickstart reg4rec test test-newest test-oldest test-slow lint bench wheel docs
 
-# MovieLens 100K -> semantic IDs -> CodeTree -> figures -> ten titles, and the saved model opened by a stranger
+# MovieLens 100K -> semantic IDs -> CodeTree -> figures -> ten titles, and the saved model opened by a stranger; then a
+# SASRec on the same data, and the two compared
+quickstart: BESIDE = runs/rearec-ml-100k
 quickstart: $(VENV)/.train
 	@start=$$(date +%s) && set -e \
-	&& echo "== 1/5 prepare" && $(BIN)/hf-genrec prepare --config $(CONFIG) --output_dir $(RUN) \
-	&& echo "== 2/5 tokenize" && $(BIN)/hf-genrec tokenize --config $(CONFIG) --output_dir $(RUN) \
-	&& echo "== 3/5 train" && $(BIN)/hf-genrec train --config $(CONFIG) --output_dir $(RUN) --resume_from_checkpoint last \
-	&& echo "== 4/5 evaluate" && $(BIN)/hf-genrec evaluate $(RUN) \
-	&& echo "== 5/5 recommend" && $(BIN)/hf-genrec recommend $(RUN) --user 42 -k 10 --stranger \
-	&& echo "== done in $$(( $$(date +%s) - start )) s after installation; the run is in $(RUN)"
+	&& echo "== 1/7 prepare" && $(BIN)/hf-genrec prepare --config $(CONFIG) --output_dir $(RUN) \
+	&& echo "== 2/7 tokenize" && $(BIN)/hf-genrec tokenize --config $(CONFIG) --output_dir $(RUN) \
+	&& echo "== 3/7 train" && $(BIN)/hf-genrec train --config $(CONFIG) --output_dir $(RUN) --resume_from_checkpoint last \
+	&& echo "== 4/7 evaluate" && $(BIN)/hf-genrec evaluate $(RUN) \
+	&& echo "== 5/7 recommend" && $(BIN)/hf-genrec recommend $(RUN) --user 42 -k 10 --stranger \
+	&& echo "== 6/7 a SASRec beside it" && $(BIN)/hf-genrec prepare --config rearec/ml-100k \
+	&& $(BIN)/hf-genrec train --config rearec/ml-100k --resume_from_checkpoint last \
+	&& echo "== 7/7 compare" && $(BIN)/hf-genrec compare $(RUN) $(BESIDE) \
+	&& echo "== done in $$(( $$(date +%s) - start )) s after installation; the runs are in $(RUN) and $(BESIDE)"
 
 # MovieLens 100K -> parallel codebooks -> REG4Rec -> post-training by its four rewards -> figures before and after
 reg4rec: REG4REC = runs/reg4rec-ml-100k
