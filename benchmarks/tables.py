@@ -188,7 +188,7 @@ def where_codetree_is_ahead() -> list[list[str]]:
     for data in DATA.values():
         rows = {row["cell"]: row for row in read_rows("comparisons", data)}
         found[data] = rows[f"{DISTILLED} against rearec-none"]["test ndcg@10 by group"]
-    for name in found[BEAUTY]:
+    for name in found[YELP]:  # where people go back to an item: of the groups it has all
         shown = [name]
         for groups in found.values():
             number, _, other, *interval = groups.get(name, [0, 0, 0])
