@@ -49,7 +49,9 @@ class CodeTreeBeamDecoder(BeamDecoder):
         nodes = self.tree.trie.walk(self.codes.flatten(0, 1)).view(self.codes.shape[:2])
         log_probs, children = self.tree.log_probs(states, nodes, level)
         rows = torch.full((*states.shape[:2], self.model.config.vocab_size), -torch.inf, device=states.device)
-        return spread(rows, self.tree.trie.tokens[level][children].long(), log_probs)
+        rows = spread(rows, self.tree.trie.tokens[level][children].long(), log_probs)
+        # A dead beam, whose codes no item has, may be given anything but what is no number.
+        return rows.masked_fill((nodes < 0).unsqueeze(-1), 0.0)
 
 
 def spread(rows: torch.Tensor, tokens: torch.Tensor, log_probs: torch.Tensor) -> torch.Tensor:

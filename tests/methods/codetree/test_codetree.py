@@ -304,3 +304,19 @@ def test_what_is_refused(model, processor):
 def test_settings_that_cannot_be(fields, message):
     with pytest.raises(ValueError, match=message):
         CodeTreeConfig(**fields)
+
+
+def test_lists_of_rows_have_the_scores_of_all_rows():
+    """Some lists are shorter than the widest one: beams of theirs die, with codes that no item has."""
+    model = make_codetree(make_processor(sizes=(20, 20, 20)))
+    rng = np.random.default_rng(0)
+    histories = [np.array([3, 9, 1]), np.array([], dtype=np.int64), np.arange(8), np.array([7])]
+    for widest in (1, 3, 12, 30):
+        lists = np.full((len(histories), widest), -1)
+        for line, size in zip(lists, (widest, 1, max(widest // 2, 1), 0), strict=True):
+            line[:size] = rng.choice(40, size, replace=False)
+        scores = model.score_row_lists(histories, lists)
+        exact = model.score_rows(histories, np.arange(40))
+        for line, found, expected in zip(lists, scores, exact, strict=True):
+            torch.testing.assert_close(found[line >= 0], expected[line[line >= 0]], rtol=1e-5, atol=1e-5)
+            assert (found[line < 0] == -torch.inf).all()
