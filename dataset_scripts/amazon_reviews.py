@@ -55,12 +55,7 @@ class AmazonReviews(TwoFiles):
 def load(
     path: str, item_path: str | None = None, cache_dir: str | None = None, streaming: bool = False
 ) -> dict[str, datasets.Dataset]:
-    """{"interactions": ..., "items": ...} from a file of reviews or ratings and, optionally, one of items.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: bad lines; the message names file and line of the first and how many there are.
-    """
+    """As [`load_two_files`], from a file of reviews or ratings and, optionally, one of items."""
     return load_two_files(AmazonReviews, path, item_path, cache_dir, streaming)
 
 

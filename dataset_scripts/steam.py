@@ -14,10 +14,16 @@ from typing import Any
 
 import datasets
 
-from hf_genrec.data.times import parse_time
 from hf_genrec.dataset_scripts.rows import checked
 from hf_genrec.dataset_scripts.table_file import text_lines
-from hf_genrec.dataset_scripts.two_files import TwoFiles, joined_text, load_two_files, parse_mapping, require_id
+from hf_genrec.dataset_scripts.two_files import (
+    TwoFiles,
+    dated_review,
+    joined_text,
+    load_two_files,
+    parse_mapping,
+    require_id,
+)
 
 
 class Steam(TwoFiles):
@@ -41,15 +47,7 @@ def load(
 
 
 def _review(line: str) -> dict[str, Any]:
-    review = parse_mapping(line)
-    if review.get("date") is None:
-        raise ValueError("no date: is it the file of reviews?")
-    return {
-        "user_id": require_id(review.get("username"), "username"),
-        "item_id": require_id(review.get("product_id"), "product_id"),
-        "timestamp": parse_time(review["date"], "iso"),
-        "rating": None,
-    }
+    return dated_review(parse_mapping(line), "username", "product_id")
 
 
 def _game(line: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import datasets
 
+from hf_genrec.data.times import parse_time
 from hf_genrec.dataset_scripts.json_lines import parse_object
 from hf_genrec.dataset_scripts.places import existing_file
 from hf_genrec.dataset_scripts.rows import (
@@ -118,6 +119,23 @@ def require_id(value: Any, what: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{what} is {value!r}: text is expected"[:200])
     return value
+
+
+def dated_review(review: dict[str, Any], user_key: str, item_key: str) -> dict[str, Any]:
+    """
+    Who reviewed what and when, of a review with an ISO `date`; it has no rating yet.
+
+    Raises:
+        ValueError: without a date or an id, or for a date that is none.
+    """
+    if review.get("date") is None:
+        raise ValueError("no date: is it the file of reviews?")
+    return {
+        "user_id": require_id(review.get(user_key), user_key),
+        "item_id": require_id(review.get(item_key), item_key),
+        "timestamp": parse_time(review["date"], "iso"),
+        "rating": None,
+    }
 
 
 def read_rating(value: Any) -> float | None:

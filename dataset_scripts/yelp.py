@@ -12,11 +12,17 @@ from typing import Any
 
 import datasets
 
-from hf_genrec.data.times import parse_time
 from hf_genrec.dataset_scripts.json_lines import parse_object
 from hf_genrec.dataset_scripts.rows import checked
 from hf_genrec.dataset_scripts.table_file import text_lines
-from hf_genrec.dataset_scripts.two_files import TwoFiles, joined_text, load_two_files, read_rating, require_id
+from hf_genrec.dataset_scripts.two_files import (
+    TwoFiles,
+    dated_review,
+    joined_text,
+    load_two_files,
+    read_rating,
+    require_id,
+)
 
 
 class Yelp(TwoFiles):
@@ -40,14 +46,7 @@ def load(
 
 def _review(line: str) -> dict[str, Any]:
     review = parse_object(line)
-    if review.get("date") is None:
-        raise ValueError("no date: is it the file of reviews?")
-    return {
-        "user_id": require_id(review.get("user_id"), "user_id"),
-        "item_id": require_id(review.get("business_id"), "business_id"),
-        "timestamp": parse_time(review["date"], "iso"),
-        "rating": read_rating(review.get("stars")),
-    }
+    return dated_review(review, "user_id", "business_id") | {"rating": read_rating(review.get("stars"))}
 
 
 def _business(line: str) -> dict[str, Any]:

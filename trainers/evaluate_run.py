@@ -107,9 +107,12 @@ def measure(
     details = method.details(model.config)
     found: list[list[np.ndarray]] = [[] for _ in details]
 
+    def known(histories: list[np.ndarray]) -> list[np.ndarray]:
+        return [history[history < num_known] for history in histories]
+
     def recommend(histories: list[np.ndarray], k: int) -> np.ndarray:
         rows, _, *more = model.recommend_rows(
-            [history[history < num_known] for history in histories],
+            known(histories),
             k,
             exclude_seen=exclude_seen,
             **search,
@@ -120,9 +123,7 @@ def measure(
         return rows
 
     def of_teacher(teacher: Any) -> Callable[[list[np.ndarray], int], np.ndarray]:
-        return lambda histories, k: teacher.recommend_rows(
-            [history[history < num_known] for history in histories], k, exclude_seen=exclude_seen
-        )[0]
+        return lambda histories, k: teacher.recommend_rows(known(histories), k, exclude_seen=exclude_seen)[0]
 
     popular, neighbours = MostPopular(train, num_items), ItemKNN(train, num_items)
     systems = {

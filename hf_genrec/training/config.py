@@ -19,7 +19,7 @@ from hf_genrec.training.known_keys import DeclaredArguments
 from hf_genrec.training.option_help import option_help, own_fields
 from hf_genrec.training.plain_yaml import read_yaml
 from hf_genrec.training.run_folder import RunFolder
-from hf_genrec.training.teachers import TEACHER_KEYS, name_teachers
+from hf_genrec.training.teachers import TEACHER_KEYS, name_teachers, teachers_folder
 
 # torch, transformers and trl are imported where arguments are made of the keys, which are checked before.
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class RunConfig:
     @property
     def teachers_dir(self) -> Path:
         """Where the runs of `teachers` stand."""
-        return self.run.teachers if self.training.teachers_dir is None else Path(self.training.teachers_dir)
+        return teachers_folder(self.run, self.training.teachers_dir)
 
 
 def shipped_configs(post_training: bool = False) -> dict[str, Path]:

@@ -53,6 +53,11 @@ def name_teachers(arguments: Any, teachers: Mapping[str, str], folder: Path) -> 
             setattr(arguments, entry.name, str(folder / getattr(arguments, entry.name)))
 
 
+def teachers_folder(run: RunFolder, teachers_dir: str | None) -> Path:
+    """Where the runs of a run's teachers stand, by its key `teachers_dir`."""
+    return run.teachers if teachers_dir is None else Path(teachers_dir)
+
+
 def missing_teachers(teachers: Iterable[str], folder: Path) -> list[str]:
     """The names of teachers whose runs in `folder` hold no model."""
     return [name for name in teachers if not (RunFolder(folder / name).model / "config.json").is_file()]
@@ -78,7 +83,7 @@ def teacher_runs(run: RunFolder) -> dict[str, RunFolder]:
     settings = read_json(path) if path.is_file() else {}
     with naming(path, "train again, or put it back"):
         teachers = checked_teachers(settings.get("teachers")) or {}
-        folder = run.teachers if settings.get("teachers_dir") is None else Path(settings["teachers_dir"])
+        folder = teachers_folder(run, settings.get("teachers_dir"))
     missing = missing_teachers(teachers, folder)
     return {name: RunFolder(folder / name) for name in teachers if name not in missing}
 

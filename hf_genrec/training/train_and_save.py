@@ -20,7 +20,7 @@ from hf_genrec.training.finished_run import DenseRun
 from hf_genrec.training.lineage import changed_settings, write_lineage
 from hf_genrec.training.run_folder import RunFolder
 from hf_genrec.training.seen_items import K, choose_exclude_seen
-from hf_genrec.training.teachers import teachers_cpu_seconds
+from hf_genrec.training.teachers import teachers_cpu_seconds, teachers_folder
 from hf_genrec.training.trainer import GenRecTrainer, StopEarly
 from hf_genrec.training.trainer_state import read_state
 
@@ -98,7 +98,7 @@ def _train_and_save(
             "log": trainer.state.log_history,
         }
         if getattr(arguments, "teachers", None):  # post-training has none
-            folder = run.teachers if arguments.teachers_dir is None else Path(arguments.teachers_dir)
+            folder = teachers_folder(run, arguments.teachers_dir)
             record["teachers_cpu_seconds"] = teachers_cpu_seconds(arguments.teachers, folder)
         members = getattr(trainer, "members_cpu_seconds", None)
         if members is not None:
