@@ -65,11 +65,12 @@ def save_model(model: "PreTrainedModel", folder: Path, item_tokenizer: Path | No
     """A model with its processor and code in a folder, and its item tokenizer in a folder below."""
     model.save_pretrained(folder)
     if item_tokenizer is not None and item_tokenizer.is_dir():
-        shutil.copytree(item_tokenizer, folder / "item_tokenizer")
+        from hf_genrec.item_tokenizers import load_item_tokenizer  # needs torch, and most of this file does not
+
+        # Saved anew: its code may be of an earlier version, and both read what they share in one folder.
+        load_item_tokenizer(item_tokenizer).save_pretrained(folder / "item_tokenizer")
         # With `subfolder="item_tokenizer"` the Auto classes read its configuration there and its code here.
-        for code in item_tokenizer.glob("*.py"):
-            if (folder / code.name).is_file() and (folder / code.name).read_bytes() != code.read_bytes():
-                raise ValueError(f"{code.name} is another file of the model and of its item tokenizer: rename one")
+        for code in (folder / "item_tokenizer").glob("*.py"):
             shutil.copy(code, folder)
 
 

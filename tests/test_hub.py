@@ -24,6 +24,7 @@ from hf_genrec.hub import (
     save_model,
     write_model_card,
 )
+from hf_genrec.item_tokenizers import load_item_tokenizer
 
 pytestmark = pytest.mark.libraries
 
@@ -241,10 +242,15 @@ def test_a_card_has_the_figures_as_the_hub_reads_them(saved):
         assert "/home/me" not in card.content
 
 
-def test_a_model_and_its_item_tokenizer_share_no_file_name(saved, tmp_path):
-    """In the saved folder one would take the place of the other."""
+def test_an_item_tokenizer_of_an_earlier_version_goes_with_the_model(saved, tmp_path):
+    """Both read some of the same files, so the tokenizer's code is that of the model's version."""
     model, _ = saved
-    (tmp_path / "tokenizer").mkdir()
-    (tmp_path / "tokenizer/care_layout.py").write_text("# another one")
-    with pytest.raises(ValueError, match=r"care_layout\.py is another file of the model and of its item tokenizer"):
-        save_model(model, tmp_path / "both", tmp_path / "tokenizer")
+    tokenizer = make_rq_vae()
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    shared = "saved_files.py"
+    now = (tmp_path / "tokenizer" / shared).read_text()
+    (tmp_path / "tokenizer" / shared).write_text("# of an earlier version")
+    save_model(model, tmp_path / "both", tmp_path / "tokenizer")
+    assert [(tmp_path / "both" / place / shared).read_text() for place in ("", "item_tokenizer")] == [now, now]
+    again = load_item_tokenizer(tmp_path / "both/item_tokenizer")
+    assert all(torch.equal(new, old) for new, old in zip(again.buffers(), tokenizer.buffers(), strict=True))

@@ -54,6 +54,12 @@ def test_layers(tmp_path):
     assert "3 kept, 0 broken" in finished.stdout
 
 
+def test_names_of_model_files_differ():
+    """They are saved into one folder."""
+    names = [path.name for path in travelling() if path.name != "__init__.py"]
+    assert len(set(names)) == len(names)
+
+
 @pytest.mark.parametrize("path", travelling(), ids=lambda path: path.name)
 def test_model_files_import_what_exists_at_a_strangers(path):
     allowed = {"torch", "transformers", "numpy", "safetensors"} | sys.stdlib_module_names
