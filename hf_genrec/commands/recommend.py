@@ -46,6 +46,9 @@ def command(
         Path | None,
         typer.Option(help="In place of --all-users a Parquet file or folder of histories: user_id and item_ids."),
     ] = None,
+    index: Annotated[
+        bool, typer.Option("--index", help="Lists of all users by the index that `hf-genrec index` has built.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option(help="Folder of the Parquet parts; by default recommendations in the run.")
     ] = None,
@@ -62,9 +65,13 @@ def command(
         from hf_genrec.serving.batch import recommend_users
 
         quiet()
-        line = recommend_users(run, k=k, exclude_seen=exclude_seen, unknown=unknown, histories=histories, **given)
+        line = recommend_users(
+            run, k=k, exclude_seen=exclude_seen, unknown=unknown, histories=histories, index=index, **given
+        )
         typer.echo(line)
         return
+    if index:
+        raise ValueError("--index is for --all-users or --histories: one list is made as fast from all items")
     if given:
         option = next(iter(given)).replace("_", "-")
         raise ValueError(f"--{option} is for --all-users or --histories: leave it out, or give one of them")

@@ -39,6 +39,9 @@ def command(
     cache_bytes: Annotated[
         int, typer.Option(help="Bytes of encoded histories kept for users that requests name.", min=0)
     ] = USUAL.cache_bytes,
+    index: Annotated[
+        bool, typer.Option("--index", help="Lists by the index that `hf-genrec index` has built of the run's items.")
+    ] = False,
     token: Annotated[
         str | None, typer.Option(help="What clients must send as a bearer token.", envvar=TOKEN, show_envvar=True)
     ] = None,
@@ -50,6 +53,8 @@ def command(
     """Answer requests for recommendations: POST /recommend, POST /items, and the documentation at /docs."""
     if engine not in ("uvicorn", "ray"):
         raise ValueError(f"--engine {engine}: use uvicorn or ray")
+    if index and engine == "ray":
+        raise ValueError("--index is for --engine uvicorn: leave one of them out")
     if token == "":
         raise ValueError(f"the token is empty: give --token or {TOKEN} some characters, or leave it out")
     settings = ServerSettings(
@@ -81,7 +86,7 @@ def command(
     from hf_genrec.serving.server import bound_port, serve
 
     listening = bound_port(host, port)
-    models = [ServedModel(run, name, cache_bytes) for name, run in named]
+    models = [ServedModel(run, name, cache_bytes, index) for name, run in named]
     application = build_application(models, settings)
     place = f"http://{host}:{listening.getsockname()[1]}"
     typer.echo(f"{', '.join(model.name for model in models)} at {place}, documentation at {place}/docs", err=True)

@@ -1,9 +1,11 @@
 """`recommend` and `score_items` for models that score every item with one product: user vector times item vector."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..catalogue.best_columns import MAX_SCORES, best_columns
 from ..catalogue.catalogue import ProcessorCarrier
@@ -20,9 +22,14 @@ class ItemRecommenderMixin(ProcessorCarrier):
 
     Attributes:
         processor ([`ItemProcessor`], *optional*): histories and catalogue. Loaded and saved together with the model.
+        item_index (*optional*): finds the items of each list in the place of a comparison with all of them, where no
+            candidates are given. Its `search(users, k)` takes vectors (B, d) float32 and gives rows (B, k), -1 where it
+            found fewer; it knows the first `num_items` items, later ones are compared one by one. Scores are exact; a
+            list that it cannot fill is made from all items. Not saved with the model.
     """
 
     processor_class = ItemProcessor
+    item_index: Any = None
 
     def item_vectors(self) -> torch.Tensor:
         """(N or more, d), the items first, in catalogue order."""
@@ -78,7 +85,10 @@ class ItemRecommenderMixin(ProcessorCarrier):
                 if exclude_seen:
                     seen = self._seen(of_batch, columns)
                     allowed -= torch.bincount(seen[0], minlength=len(batch))
-                found, values = self._best(users, scored, count, seen)
+                if candidates is None and self.item_index is not None:
+                    found, values = self._best_of_index(users, scored, count, seen, allowed)
+                else:
+                    found, values = self._best(users, scored, count, seen)
                 known = torch.isfinite(values)
                 if (known.sum(1) < allowed.clamp(max=count)).any():
                     refuse_model(self)  # what was not seen has a score that is no number
@@ -126,6 +136,33 @@ class ItemRecommenderMixin(ProcessorCarrier):
             best = torch.cat([best, chunk + start], 1).gather(1, order)[:, :k]
             values = values[:, :k]
         return best, values
+
+    def _best_of_index(self, users: torch.Tensor, items: torch.Tensor, k: int, seen, allowed: torch.Tensor):
+        """[`_best`] of the items that the index finds; `allowed` (B,) is how many there are for each user."""
+        most_seen = 0 if seen is None else int(torch.bincount(seen[0], minlength=1).max())
+        rows = torch.from_numpy(self.item_index.search(users.float().cpu().numpy(), min(k + most_seen, len(items))))
+        new = torch.arange(self.item_index.num_items, len(items)).expand(len(users), -1)
+        rows = torch.cat([rows, new], 1).to(users.device).sort(1).values  # ties go to the lower row
+        scores = (items[rows.clamp(min=0)] @ users.unsqueeze(-1)).squeeze(-1).float()
+        scores = scores.masked_fill(rows < 0, -torch.inf)
+        if seen is not None:
+            user, place = seen
+            own = rows[user] == place.unsqueeze(1)
+            line, column = own.nonzero(as_tuple=True)
+            scores[user[line], column] = -torch.inf
+        values, order = scores.sort(dim=-1, descending=True, stable=True)
+        found, values = rows.gather(1, order)[:, :k], values[:, :k]
+        short = (torch.isfinite(values).sum(1) < allowed.clamp(max=k)).nonzero().squeeze(1)
+        if not len(short) and values.shape[1] == k:
+            return found, values
+        found, values = (nn.functional.pad(part, (0, k - part.shape[1])) for part in (found, values))
+        if seen is not None:
+            line = torch.full((len(users),), -1, device=users.device)
+            line[short] = torch.arange(len(short), device=users.device)
+            among = line[seen[0]] >= 0
+            seen = line[seen[0][among]], seen[1][among]
+        found[short], values[short] = self._best(users[short], items, k, seen)
+        return found, values
 
     def score_rows(self, histories: Sequence[np.ndarray], rows: np.ndarray) -> torch.Tensor:
         """The products of user and item vectors."""

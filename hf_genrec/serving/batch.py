@@ -46,6 +46,7 @@ def recommend_users(
     exclude_seen: bool | None = None,
     unknown: str = "raise",
     histories: str | Path | None = None,
+    index: bool = False,
     **how: Any,
 ) -> str:
     """
@@ -55,19 +56,20 @@ def recommend_users(
         output: folder of the parts; by default `recommendations/` of the run.
         exclude_seen: leave out the items of the history; by default what the model's `recommend` does.
         histories: Parquet file or folder with user_id and item_ids (a list, oldest first) in the place of the data.
+        index: lists are made by the run's `ItemIndex`.
         how: `part_size`, `engine` and `workers`, see [`run`].
 
     Returns:
         a line that says what was made.
 
     Raises:
-        FileNotFoundError, ValueError, OSError: no trained model; or as [`run`].
+        FileNotFoundError, ValueError, OSError: no trained model, or no index; or as [`run`].
     """
     folder = RunFolder(Path(run_folder))
     model = folder.require_model().absolute()
     if exclude_seen is None:
         exclude_seen = read_config(model, "processor_config.json").get("exclude_seen", False)
-    work = Recommend(model, k, exclude_seen, unknown)
+    work = Recommend(model, k, exclude_seen, unknown, index)
     return _made(work, history_rows(folder, histories), Path(output or folder.path / work.name), **how)
 
 

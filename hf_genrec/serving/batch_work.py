@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,9 @@ import pyarrow.compute as pc
 from hf_genrec.data.prepared import ITEMS_FILE, SEQUENCES_FILE, require_files
 from hf_genrec.serving.row_source import RowSource
 from hf_genrec.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from hf_genrec.serving.item_index import ItemIndex
 
 AT_ONCE = 512  # rows of a part between two steps of the progress bar
 UNKNOWN = ("unknown_items", "users_with_unknown_items")  # counted of histories
@@ -111,6 +114,7 @@ class Recommend:
     k: int = 10
     exclude_seen: bool = False
     unknown: str = "raise"
+    index: bool = False
     name = "recommendations"
     unit = "users"
     counts = (*UNKNOWN, "users_without_items")
@@ -121,12 +125,20 @@ class Recommend:
             raise ValueError(f"k={self.k}: give at least 1 item a user")
 
     def settings(self) -> dict[str, Any]:
-        return {**model_settings(self.model), "k": self.k, "exclude_seen": self.exclude_seen}
+        by = {"index": self._item_index().facts} if self.index else {}
+        return {**model_settings(self.model), "k": self.k, "exclude_seen": self.exclude_seen, **by}
+
+    def _item_index(self) -> "ItemIndex":
+        from hf_genrec.serving.item_index import ItemIndex
+
+        return ItemIndex.load(RunFolder(self.model.parent))
 
     def open(self) -> Maker:
         from hf_genrec.method import load_model
 
         model = load_model(self.model)
+        if self.index:
+            self._item_index().attach(model)
         processor = model.processor
         histories, k = Histories(model, self.model, self.unknown), min(self.k, len(processor.item_ids))
         titles = pa.array(processor.shown_titles(), pa.string())

@@ -51,6 +51,7 @@ class ServedModel:
         run_or_repo: a run folder, a saved model, or a repository on the Hub. Opened by the library's own classes.
         name: what requests call it; by default the name of the folder or repository.
         cache_bytes: what the encoded histories of a model that keeps some may take.
+        index: lists are made by the run's [`ItemIndex`].
 
     Attributes:
         model: with its processor.
@@ -65,13 +66,17 @@ class ServedModel:
         ValueError, OSError: as [`hf_genrec.load`].
     """
 
-    def __init__(self, run_or_repo: str | Path, name: str | None = None, cache_bytes: int = 0):
+    def __init__(self, run_or_repo: str | Path, name: str | None = None, cache_bytes: int = 0, index: bool = False):
         run = RunFolder(Path(run_or_repo))
         restore_folder(run.model)
         self.folder = model_place(run_or_repo)
         if self.folder == run_or_repo and run.path.is_dir() and not (run.path / "config.json").is_file():
             run.require_model()
         self.model = in_own_thread(partial(open_model, run_or_repo))
+        if index:
+            from hf_genrec.serving.item_index import ItemIndex  # needs faiss
+
+            ItemIndex.load(run).attach(self.model)
         self.name = name or Path(run_or_repo).resolve().name
         self.method = load_method(self.model.config.model_type)
         self.item_tokenizer: Any = None
