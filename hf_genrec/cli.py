@@ -207,6 +207,9 @@ def evaluate(
     revision: Annotated[
         str | None, typer.Option(help="With --data: branch or commit of the model's repository.")
     ] = None,
+    max_users: Annotated[
+        int | None, typer.Option(help="Evaluate a random sample of so many users, the same for every model.", min=1)
+    ] = None,
 ) -> None:
     """Recall, NDCG, MRR, diversity, bias and speed of the model, beside most popular and item-kNN."""
     from hf_genrec.training.run_folder import RunFolder
@@ -215,7 +218,7 @@ def evaluate(
         quiet()
         from hf_genrec.trainers.evaluate_model import main as elsewhere
 
-        elsewhere(run, data, split, exclude_seen, num_beams, output, revision)
+        elsewhere(run, data, split, exclude_seen, num_beams, output, revision, max_users)
         return
     for name, value in (("--output", output), ("--revision", revision)):
         if value is not None:
@@ -224,7 +227,7 @@ def evaluate(
     quiet()
     from hf_genrec.trainers.evaluate_run import main as program
 
-    program(run, split, exclude_seen, num_beams)
+    program(run, split, exclude_seen, num_beams, max_users)
 
 
 @app.command(context_settings=PASS_ON["context_settings"])

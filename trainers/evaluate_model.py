@@ -31,6 +31,7 @@ def main(
     num_beams: int | None = None,
     output: str | None = None,
     revision: str | None = None,
+    max_users: int | None = None,
 ) -> dict[str, EvaluationResult]:
     """
     Evaluate, and write one record per system where `output` says.
@@ -40,6 +41,7 @@ def main(
         data: a run folder, its `data/`, or a data set on the Hub that `push-data` has made.
         exclude_seen: leave out the items of the history; by default what the model's `recommend` does.
         revision: of the model's repository.
+        max_users: evaluate a random sample of so many users; by default all.
 
     Raises:
         ValueError: if the two have no item in common.
@@ -60,7 +62,7 @@ def main(
         )
     seed = (_beside(folder, "training_args.json", place) or {}).get("seed")
     exclude_seen = opened.processor.exclude_seen if exclude_seen is None else exclude_seen
-    results, records = measure(opened, model, aligned, seed, split, exclude_seen, num_beams)
+    results, records = measure(opened, model, aligned, seed, split, exclude_seen, num_beams, max_users=max_users)
     records[next(iter(records))] |= {"model": model, "revision": revision, "trained_on_these_data": same_data}
     for record in records.values():
         record["catalogue"] = differences

@@ -21,12 +21,19 @@ from hf_genrec.method import load_method, load_model
 from hf_genrec.training.lineage import require_model_of
 from hf_genrec.training.run_folder import RunFolder
 from hf_genrec.training.teachers import teacher_runs
+from hf_genrec.training.trainer import subsample
 
 logger = logging.getLogger(__name__)
 
+SAMPLE_SEED = 0
+
 
 def main(
-    run_folder: str, split: str = "test", exclude_seen: bool | None = None, num_beams: int | None = None
+    run_folder: str,
+    split: str = "test",
+    exclude_seen: bool | None = None,
+    num_beams: int | None = None,
+    max_users: int | None = None,
 ) -> dict[str, EvaluationResult]:
     """
     Evaluate, write `results/<split>.json` with one record per system, and return the results by system.
@@ -34,6 +41,8 @@ def main(
     Args:
         exclude_seen: leave out the items of the history; by default what the model's `recommend` does. Otherwise the
             file is called `<split>-unseen.json` or `<split>-seen.json`.
+        max_users: evaluate a random sample of so many users, the same for every model; `-<max_users>-users` is then
+            part of the file's name. By default all.
     """
     run = RunFolder(Path(run_folder))
     require_writable(run.results, run.model)
@@ -43,9 +52,12 @@ def main(
     seed, usual = training_seed(run.model), model.processor.exclude_seen
     exclude_seen = usual if exclude_seen is None else exclude_seen
     teachers = open_teachers(run, model.processor.item_ids)
-    results, records = measure(model, str(run.model), prepared, seed, split, exclude_seen, num_beams, teachers)
+    results, records = measure(
+        model, str(run.model), prepared, seed, split, exclude_seen, num_beams, teachers, max_users
+    )
     records[next(iter(records))]["model"] = model_fingerprint(run.model)
     suffix = "" if exclude_seen == usual else "-unseen" if exclude_seen else "-seen"
+    suffix += "" if max_users is None else f"-{max_users}-users"
     write_json(records, run.results / f"{split}{suffix}.json")
     write_model_card(run.model, run.results)
     logger.info("all figures in %s", run.results)
@@ -73,6 +85,7 @@ def measure(
     exclude_seen: bool = False,
     num_beams: int | None = None,
     teachers: Mapping[str, Any] | None = None,
+    max_users: int | None = None,
 ) -> tuple[dict[str, EvaluationResult], dict[str, dict[str, Any]]]:
     """
     Evaluate a model beside its teachers and the simple baselines, and log the table.
@@ -83,11 +96,13 @@ def measure(
             targets and are in no history.
         seed: that of the model's training.
         teachers: models of the same catalogue by the names they are shown by.
+        max_users: evaluate a random sample of so many users; the records say of how many.
 
     Returns:
         results and records by system, the model first.
     """
-    targets = prepared.split(split)
+    everybody = prepared.split(split)
+    targets = subsample(everybody, max_users, SAMPLE_SEED)
     said: Any = {"data_set": data_set(prepared), "seed": seed, "tie_order": tie_order(prepared)}
     num_items, train = len(prepared.item_ids), prepared.train_sequences()
     num_known = len(model.processor.item_ids)
@@ -152,6 +167,10 @@ def measure(
         )
         for name, result in results.items()
     }
+    if max_users is not None:
+        for record in records.values():
+            record["sample_of_users"] = len(everybody.user_ids)
+        logger.info("a random sample of %d of %d users", len(targets.user_ids), len(everybody.user_ids))
     for name, values in zip(details.values(), found, strict=True):
         records[method.title][name] = float(np.concatenate(values).mean())
     logger.info("%s\n\ntie order: %s", render_table(results), tie_order(prepared))  # whatever becomes of the files
