@@ -39,12 +39,13 @@ def require_sound_weights(model: torch.nn.Module) -> None:
     mark = weights_mark(model)
     if _sound.get(model) == mark:
         return
-    for name, weight in model.named_parameters():
-        if not weight.is_floating_point() or weight.is_meta:
-            continue
-        sound = weight < torch.inf if name.endswith("bias") else weight.isfinite()
-        if not sound.all():
-            refuse_model(model, name)
+    sound = {
+        name: (weight < torch.inf if name.endswith("bias") else weight.isfinite()).all()
+        for name, weight in model.named_parameters()
+        if weight.is_floating_point() and not weight.is_meta
+    }
+    if sound and not torch.stack([of_one.to(model.device) for of_one in sound.values()]).all():  # waits once for all
+        refuse_model(model, next(name for name, of_one in sound.items() if not of_one))
     _sound[model] = mark
 
 

@@ -85,7 +85,8 @@ class PackedCollator:
 
         Returns:
             `input_ids`, `block_ids`, `labels` (B, T): padded on the right with block -1, labels -100 outside the
-            targets' codes; and `logits_to_keep` (B, T) boolean, the rows that the loss reads.
+            targets' codes; `logits_to_keep` (B, T) boolean, the rows that the loss reads, and `kept_places` (n,), where
+            all rows one after the other have them.
         """
         segments = [map(self._segment, example["segments"]) for example in examples]
         rows = [[np.concatenate(parts) for parts in zip(*row, strict=True)] for row in segments]
@@ -98,6 +99,7 @@ class PackedCollator:
         kept = np.zeros(shape, dtype=bool)
         kept[:, :-1] = is_code[:, 1:]
         tensors = {"input_ids": input_ids, "block_ids": block_ids, "labels": labels, "logits_to_keep": kept}
+        tensors["kept_places"] = np.flatnonzero(kept)
         return {name: torch.from_numpy(array) for name, array in tensors.items()}
 
     def _segment(self, segment: tuple[np.ndarray, int]) -> tuple[np.ndarray, np.ndarray]:

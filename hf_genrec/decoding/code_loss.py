@@ -5,6 +5,8 @@ from typing import TypedDict
 import torch
 from torch import nn
 
+from ..catalogue.device_waits import require
+
 
 class SoftTargets(TypedDict, total=False):
     """
@@ -60,9 +62,9 @@ def code_loss(
             logits, labels, ignore_index=-100, reduction="sum", label_smoothing=label_smoothing
         )
     tokens, legal = soft_targets["tokens"], soft_targets.get("legal")
-    logits = logits[labels != -100]
-    if len(logits) != len(tokens):
-        raise ValueError(f"soft targets of {len(tokens)} codes for {len(logits)} labels: give one line per code")
+    labelled = labels != -100
+    require((labelled.sum() == len(tokens)).view(1), f"soft targets of {len(tokens)} codes: give one line per label")
+    logits = logits[labelled.to(torch.uint8).argsort(descending=True, stable=True)[: len(tokens)]]
     chosen = logits.gather(1, tokens)
     if legal is not None:
         chosen = chosen.masked_fill(~legal, -torch.inf) / soft_targets.get("temperature", 1.0)

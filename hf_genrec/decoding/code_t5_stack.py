@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ..catalogue.transformers_bridge import T5LayerFF, T5Stack, initialization, overrides
+from .beam_decoder import additive_mask
 from .code_t5_config import CodeT5Config
 
 
@@ -30,6 +31,22 @@ class CodeT5Stack(InitializedAsT5, T5Stack):
             for block in self.block:
                 block.layer[-1] = WideFeedForward(config)
         self.post_init()
+
+    def forward(self, *args, attention_mask=None, encoder_attention_mask=None, **kwargs):
+        """`T5Stack`'s, which looks at 2-D masks to find whether it needs them, and waits for a GPU to know."""
+        if not self.is_decoder:
+            attention_mask = self._for_all_rows(attention_mask)
+        encoder_attention_mask = self._for_all_rows(encoder_attention_mask)
+        return super().forward(
+            *args, attention_mask=attention_mask, encoder_attention_mask=encoder_attention_mask, **kwargs
+        )
+
+    def _for_all_rows(self, mask: torch.Tensor | None) -> torch.Tensor | None:
+        """A padding mask (B, S) as the layers take it, (B, 1, 1, S)."""
+        if mask is None or mask.dim() != 2:
+            return mask
+        allowed, eager = mask[:, None].bool(), self.config._attn_implementation == "eager"
+        return additive_mask(allowed, self.dtype) if eager else allowed.unsqueeze(1)
 
     def _init_weights(self, module):
         super()._init_weights(module)

@@ -122,6 +122,9 @@ class GenRecTrainingArguments(TrainingArguments):
         metadata={"help": "batches of rows with similar histories (group_by_length), or random ones (random)"},
     )
     logging_steps: float = field(default=50, metadata={"help": "steps between two lines of the log"})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "leave losses that are no numbers out of the log; they end a training anyway"}
+    )
     project: str = field(default="hf_genrec", metadata={"help": "trackio: project the run is logged under"})
     dataloader_pin_memory: bool = field(
         default_factory=torch.cuda.is_available, metadata={"help": "page-locked batches; only useful with a GPU"}

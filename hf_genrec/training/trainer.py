@@ -93,12 +93,15 @@ class GenRecTrainer(Trainer):
         self.eval_k = eval_k
         self._cpu_start = time.process_time()
         self._cpu_before: float | None = None
+        self._loss_since = torch.zeros(())  # the sum of the losses that were not looked at yet
 
     def log(self, logs, *args, **kwargs):
         """Every line carries `cpu_seconds`: the CPU time since the trainer was built, and before it was resumed."""
         if self._cpu_before is None:
             earlier = [line["cpu_seconds"] for line in self.state.log_history if "cpu_seconds" in line]
             self._cpu_before = earlier[-1] if earlier else 0.0
+        if "loss" in logs:
+            self._require_finite_losses(self.state.global_step)
         cost = {"cpu_seconds": self._cpu_before + time.process_time() - self._cpu_start}
         super().log(logs | cost, *args, **kwargs)
 
@@ -131,8 +134,18 @@ class GenRecTrainer(Trainer):
             DivergedTraining: for a loss that is not finite; names the step.
         """
         loss = super().training_step(*args, **kwargs)
-        require_finite_loss(loss, self.state.global_step + 1, self.args.learning_rate)
+        self._loss_since = self._loss_since.to(loss.device) + loss.detach()
+        if loss.device.type == "cpu":  # an accelerator is waited for where the log or a checkpoint does
+            self._require_finite_losses(self.state.global_step + 1)
         return loss
+
+    def _require_finite_losses(self, step: int) -> None:
+        """
+        Raises:
+            DivergedTraining: if a loss since the last call was not finite.
+        """
+        require_finite_loss(self._loss_since, step, self.args.learning_rate)
+        self._loss_since = torch.zeros_like(self._loss_since)
 
     def _run_epoch(self, *args, **kwargs):
         # Trainer takes a step before it looks: a training that was finished, and is started again, would go on.
@@ -145,6 +158,7 @@ class GenRecTrainer(Trainer):
         return any(isinstance(callback, StopEarly) and callback.is_over for callback in self.callback_handler.callbacks)
 
     def _save_checkpoint(self, model, trial):
+        self._require_finite_losses(self.state.global_step)
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors do not name the file

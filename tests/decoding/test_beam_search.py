@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_model, make_processor
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -18,8 +17,6 @@ from transformers import (
 from hf_genrec.catalogue import trie_arrays
 from hf_genrec.catalogue.item_trie import ItemTrie
 from hf_genrec.decoding.beam_search import beam_search, constrained_beam_search
-from hf_genrec.methods.care.care_beams import CareBeamDecoder
-from hf_genrec.methods.care.modeling_care import CareForCausalLM
 
 pytestmark = pytest.mark.libraries
 
@@ -108,41 +105,6 @@ def test_tables_of_nearly_full_levels_change_nothing(
         beam_search(model, inputs, trie, num_beams, seen, normalize=normalize) for trie in (processor.trie, bare)
     )
     assert all(map(torch.equal, found, expected))
-
-
-class NoWaiting(TorchDispatchMode):
-    """Fails on operations whose result's shape or value the host has to wait for."""
-
-    FORBIDDEN = ("_local_scalar_dense", "nonzero", "is_nonzero", "unique", "repeat_interleave.Tensor", "masked_select")
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        name = str(operation).removeprefix("aten.")
-        assert not name.startswith(self.FORBIDDEN), f"the host waits for {name}"
-        return operation(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("with_seen", [False, True])
-def test_the_steps_wait_for_nothing(model, processor, histories, with_seen):
-    watch = NoWaiting()
-
-    class Watched(CareBeamDecoder):
-        def start(self, *args, **kwargs):
-            states = super().start(*args, **kwargs)
-            watch.__enter__()
-            return states
-
-    class WatchedCare(CareForCausalLM):
-        beam_decoder_class = Watched
-
-    watched = WatchedCare(model.config).eval()
-    watched.load_state_dict(model.state_dict())
-    seen = torch.tensor([3, 40, 41]) if with_seen else None
-    try:
-        found = beam_search(watched, make_inputs(processor, histories), processor.trie, 5, seen)
-    finally:
-        watch.__exit__(None, None, None)
-    expected = beam_search(model, make_inputs(processor, histories), processor.trie, 5, seen)
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize(("num_beams", "wanted"), [(20, 20), (20, 5), (1, 1)])

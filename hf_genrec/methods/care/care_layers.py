@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
+from ...catalogue.device_waits import places_of
 from ...catalogue.transformers_bridge import (
     Qwen2Attention,
     Qwen2DecoderLayer,
@@ -26,31 +27,36 @@ def take_slots(states: torch.Tensor, slots: torch.Tensor | None) -> torch.Tensor
 
 
 def rows_to_read(
-    rows: torch.Tensor, logits_to_keep: int | torch.Tensor
+    rows: torch.Tensor, logits_to_keep: int | torch.Tensor, most_kept: int | None = None
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """
     Slots (B, R) of the rows to keep, of all rows' slots (B, T), and which of them count, (B, R) boolean.
 
-    `None` for the first stands for all rows, for the second for all of the first.
+    `None` for the first stands for all rows, for the second for all of the first. `most_kept` is R for a boolean mask,
+    where it is known.
     """
     if isinstance(logits_to_keep, int):
         return (rows[:, -logits_to_keep:], None) if logits_to_keep else (None, None)
     if logits_to_keep.dtype != torch.bool:
         return kept_rows(rows, logits_to_keep), None
     counts = logits_to_keep.sum(-1, keepdim=True)
-    first = logits_to_keep.int().argsort(dim=-1, descending=True, stable=True)[:, : int(counts.max())]
+    most_kept = int(counts.max()) if most_kept is None else most_kept
+    first = logits_to_keep.int().argsort(dim=-1, descending=True, stable=True)[:, :most_kept]
     return rows.gather(1, first), torch.arange(first.shape[1], device=rows.device) < counts
 
 
-def kept_rows(tensor: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+def kept_rows(
+    tensor: torch.Tensor, logits_to_keep: int | torch.Tensor, kept_places: torch.Tensor | None = None
+) -> torch.Tensor:
     """
     Of a tensor (B, T) the rows that `logits_to_keep` names, in the forms transformers knows: the last so many (0: all),
-    positions (R,) or (B, R), or a boolean mask (B, T), which flattens what it keeps.
+    positions (R,) or (B, R), or a boolean mask (B, T), which flattens what it keeps; of the mask the places (n,) may be
+    known.
     """
     if isinstance(logits_to_keep, int):
         return tensor[:, -logits_to_keep:] if logits_to_keep else tensor
     if logits_to_keep.dtype == torch.bool and logits_to_keep.dim() == 2:
-        return tensor[logits_to_keep]
+        return tensor.flatten()[places_of(logits_to_keep, kept_places)]
     return tensor.take_along_dim(logits_to_keep, dim=1) if logits_to_keep.dim() == 2 else tensor[:, logits_to_keep]
 
 

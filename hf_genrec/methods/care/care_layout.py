@@ -37,8 +37,22 @@ def split_blocks(input_ids: torch.Tensor, attention_mask: torch.Tensor | None, a
     return blocks
 
 
+@dataclass(frozen=True)
+class RowSizes:
+    """What decides the shapes of a batch, as far as it is known; read from a GPU it would have to be waited for."""
+
+    slots: int | None = None  # of the longest row
+    history: int | None = None  # packed rows: history tokens of the row with most of them
+    blocks: int | None = None  # packed rows: target blocks of the row with most of them
+    kept: int | None = None  # packed rows: of the row with most of them, rows of logits that are kept
+
+
 def care_layout(
-    input_ids: torch.Tensor, block_ids: torch.Tensor, num_queries: list[int], answer_token_id: int
+    input_ids: torch.Tensor,
+    block_ids: torch.Tensor,
+    num_queries: list[int],
+    answer_token_id: int,
+    num_slots: int | None = None,
 ) -> CareLayout:
     """
     Lay out the slots of a batch.
@@ -52,6 +66,7 @@ def care_layout(
             (item, block, item, block, ...) each target sees exactly its own prefix. Several users may share a row: a
             block 1 begins a new user, to whom the history right before it belongs.
         num_queries (`list[int]`): queries before each of the L codes.
+        num_slots (`int`, *optional*): of the longest row.
     """
     device, (batch, length) = block_ids.device, block_ids.shape
     levels = len(num_queries)
@@ -80,7 +95,8 @@ def care_layout(
     token_slot = index + num_after.cumsum(-1) - num_after
     slots_used = length + num_after.sum(-1, keepdim=True)
 
-    slots = torch.arange(int(slots_used.max()), device=device).expand(batch, -1)
+    num_slots = int(slots_used.max()) if num_slots is None else num_slots
+    slots = torch.arange(num_slots, device=device).expand(batch, -1)
     source = torch.searchsorted(token_slot.contiguous(), slots.contiguous(), right=True) - 1
     within = slots - token_slot.gather(1, source)  # 0 the token, 1.. the queries that follow it
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .care_layout import CODE, HISTORY, PADDING, QUERY, CareLayout
+from ...catalogue.device_waits import require
+from .care_layout import CODE, HISTORY, PADDING, QUERY, CareLayout, RowSizes
 
 
 @dataclass
@@ -21,7 +22,7 @@ class PackedMask:
     block: torch.Tensor  # (S, S): inside a block, the same for all
 
 
-def pack_layout(layout: CareLayout, num_queries: list[int]) -> tuple[CareLayout, int]:
+def pack_layout(layout: CareLayout, num_queries: list[int], sizes: RowSizes) -> tuple[CareLayout, int]:
     """
     The slots of packed rows in the order history, blocks; padding where a row has fewer of them than another.
 
@@ -41,9 +42,10 @@ def pack_layout(layout: CareLayout, num_queries: list[int]) -> tuple[CareLayout,
     in_block = (layout.block > 0) & ~is_last_code
     num_blocks = is_last_code.sum(-1)
     beyond = in_block & (layout.stage >= levels)
-    if (in_block.sum(-1) != num_blocks * size).any() or beyond.any():
-        raise ValueError(f"Packed rows need whole blocks: the answer token and the {levels} codes of a target each.")
-    num_history, most_blocks = int(is_history.sum(-1).max()), int(num_blocks.max())
+    whole = (in_block.sum(-1) == num_blocks * size) & ~beyond.any(-1)
+    require(whole, f"Packed rows need whole blocks: the answer token and the {levels} codes of a target each.")
+    num_history = int(is_history.sum(-1).max()) if sizes.history is None else sizes.history
+    most_blocks = int(num_blocks.max()) if sizes.blocks is None else sizes.blocks
 
     # Where each slot goes; what has no place any more (padding, last codes) goes behind the row and is cut off.
     length = num_history + most_blocks * size

@@ -18,6 +18,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import logging
 
+from ...catalogue.device_waits import places_in_rows, places_of
 from ...catalogue.flat_code import FlatModelCode
 from ...catalogue.published_weights import require_same_weights
 from ...catalogue.transformers_bridge import CACHE, CacheByBothNames, overrides, returns_tuples, takes_cache
@@ -26,7 +27,7 @@ from ...decoding.code_loss import SoftTargets, code_loss
 from ...decoding.recommend_by_trie import GenerativeRecommenderMixin
 from .care_beams import CareBeamDecoder
 from .care_layers import CareDecoderLayer, kept_rows, rows_to_read, take_slots
-from .care_layout import QUERY, CareLayout, attention_allowed, care_layout, split_blocks
+from .care_layout import QUERY, CareLayout, RowSizes, attention_allowed, care_layout, split_blocks
 from .care_packing import PackedMask, pack_layout, packed_mask
 from .configuration_care import CareConfig
 
@@ -69,13 +70,13 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
         self.query_embeddings = nn.Embedding(total, config.hidden_size) if total else None
         self.post_init()
 
-    def layout(self, input_ids, attention_mask=None, block_ids=None) -> CareLayout:
+    def layout(self, input_ids, attention_mask=None, block_ids=None, num_slots: int | None = None) -> CareLayout:
         """Slots of a batch of full rows (see `care_layout`)."""
         if self.config.answer_token_id is None:
             raise ValueError("config.answer_token_id is not set: give the id of the token that ends the history.")
         if block_ids is None:
             block_ids = split_blocks(input_ids, attention_mask, self.config.answer_token_id)
-        return care_layout(input_ids, block_ids, self.config.num_queries, self.config.answer_token_id)
+        return care_layout(input_ids, block_ids, self.config.num_queries, self.config.answer_token_id, num_slots)
 
     @returns_tuples
     @takes_cache
@@ -90,6 +91,8 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
         block_ids: torch.LongTensor | None = None,
         context_ids: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        row_sizes: RowSizes | None = None,
+        kept_places: torch.LongTensor | None = None,
         **kwargs,
     ) -> "CareModelOutput":
         r"""
@@ -107,6 +110,8 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
             logits_to_keep (`int` or `torch.Tensor`, *optional*):
                 Return the states of these rows only (0: all), in the forms transformers knows for logits. The last
                 layer then leaves the other slots out.
+            row_sizes ([`RowSizes`], *optional*), kept_places (`torch.LongTensor` of shape `(n,)`, *optional*):
+                What shapes follow from, and where a boolean `logits_to_keep` is true, all rows one after the other.
 
         Returns:
             [`CareModelOutput`]: `last_hidden_state` and, if asked for, `hidden_states` of shape `(B, T,
@@ -127,12 +132,12 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
         if past_slots and context_ids is None:
             raise ValueError("With a filled cache pass context_ids, the full rows: stages are read from them.")
         full_ids = input_ids if context_ids is None else context_ids
-        layout = self.layout(full_ids, attention_mask, block_ids)
-        config = self.config
+        config, sizes = self.config, row_sizes or RowSizes()
+        layout = self.layout(full_ids, attention_mask, block_ids, sizes.slots)
         # Eager attention keeps the mask over all pairs of slots: with it, the two ways can be compared.
         packed = block_ids is not None and cache is None and config._attn_implementation != "eager"
         if packed:
-            layout, num_history = pack_layout(layout, config.num_queries)
+            layout, num_history = pack_layout(layout, config.num_queries, sizes)
 
         num_new = input_ids.shape[1]
         token_slot, reading_slot = layout.token_slot[:, -num_new:], layout.reading_slot[:, -num_new:]
@@ -160,7 +165,7 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
                 allowed = nn.functional.pad(allowed, (0, columns - allowed.shape[2]), value=False)
             mask = self.attention_mask(allowed, embeddings.dtype)
         rows = reading_slot - past_slots
-        read_slots, kept = rows_to_read(rows, logits_to_keep)
+        read_slots, kept = rows_to_read(rows, logits_to_keep, sizes.kept)
         # The states of all layers, if they are asked for, are those of all slots.
         last_layer_slots = None if _wants_all_states(config, kwargs) else read_slots
         outputs = super().forward(
@@ -177,15 +182,15 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
             wanted = rows if read_slots is None else read_slots
             outputs.last_hidden_state = take_slots(outputs.last_hidden_state, wanted)
         if kept is not None:
-            outputs.last_hidden_state = outputs.last_hidden_state[kept]
+            places = places_of(kept) if kept_places is None else places_in_rows(kept, len(kept_places))
+            outputs.last_hidden_state = outputs.last_hidden_state.flatten(0, 1)[places]
         if outputs.hidden_states is not None:
             outputs.hidden_states = tuple(take_slots(states, rows) for states in outputs.hidden_states)
         return CareModelOutput(**outputs)
 
     def attention_mask(self, allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """(B, rows, columns) boolean, True = attended, as the layers take it: one mask for all heads."""
-        eager = self.config._attn_implementation == "eager"
-        return additive_mask(allowed, dtype) if eager else allowed.unsqueeze(1)
+        return additive_mask(allowed, dtype) if self.config._attn_implementation == "eager" else allowed.unsqueeze(1)
 
 
 def _wants_all_states(config: CareConfig, kwargs: dict) -> bool:
@@ -249,11 +254,13 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
         context_ids: torch.LongTensor | None = None,
         num_items_in_batch: int | torch.Tensor | None = None,
         soft_targets: SoftTargets | None = None,
+        row_sizes: RowSizes | None = None,
+        kept_places: torch.LongTensor | None = None,
         **kwargs,
     ) -> CareCausalLMOutput:
         r"""
         Args:
-            input_ids, attention_mask, cache, block_ids, context_ids: see [`CareModel.forward`].
+            input_ids, attention_mask, cache, block_ids, context_ids, row_sizes, kept_places: as [`CareModel`] has them.
             labels (`torch.LongTensor` of shape `(B, T)`, *optional*):
                 The codes at their own positions, -100 elsewhere; logits of row i are compared with label i + 1.
             logits_to_keep (`int` or `torch.Tensor`, *optional*):
@@ -275,6 +282,8 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
             block_ids=block_ids,
             context_ids=context_ids,
             logits_to_keep=logits_to_keep,
+            row_sizes=row_sizes,
+            kept_places=kept_places,
             **kwargs,
         )
         logits = self.lm_head(outputs.last_hidden_state)
@@ -282,7 +291,7 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
         loss = diversity = None
         if labels is not None:
             shifted = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
-            shifted = kept_rows(shifted, logits_to_keep)
+            shifted = kept_rows(shifted, logits_to_keep, kept_places)
             num_targets = (shifted != -100).sum()
             total = num_targets if num_items_in_batch is None else num_items_in_batch
             smoothing = self.config.label_smoothing if self.training else 0.0

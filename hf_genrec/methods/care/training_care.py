@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from hf_genrec.data.collator import NextItemCollator, PackedCollator
 from hf_genrec.data.examples import NextItemExamples, Targets
 from hf_genrec.data.packing import PackedExamples
 from hf_genrec.data.prepared import PreparedData
@@ -15,6 +14,7 @@ from hf_genrec.decoding.processing_sequences import GenRecProcessor
 from hf_genrec.item_tokenizers.modeling_residual_kmeans import ResidualKMeansTokenizer
 from hf_genrec.method import model_place
 from hf_genrec.methods.care.arguments import CareArguments
+from hf_genrec.methods.care.care_collators import CareCollator, CarePackedCollator
 from hf_genrec.methods.care.earlier_care import from_earlier, is_care, require_same_codes
 from hf_genrec.methods.care.modeling_care import CareConfig, CareForCausalLM
 from hf_genrec.semantic_ids import code_embeddings
@@ -41,7 +41,7 @@ def build_trainer(config: RunConfig) -> GenRecTrainer:
     if config.model.code_embeddings == "centroids":
         tokenizer = ResidualKMeansTokenizer.from_pretrained(run.semantic_ids / "item_tokenizer")
         start_from_centroids(model, processor, tokenizer.codebooks, arguments.seed)
-    examples, collator = build_examples(arguments, prepared.train_sequences(), processor)
+    examples, collator = build_examples(arguments, prepared.train_sequences(), processor, model.config.num_queries)
     return GenRecTrainer(
         model,
         arguments,
@@ -72,16 +72,19 @@ def build_processor(
 
 
 def build_examples(
-    arguments: GenRecTrainingArguments, sequences: Sequence[np.ndarray], processor: GenRecProcessor
+    arguments: GenRecTrainingArguments,
+    sequences: Sequence[np.ndarray],
+    processor: GenRecProcessor,
+    num_queries: list[int],
 ) -> tuple[PackedExamples | NextItemExamples, Callable]:
     """The training targets, in packed rows or in a row each, and the collator that makes batches of them."""
     targets, max_history = cast(Targets, arguments.targets), processor.max_history
     if not arguments.packing:
-        return NextItemExamples(sequences, targets, max_history), NextItemCollator(processor)
+        return NextItemExamples(sequences, targets, max_history), CareCollator(processor, num_queries)
     packed = PackedExamples(
         sequences, targets, max_history, processor.num_levels, arguments.packed_row_tokens, arguments.seed
     )
-    return packed, PackedCollator(processor)
+    return packed, CarePackedCollator(processor, num_queries)
 
 
 def build_care(arguments: CareArguments, processor: GenRecProcessor) -> CareForCausalLM:

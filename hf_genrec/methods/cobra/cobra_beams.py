@@ -22,7 +22,7 @@ class CobraBeamDecoder(BeamDecoder):
         return self.first
 
     def new_slots(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        embeddings = self.model.base_model.embed(codes).unsqueeze(2)
+        embeddings = self.model.base_model.embed_codes(codes).unsqueeze(2)
         return embeddings, self.prompt_mask[:, None], torch.ones(1, 1, dtype=torch.bool, device=codes.device)
 
     def logits(self, states: torch.Tensor, level: int) -> torch.Tensor:

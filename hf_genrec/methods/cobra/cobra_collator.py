@@ -25,7 +25,8 @@ class CascadeCollator:
             examples: dicts with `items` and `first_target`, see `ItemWindows`.
 
         Returns:
-            `input_ids` and `labels` (B, T), labels -100 outside the targets.
+            `input_ids` and `labels` (B, T), labels -100 outside the targets; and `target_places` (n,), where in
+            `labels[:, 1:]` the targets' vector tokens are.
         """
         width = self.processor.tokens_per_item
         shape = (len(examples), 1 + width * max(len(example["items"]) for example in examples))
@@ -35,4 +36,6 @@ class CascadeCollator:
             tokens, first = self.processor.item_tokens(example["items"]), width * example["first_target"]
             input_ids[line, 1 : 1 + len(tokens)] = tokens
             labels[line, 1 + first : 1 + len(tokens)] = tokens[first:]
-        return {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
+        is_vector = (labels[:, 1:] != -100) & (np.arange(shape[1] - 1) % width == width - 1)
+        arrays = {"input_ids": input_ids, "labels": labels, "target_places": np.flatnonzero(is_vector)}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import Cache, DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from ...catalogue.device_waits import places_of
 from ...catalogue.flat_code import FlatModelCode
 from ...catalogue.item_vectors import checked_vectors
 from ...catalogue.published_weights import require_same_weights
@@ -102,10 +103,18 @@ class CobraModel(CobraPreTrainedModel):
         """
         is_item = input_ids >= self.config.vocab_size
         embeddings = self.embed_tokens(input_ids.masked_fill(is_item, 0))
-        rows = input_ids[is_item] - self.config.vocab_size
-        of_items = self.items(rows) if vectors is None else vectors[rows]
-        embeddings = embeddings.masked_scatter(is_item.unsqueeze(-1), of_items.to(embeddings.dtype))
+        rows = input_ids - self.config.vocab_size
+        if vectors is None:
+            of_items = self.items(rows[is_item]).to(embeddings.dtype)
+            embeddings = embeddings.masked_scatter(is_item.unsqueeze(-1), of_items)
+        else:
+            of_items = vectors[rows.clamp(min=0)].to(embeddings.dtype)
+            embeddings = torch.where(is_item.unsqueeze(-1), of_items, embeddings)
         return embeddings + self.type_embeddings(is_item.long())
+
+    def embed_codes(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """[`embed`] of tokens none of which is a vector's."""
+        return self.embed_tokens(input_ids) + self.type_embeddings.weight[0]
 
     @returns_tuples
     @takes_cache
@@ -259,6 +268,7 @@ class CobraForCausalLM(CobraRecommenderMixin, CobraPreTrainedModel, GenerationMi
         use_cache: bool | None = None,
         item_vectors: torch.Tensor | None = None,
         num_items_in_batch: int | torch.Tensor | None = None,
+        target_places: torch.Tensor | None = None,
         **kwargs,
     ) -> CobraOutput:
         r"""
@@ -272,6 +282,9 @@ class CobraForCausalLM(CobraRecommenderMixin, CobraPreTrainedModel, GenerationMi
                 is trained with it.
             num_items_in_batch (*optional*):
                 Target items in the whole optimisation step. The loss is then the sum over targets divided by it.
+            target_places (`torch.LongTensor` of shape `(n,)`, *optional*):
+                Where in `labels[:, 1:]`, all rows one after the other, the vector tokens of targets are, whose codes
+                must be labelled, too. Read from the labels if left out, which a GPU has to be waited for.
         """
         ids, labels, vectors = input_ids, labels, item_vectors
         if labels is not None and vectors is None:
@@ -286,7 +299,7 @@ class CobraForCausalLM(CobraRecommenderMixin, CobraPreTrainedModel, GenerationMi
         states = outputs.last_hidden_state
         loss = losses = logits = None
         if labels is not None:
-            losses = self._losses(states, labels, vectors, num_items_in_batch)
+            losses = self._losses(states, labels, vectors, num_items_in_batch, target_places)
             loss = losses["sparse"] + self.config.dense_loss_weight * losses["dense"]
         if labels is None or not self.training:
             logits = self._next_codes(input_ids, states)
@@ -307,22 +320,23 @@ class CobraForCausalLM(CobraRecommenderMixin, CobraPreTrainedModel, GenerationMi
         both[both >= first] = places + first
         return both[0], both[1], self.model.items(rows)
 
-    def _losses(self, states, labels, vectors, num_items_in_batch) -> dict[str, torch.Tensor]:
+    def _losses(self, states, labels, vectors, num_items_in_batch, target_places) -> dict[str, torch.Tensor]:
         """The two terms, unweighted, for states (B, T, d), labels (B, T) and the vectors that they number."""
         config = self.config
-        states, labels = states[:, :-1], labels[:, 1:]
-        is_item = labels >= config.vocab_size
-        total = is_item.sum() if num_items_in_batch is None else num_items_in_batch
+        width = labels.shape[1] - 1
+        states, labels = states[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        of_items = places_of(labels >= config.vocab_size, target_places)
+        total = len(of_items) if num_items_in_batch is None else num_items_in_batch
         sparse = torch.zeros((), device=states.device)
         for level in range(config.num_levels):
             tokens = self.level_tokens(level)
-            of_level = (labels >= tokens.start) & (labels < tokens.stop)
+            before = None if target_places is None else target_places - (config.num_levels - level)
+            of_level = places_of((labels >= tokens.start) & (labels < tokens.stop), before)
             logits = self.level_logits(states[of_level], level)
             sparse = sparse + nn.functional.cross_entropy(logits, labels[of_level] - tokens.start, reduction="sum")
-        predicted, rows = states[is_item], labels[is_item] - config.vocab_size
+        predicted, rows = states[of_items], labels[of_items] - config.vocab_size
         if config.negatives == "other_users":
-            users = is_item.nonzero()[:, 0]
-            dense = other_users_loss(predicted, vectors[rows], users, config.dense_temperature)
+            dense = other_users_loss(predicted, vectors[rows], of_items // width, config.dense_temperature)
         else:
             dense = dense_loss(predicted, vectors, rows, config.dense_temperature)
         return {"sparse": sparse / config.num_levels / total, "dense": dense / total}

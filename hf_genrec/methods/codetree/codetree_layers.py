@@ -88,7 +88,7 @@ class CodeTreeVectors:
         self.levels: list[torch.Tensor] = []
         for level in range(trie.num_levels, 0, -1):
             counts = trie.child_starts[level].diff().long()
-            parents = torch.arange(len(counts), device=items.device).repeat_interleave(counts)
+            parents = torch.arange(len(counts), device=items.device).repeat_interleave(counts, output_size=len(below))
             below = items.new_zeros(len(counts), items.shape[1]).index_add(0, parents, below)  # sums
             sizes = counts if sizes is None else counts.new_zeros(len(counts)).index_add(0, parents, sizes)
             self.levels.insert(0, below / sizes.unsqueeze(-1))

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from ...catalogue.device_waits import places_of, require
 from ...catalogue.flat_code import FlatModelCode
 from ...catalogue.item_trie import ItemTrie
 from ...catalogue.item_vectors import without_rows
@@ -193,8 +194,8 @@ class CodeTreeForConditionalGeneration(Seq2SeqRecommenderMixin, FlatModelCode, P
         is_padding = torch.zeros_like(leaves, dtype=torch.bool)
         if attention_mask is not None:
             is_padding = attention_mask[:, : size * levels : levels] == 0
-        if ((leaves < 0) & ~is_padding).any():
-            raise ValueError("A history holds codes of no item of the catalogue: make prompts with the processor.")
+        known = (leaves >= 0) | is_padding
+        require(known, "A history holds codes of no item of the catalogue: make prompts with the processor.")
         return leaves.masked_fill(is_padding, -1)
 
     # ---- codes ----
@@ -209,6 +210,7 @@ class CodeTreeForConditionalGeneration(Seq2SeqRecommenderMixin, FlatModelCode, P
         labels: torch.LongTensor | None = None,
         num_items_in_batch: int | torch.Tensor | None = None,
         soft_targets: SoftTargets | None = None,
+        target_places: torch.LongTensor | None = None,
         **kwargs,
     ) -> CodeTreeOutput:
         r"""
@@ -224,6 +226,9 @@ class CodeTreeForConditionalGeneration(Seq2SeqRecommenderMixin, FlatModelCode, P
             num_items_in_batch (*optional*):
                 Target items in the whole optimisation step. The loss is then the sum over targets divided by it.
             soft_targets ([`SoftTargets`], *optional*): what the labelled codes are compared with, beside the labels.
+            target_places (`torch.LongTensor` of shape `(n,)`, *optional*):
+                Which of the items in `labels`, all rows one after the other, are targets; read from the labels if left
+                out, which a GPU has to be waited for.
 
         Raises:
             ValueError: for no history, or labels that are no item.
@@ -234,10 +239,10 @@ class CodeTreeForConditionalGeneration(Seq2SeqRecommenderMixin, FlatModelCode, P
                 raise ValueError("Give histories as input_ids.")
             states = self.states(input_ids, attention_mask, tree)
             wanted: torch.Tensor = labels.unsqueeze(1) if labels.dim() == 2 else labels
-            is_target = wanted[..., 0] != -100
-            total = is_target.sum() if num_items_in_batch is None else num_items_in_batch
-            states = states[:, -wanted.shape[1] :][is_target]
-            losses = self._losses(tree, states, wanted[is_target], soft_targets)
+            places = places_of(wanted[..., 0] != -100, target_places)
+            total = len(places) if num_items_in_batch is None else num_items_in_batch
+            states = states[:, -wanted.shape[1] :].flatten(0, 1)[places]
+            losses = self._losses(tree, states, wanted.flatten(0, 1)[places], soft_targets)
             losses = {name: term / total for name, term in losses.items()}
             return CodeTreeOutput(loss=torch.stack(list(losses.values())).sum(), losses=losses)
         if encoder_outputs is None:
@@ -269,8 +274,7 @@ class CodeTreeForConditionalGeneration(Seq2SeqRecommenderMixin, FlatModelCode, P
             read = self.heads[level](states, self.prefix_of(codes[:, :level]))
             log_probs, children = tree.log_probs(read, nodes, level)
             first, nodes = children[:, 0], tree.trie.step(nodes, codes[:, level], level)
-            if (nodes < 0).any():
-                raise ValueError("labels hold codes of no item of the catalogue: make them with the processor.")
+            require(nodes >= 0, "labels hold codes of no item of the catalogue: make them with the processor.")
             targets: SoftTargets | None = None
             if soft_targets is not None:
                 width = log_probs.shape[1]

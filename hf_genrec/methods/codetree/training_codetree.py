@@ -38,7 +38,7 @@ class WindowCollator:
 
         Returns:
             `input_ids`, `attention_mask` (B, S), padded on the left, and `labels` (B, 1 + S // L, L), -100 where there
-            is no target.
+            is no target; and `target_places` (n,), the targets among all items of `labels`.
         """
         prompts = self.processor.prompts([example["items"][:-1] for example in examples])
         width = max(len(example["items"]) for example in examples)
@@ -46,14 +46,15 @@ class WindowCollator:
         for line, example in enumerate(examples):
             targets = example["items"][example["first_target"] :]
             labels[line, width - len(targets) :] = self.processor.token_ids[targets]
-        return {**prompts, "labels": torch.from_numpy(labels)}
+        places = np.flatnonzero(labels[..., 0] != -100)
+        return {**prompts, "labels": torch.from_numpy(labels), "target_places": torch.from_numpy(places)}
 
 
 class CodeTreeTrainer(LossTermsTrainer):
     """`LossTermsTrainer` for `CodeTreeForConditionalGeneration`, on batches of `WindowCollator`."""
 
     def num_targets(self, inputs) -> int:
-        return int((inputs["labels"][..., 0] != -100).sum())
+        return len(inputs["target_places"])
 
 
 def build_trainer(config: RunConfig) -> CodeTreeTrainer:

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from ...catalogue.device_waits import places_in_rows, places_of
 from ...catalogue.flat_code import FlatModelCode
 from ...catalogue.published_weights import require_same_weights
 from ...catalogue.transformers_bridge import initialization as init
@@ -269,6 +270,8 @@ class ReaRecForNextItem(NewTextItems, ItemRecommenderMixin, ReaRecPreTrainedMode
         sequence_labels: torch.Tensor | None = None,
         num_items_in_batch: int | torch.Tensor | None = None,
         num_steps: int | None = None,
+        target_places: torch.Tensor | None = None,
+        most_targets: int | None = None,
         **kwargs,
     ) -> ReaRecOutput:
         r"""
@@ -285,6 +288,9 @@ class ReaRecForNextItem(NewTextItems, ItemRecommenderMixin, ReaRecPreTrainedMode
                 The loss is that of one row per target, and the history is encoded once for all of them.
             num_items_in_batch (*optional*):
                 Targets in the whole optimisation step. The loss is then the sum over targets divided by it.
+            target_places (`torch.LongTensor` of shape `(n,)`, *optional*), most_targets (`int`, *optional*):
+                Where `sequence_labels`, all rows one after the other, have their targets, and how many the row with
+                most of them has. Read from the labels if left out, which a GPU has to be waited for.
 
         Raises:
             ValueError: for arguments that do not go together, or targets where there is no item.
@@ -306,9 +312,12 @@ class ReaRecForNextItem(NewTextItems, ItemRecommenderMixin, ReaRecPreTrainedMode
                 raise ValueError("Give labels (a target per row) or sequence_labels (of packed rows), not both.")
             if self.config.backbone == "bert4rec":
                 raise ValueError("bert4rec's items see later ones: give it a row per target (labels), not packed rows.")
-            positions, is_target = labelled_positions(real, sequence_labels)
-            labels = sequence_labels[sequence_labels != -100]
-        states, noised = self._states_of_targets(input_ids, real, positions, is_target, noise, num_steps, table)
+            positions, is_target = labelled_positions(real, sequence_labels, most_targets)
+            labels = sequence_labels.flatten()[places_of(sequence_labels != -100, target_places)]
+        readings = places_in_rows(is_target, len(labels))
+        states, noised = self._states_of_targets(
+            input_ids, real, positions, is_target, readings, noise, num_steps, table
+        )
         popularity = None if self.processor is None else torch.from_numpy(self.processor.popularity)
         negatives = draw_negatives(self.config, labels, popularity)
         total = len(labels) if num_items_in_batch is None else num_items_in_batch
@@ -316,17 +325,21 @@ class ReaRecForNextItem(NewTextItems, ItemRecommenderMixin, ReaRecPreTrainedMode
         logits = None if self.training else self._user_vectors(states) @ table[:-1].T
         return ReaRecOutput(loss=result.loss, losses=result.terms, logits=logits, reasoning_states=states)
 
-    def _states_of_targets(self, input_ids, real, positions, is_target, noise, num_steps, item_table):
+    def _states_of_targets(self, input_ids, real, positions, is_target, readings, noise, num_steps, item_table):
         """
         r_0..r_K of the targets, and the same with noise or `None`, (n, K + 1, d) each. `positions` and `is_target` are
-        (B, M), `noise` is (K, n, d).
+        (B, M), `readings` (n,) the places of the targets among them, `noise` is (K, n, d).
         """
-        noise = None if noise is None else noise_of_readings(noise, is_target)  # (K, B, M, d)
+        noise = None if noise is None else noise_of_readings(noise, is_target, readings)  # (K, B, M, d)
+        if real.device.type != "cpu":  # takes longer to start more operations than to read some padding
+            outputs = self.model(
+                input_ids, real, noise=noise, num_steps=num_steps, positions=positions, item_table=item_table
+            )
+            of_both = (outputs.reasoning_states, outputs.noised_states)
+            return [None if states is None else states.flatten(0, 1)[readings] for states in of_both]
         numbers = is_target.flatten().cumsum(0).view_as(is_target) - 1
-        # A GPU takes longer to start more operations than to read some padding.
-        together = rows_alike(real, is_target) if real.device.type == "cpu" else [slice(None)]
         states, noised, order = [], [], []
-        for rows in together:
+        for rows in rows_alike(real, is_target):
             width, most = used_columns(real[rows]), used_columns(is_target[rows])
             chosen = is_target[rows, :most]
             outputs = self.model(

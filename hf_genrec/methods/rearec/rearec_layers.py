@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...catalogue.device_waits import require
 from ...decoding.attention import FeedForward, MultiHeadAttention
 from .configuration_rearec import ReaRecConfig
 
@@ -67,13 +68,16 @@ def rows_alike(real: torch.Tensor, is_target: torch.Tensor) -> list[torch.Tensor
     return [(parts == part).nonzero().squeeze(-1) for part in range(int(parts.max()) + 1)]
 
 
-def labelled_positions(real: torch.Tensor, sequence_labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def labelled_positions(
+    real: torch.Tensor, sequence_labels: torch.Tensor, most_targets: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """
     The readings of packed rows.
 
     Args:
         real: (B, T) boolean, the positions that hold an item.
         sequence_labels: (B, T), -100 where nothing is predicted.
+        most_targets: M, labels of the row with most of them, where whoever made the batch knows it.
 
     Returns:
         the labelled positions of each row in order, filled up with 0, and which of them are no filling: (B, M) each.
@@ -82,28 +86,25 @@ def labelled_positions(real: torch.Tensor, sequence_labels: torch.Tensor) -> tup
         ValueError: for a label where there is no item.
     """
     labelled = sequence_labels != -100
-    if (labelled & ~real).any():
-        row, column = (labelled & ~real).nonzero()[0].tolist()
-        raise ValueError(f"sequence_labels has a target at row {row}, position {column}, where there is no item.")
+    require(real | ~labelled, "sequence_labels has a target at a row and position where there is no item.")
     counts = labelled.sum(-1)
-    is_target = torch.arange(int(counts.max()), device=real.device) < counts.unsqueeze(-1)
-    in_order = (~labelled).to(torch.uint8).argsort(dim=-1, stable=True)[:, : is_target.shape[1]]
+    most = int(counts.max()) if most_targets is None else most_targets
+    is_target = torch.arange(most, device=real.device) < counts.unsqueeze(-1)
+    in_order = (~labelled).to(torch.uint8).argsort(dim=-1, stable=True)[:, :most]
     return in_order.masked_fill(~is_target, 0), is_target
 
 
-def noise_of_readings(noise: torch.Tensor, is_target: torch.Tensor) -> torch.Tensor:
+def noise_of_readings(noise: torch.Tensor, is_target: torch.Tensor, readings: torch.Tensor) -> torch.Tensor:
     """
-    Noise of the targets (K, n, d), in order, at the places of their readings (K, B, M, d).
+    Noise of the targets (K, n, d), in order, at the places `readings` (n,) of (K, B, M, d).
 
     Raises:
         ValueError: if there is not one vector per step and target.
     """
-    num_targets = int(is_target.sum())
-    if noise.dim() != 3 or noise.shape[1] != num_targets:
-        raise ValueError(f"noise has shape {tuple(noise.shape)}, expected (K, {num_targets} targets, d).")
-    spread = noise.new_zeros(len(noise), *is_target.shape, noise.shape[-1])
-    spread[:, is_target] = noise
-    return spread
+    if noise.dim() != 3 or noise.shape[1] != len(readings):
+        raise ValueError(f"noise has shape {tuple(noise.shape)}, expected (K, {len(readings)} targets, d).")
+    spread = noise.new_zeros(len(noise), is_target.numel(), noise.shape[-1]).index_copy(1, readings, noise)
+    return spread.unflatten(1, is_target.shape)
 
 
 def dropout(states: torch.Tensor, share: float, training: bool) -> torch.Tensor:

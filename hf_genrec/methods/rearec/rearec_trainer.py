@@ -18,8 +18,7 @@ class ReaRecTrainer(LossTermsTrainer):
         self.noise_start_epoch = noise_start_epoch
 
     def num_targets(self, inputs) -> int:
-        labels = inputs["sequence_labels"] if "sequence_labels" in inputs else inputs["labels"]
-        return int((labels != -100).sum())
+        return len(inputs["target_places"] if "target_places" in inputs else inputs["labels"])
 
     def loss_inputs(self, model, inputs, num_targets: int):
         if model.config.reasoning != "prl" or (self.state.epoch or 0) < self.noise_start_epoch:

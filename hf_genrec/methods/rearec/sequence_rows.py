@@ -95,7 +95,8 @@ class SequenceCollator:
 
         Returns:
             `input_ids` (B, T), padded on the right; and `sequence_labels` (B, T), at position t the target after items
-            0..t, -100 where there is none, or unpacked `labels` (B,).
+            0..t, -100 where there is none, with `target_places` (n,) and `most_targets`, where and how many they are;
+            or unpacked `labels` (B,).
         """
         shape = (len(examples), max(len(example["items"]) for example in examples) - 1)
         input_ids, labels = np.full(shape, self.pad), np.full(shape, -100)
@@ -104,6 +105,9 @@ class SequenceCollator:
             input_ids[line, : len(items) - 1] = items[:-1]
             labels[line, first_target - 1 : len(items) - 1] = items[first_target:]
         if self.packed:
-            return {"input_ids": torch.from_numpy(input_ids), "sequence_labels": torch.from_numpy(labels)}
+            places = np.flatnonzero(labels != -100)
+            arrays = {"input_ids": input_ids, "sequence_labels": labels, "target_places": places}
+            most = max(len(example["items"]) - example["first_target"] for example in examples)
+            return {name: torch.from_numpy(array) for name, array in arrays.items()} | {"most_targets": most}
         last = torch.tensor([int(example["items"][-1]) for example in examples])
         return {"input_ids": torch.from_numpy(input_ids), "labels": last}

@@ -54,14 +54,25 @@ def token_losses(
     flat, start = states.reshape(-1, size), 0
     parts, targets = [], []
     for codebook, head in enumerate(heads):
-        # Only the states that come before the codebook's own choice: half of them on average.
         own = chosen_at[:, codebook, None]
-        target, step = (steps == own if next_only else steps <= own).nonzero(as_tuple=True)
+        read = steps == own if next_only else steps <= own  # (n, M)
+        if states.device.type != "cpu":  # waiting for their number takes longer than reading the others, too
+            logits = at_least_float32(head(flat))
+            wanted = labels[:, codebook, None].expand(-1, num_steps).flatten() - start
+            of_states = nn.functional.cross_entropy(logits, wanted, reduction="none").view(num_targets, num_steps)
+            of_states = of_states if next_only else of_states / (num_steps - steps)
+            parts.append(of_states.masked_fill(~read, 0).sum(1))
+            start += logits.shape[-1]
+            continue
+        # Only the states that come before the codebook's own choice: half of them on average.
+        target, step = read.nonzero(as_tuple=True)
         logits = at_least_float32(head(flat.index_select(0, target * num_steps + step)))
         of_states = nn.functional.cross_entropy(logits, labels[target, codebook] - start, reduction="none")
         parts.append(of_states if next_only else of_states / (num_steps - step))
         targets.append(target)
         start += logits.shape[-1]
+    if not targets:
+        return torch.stack(parts).sum(0)
     of_all = torch.cat(parts)
     return of_all.new_zeros(num_targets).index_add(0, torch.cat(targets), of_all)
 

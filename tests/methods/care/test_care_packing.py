@@ -63,7 +63,7 @@ def test_packed_rows_read_only_what_the_rules_allow(processor, model):
 
 def test_half_a_block_is_refused(processor, model):
     batch = packed_batch(processor)
-    cut = {name: tensor[:1, :3] for name, tensor in batch.items()}
+    cut = {name: tensor[:1, :3] for name, tensor in batch.items() if name != "kept_places"}
     with pytest.raises(ValueError, match="whole blocks"):
         model(**cut)
 

@@ -1,0 +1,40 @@
+"""Forward passes that do not wait for their device: what Python asks of a tensor on it stops the queue of a GPU."""
+
+import torch
+
+
+def require(holds: torch.Tensor, message: str) -> None:
+    """
+    Refuses a batch unless a condition holds everywhere.
+
+    Args:
+        holds: boolean, of any shape.
+        message: of the error.
+
+    Raises:
+        ValueError: on a processor, with the index of the first place where it does not. An accelerator is not waited
+            for: it ends the process with the message itself.
+    """
+    if holds.device.type != "cpu":
+        torch._assert_async(holds.all(), message)
+    elif not holds.all():
+        raise ValueError(f"{message} The first place is {(~holds).nonzero()[0].tolist()}.")
+
+
+def places_of(is_chosen: torch.Tensor, places: torch.Tensor | None = None) -> torch.Tensor:
+    """
+    Where a boolean tensor of any shape is true, flat and in order, (n,) int64.
+
+    Args:
+        places: the answer, where whoever made the batch has it already; then nothing is waited for.
+    """
+    return is_chosen.flatten().nonzero().squeeze(1) if places is None else places
+
+
+def places_in_rows(is_chosen: torch.Tensor, count: int) -> torch.Tensor:
+    """[`places_of`] a boolean (B, M) whose rows begin with what is true; that `count` places are is known."""
+    counts = is_chosen.sum(-1)
+    ends = counts.cumsum(0)
+    place = torch.arange(count, device=is_chosen.device)
+    row = torch.searchsorted(ends, place, right=True)
+    return row * is_chosen.shape[1] + place - (ends - counts)[row]
