@@ -197,6 +197,52 @@ def where_codetree_is_ahead() -> list[list[str]]:
     return lines
 
 
+# model, its codes, its loss, what it thinks before it answers, and the cell: method, seeds, minutes of the model alone
+OWN, OF_SASREC = "text, co-occurrence", "SASRec's vectors"
+EVERY_METHOD: list[tuple[str, str, str, str, str, tuple[int, ...], float]] = [
+    ("SASRec (ReaRec, no reasoning)", "none", "labels", "none", "rearec-none", THREE, 30),
+    ("two of these added up", "none", "labels", "none", TWO_RECOMMENDERS, THREE, 30),
+    ("ReaRec, ERL", "none", "labels", "two steps", "rearec-erl", THREE, 30),
+    ("ReaRec, PRL", "none", "labels", "two steps", "rearec-prl", THREE, 30),
+    ("CodeTree", OF_SASREC, "labels", "none", "codetree-recommender-codes", (1,), 14),
+    ("CodeTree", OF_SASREC, "distilled from two", "none", DISTILLED, THREE, 14),
+    ("CARE as published", OWN, "labels", "queries", "care", THREE, 30),
+    ("CARE's decoder", OWN, "labels", "none", "care-no-queries", (1,), 30),
+    ("CARE's decoder", OF_SASREC, "labels", "none", BEST, THREE, 30),
+]
+
+
+def every_method() -> list[list[str]]:
+    """Beauty, test split: what each method and each of its parts gives, best first."""
+    lines = []
+    against = {row["cell"]: row for row in read_rows("comparisons", BEAUTY)}
+    for label, codes, loss, thinking, method, seeds, minutes in EVERY_METHOD:
+        rows = cells(method, seeds, minutes)
+        less = against.get(f"{method} against rearec-none", {}).get("test ndcg@10", {}).get("difference")
+        rare = [row["test"].get("recall@10 of rare items") for row in rows]
+        bias = [[group[0] for group in row["test"].get("bias", [])] for row in rows]
+        lines.append(
+            [
+                label,
+                codes,
+                loss,
+                thinking,
+                str(len(seeds)),
+                minutes_of(rows, 0),
+                pair(rows, "test"),
+                "" if less is None else difference(*less),
+                pair(rows, "test-unseen"),
+                "" if None in rare else f"{np.mean(rare):.4f}",
+                f"{np.mean([row['test']['coverage@10'] for row in rows]):.2f}",
+                ", ".join(f"{share:+.0%}" for share in np.mean(bias, 0)),
+                f"{np.mean([row['test']['users_per_second'] for row in rows]):,.0f}",
+            ]
+        )
+    lines.sort(key=lambda line: line[6].split(", ")[1], reverse=True)
+    header = ["model", "codes", "loss", "thinking", "seeds", "CPU min", "R@10, N@10", "N@10 less SASRec"]
+    return [[*header, "unseen R@10, N@10", "rare: R@10", "coverage", "bias by code", "users/s"], *lines]
+
+
 def difference(value: float, low: float, high: float) -> str:
     return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
 
@@ -343,6 +389,7 @@ TABLES = {
     "bias of CARE": bias_of_care,
     "reasoning of ReaRec": reasoning_of_rearec,
     "adaptive depth": adaptive_depth,
+    "every method": every_method,
     "CodeTree": codetree,
     "CodeTree against recommenders": against_recommenders,
     "where CodeTree is ahead": where_codetree_is_ahead,
