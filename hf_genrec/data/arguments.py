@@ -6,8 +6,8 @@ from typing import Literal, get_args
 
 from hf_genrec.data.times import TimeUnit, datetime_to_ms, parse_time
 
-Source = Literal["movielens", "sequence_files", "tabular", "amazon_reviews", "yelp", "steam", "microlens"]
-Split = Literal["leave_one_out", "global_time"]
+Source = Literal["movielens", "sequence_files", "tabular", "amazon_reviews", "yelp", "steam", "microlens", "care_csv"]
+Split = Literal["leave_one_out", "global_time", "given"]
 TieOrder = Literal["file", "shuffle"]
 
 
@@ -45,7 +45,10 @@ class DataArguments:
     item_core: int = field(default=0, metadata={"help": "k-core: interactions every item must have (0: no limit)"})
     split: Split = field(
         default="leave_one_out",
-        metadata={"help": "leave_one_out (last item test, the one before validation) or global_time"},
+        metadata={
+            "help": "leave_one_out (last item test, the one before validation), global_time, or given (that of the "
+            "files, which care_csv has)"
+        },
     )
     validation_time: int | str | None = field(
         default=None,
@@ -113,7 +116,9 @@ class DataArguments:
         self.start_time, self.end_time = _time_text(self.start_time), _time_text(self.end_time)
         if None not in (self.start_ms, self.end_ms) and self.start_ms >= self.end_ms:  # type: ignore[operator]
             raise ValueError(f"start_time {self.start_time} must be before end_time {self.end_time}")
-        if self.split == "leave_one_out":
+        if self.split == "given" and (self.source != "care_csv" or self.tie_order != "file"):
+            raise ValueError("split: given needs source: care_csv, whose files are the split, and tie_order: file")
+        if self.split != "global_time":
             if self.validation_time is not None or self.test_time is not None:
                 raise ValueError("validation_time and test_time need split: global_time")
             return

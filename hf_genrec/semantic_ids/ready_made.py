@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from hf_genrec.cells import as_id, cells, check_column, is_list, is_number, plain_type, shown_names
 
 from .arguments import TokenizerArguments
+from .published_vectors import published_row_ids
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,10 @@ def _read_npy(path: Path) -> tuple[list[str], np.ndarray]:
     if vectors.ndim != 2 or vectors.dtype.kind not in "fiu" or not vectors.shape[1]:
         raise ValueError(f"{path} holds {vectors.dtype} of shape {vectors.shape}: expected numbers, one row per item")
     if not ids_path.is_file():
-        raise FileNotFoundError(f"{ids_path} does not exist: it names the items of {path.name}, one id a line")
+        published = published_row_ids(path, len(vectors), ids_path)
+        if published is None:
+            raise FileNotFoundError(f"{ids_path} does not exist: it names the items of {path.name}, one id a line")
+        return published, vectors
     try:
         text = ids_path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
