@@ -46,6 +46,8 @@ class TabularConfig(SourceConfig):
         time_unit: "s" or "ms" since 1970, or "iso" for ISO 8601 text; Parquet timestamps need none.
         title_column, description_column, categories_column: columns of the item text; None takes the column of that
             very name, where there is one.
+
+    An atomic file is read without naming its columns `rating`, `movie_title`, `genre` and the like, see `USUAL_NAMES`.
     """
 
     interactions_path: str = ""
@@ -89,8 +91,9 @@ class Tabular(datasets.GeneratorBasedBuilder):
         if config.time_column is not None:
             wanted.append(Wanted(config.time_column, "time_column, null if there are no times", "time"))
             unit = table.time_unit(config.time_column, unit) if config.time_column in table else unit
-        if config.rating_column is not None:
-            wanted.append(Wanted(config.rating_column, "rating_column", "rating"))
+        rating_column = config.rating_column or table.usual("rating")
+        if rating_column is not None:
+            wanted.append(Wanted(rating_column, "rating_column", "rating"))
 
         def convert(cells: Sequence[Any]) -> dict[str, Any]:
             user, item, *more = cells
@@ -98,7 +101,7 @@ class Tabular(datasets.GeneratorBasedBuilder):
                 "user_id": as_id(user, config.user_column),
                 "item_id": as_id(item, config.item_column),
                 "timestamp": None if config.time_column is None else _timestamp(more[0], unit),
-                "rating": None if config.rating_column is None else _rating(more[-1]),
+                "rating": None if rating_column is None else _rating(more[-1]),
             }
 
         for row, example in enumerate(table.read(wanted, convert)):
@@ -115,10 +118,13 @@ class Tabular(datasets.GeneratorBasedBuilder):
             *(Wanted(name, "item_path", "further") for name in further),
         ]
         columns, empty = [column.name for column in wanted[1:]], dict.fromkeys(ITEM_COLUMNS)
+        of_tokens = "categories" in texts and table.holds_tokens(texts["categories"])
 
         def convert(cells: Sequence[Any]) -> dict[str, Any]:
-            text = map(as_text, cells[1:], columns)
-            return {**empty, "item_id": as_id(cells[0], identifier), **dict(zip(names, text, strict=True))}
+            text = dict(zip(names, map(as_text, cells[1:], columns), strict=True))
+            if of_tokens:
+                text["categories"] = _of_tokens(text["categories"])
+            return {**empty, "item_id": as_id(cells[0], identifier), **text}
 
         items = table.read(wanted, convert)
         return items if self.config.items_path else _distinct(items)
@@ -136,6 +142,8 @@ class Tabular(datasets.GeneratorBasedBuilder):
                 columns[name] = chosen
             elif name in table:
                 columns[name] = name
+            elif (usual := table.usual(name)) is not None:
+                columns[name] = usual
         return columns
 
     def _further_columns(self, table: TableFile) -> list[str]:
@@ -210,6 +218,13 @@ def load(
         description_column=description_column,
         categories_column=categories_column,
     )
+
+
+def _of_tokens(cell: str | None) -> str | None:
+    """Categories as one text with commas: tokens stand between spaces, unless the file has commas itself, and quotes
+    around them, as Amazon's has."""
+    tokens = cell.split(",") if cell is not None and "," in cell else (cell or "").split()
+    return ", ".join(bare for token in tokens if (bare := token.strip(" '\""))) or None
 
 
 def _distinct(items: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:

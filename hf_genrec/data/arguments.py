@@ -108,7 +108,8 @@ class DataArguments:
             raise ValueError(f"source_path is missing: source {self.source} needs the file or folder to read")
         if self.source == "movielens" and self.item_path is not None:
             raise ValueError("item_path is not used by source movielens: its items are part of source_path")
-        if self.source == "tabular" and self.min_rating is not None and self.rating_column is None:
+        atomic = str(self.source_path).lower().removesuffix(".gz").endswith(".inter")  # which has a name for ratings
+        if self.source == "tabular" and self.min_rating is not None and self.rating_column is None and not atomic:
             raise ValueError("min_rating needs rating_column: name the column of the ratings")
         self._check_split()
 

@@ -43,12 +43,12 @@ class TokenizerArguments:
         default=None,
         metadata={
             "help": "Ready-made item embeddings (of text, images, ...) in place of those of the text: .npy with the "
-            "ids beside it in a file that ends in .ids.txt, or .parquet (or a folder of them) with a column of ids "
-            "and one of lists."
+            "ids beside it in a file that ends in .ids.txt, .parquet (or a folder of them) with a column of ids and "
+            "one of lists, or a RecBole .item file with a column of type float_seq."
         },
     )
     embeddings_id_column: str = field(
-        default="item_id", metadata={"help": "Column of the item ids in an embeddings_path of Parquet."}
+        default="item_id", metadata={"help": "Column of the item ids in an embeddings_path of Parquet or .item."}
     )
     item_tokenizer: ItemTokenizerName = field(
         default="residual_kmeans",
