@@ -89,6 +89,17 @@ class DataArguments:
     categories_column: str | None = field(
         default=None, metadata={"help": "tabular: column of the categories; null takes the column categories"}
     )
+    image_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "tabular: column of the items' pictures: paths of files, or in Parquet also bytes, as "
+            "datasets.Image writes them"
+        },
+    )
+    image_folder: str | None = field(
+        default=None,
+        metadata={"help": "tabular: folder that paths in image_column start from; null is that of item_path"},
+    )
     codes_path: str | None = field(
         default=None, metadata={"help": "published semantic IDs to import instead of making own"}
     )
@@ -111,6 +122,10 @@ class DataArguments:
         atomic = str(self.source_path).lower().removesuffix(".gz").endswith(".inter")  # which has a name for ratings
         if self.source == "tabular" and self.min_rating is not None and self.rating_column is None and not atomic:
             raise ValueError("min_rating needs rating_column: name the column of the ratings")
+        if self.image_column is not None and (self.source != "tabular" or self.item_path is None):
+            raise ValueError("image_column needs source: tabular and item_path, the file of the items")
+        if self.image_folder is not None and self.image_column is None:
+            raise ValueError("image_folder needs image_column: name the column of the paths")
         self._check_split()
 
     def _check_split(self) -> None:

@@ -25,6 +25,7 @@ from hf_genrec.cells import (
 from hf_genrec.data.arguments import DataArguments
 from hf_genrec.data.dates import check_dates
 from hf_genrec.data.prepared import PreparedData
+from hf_genrec.pictures import name_pictures
 
 if TYPE_CHECKING:
     import datasets
@@ -64,7 +65,7 @@ def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", argumen
     from hf_genrec.data.splits import given, global_time, leave_one_out
 
     log = _interaction_table(interactions)
-    item_table = _item_table(items)
+    item_table = _item_table(name_pictures(items, arguments.item_path, arguments.image_folder))
     if log.num_rows == 0:
         raise ValueError(f"there are no interactions in source {arguments.source} ({arguments.source_path})")
     connection = ibis.duckdb.connect()
