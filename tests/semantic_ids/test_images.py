@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import socket
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -23,12 +24,13 @@ from hf_genrec.dataset_scripts import load_source
 from hf_genrec.item_tokenizers import load_item_tokenizer
 from hf_genrec.method import open_model
 from hf_genrec.pictures import Pictures
-from hf_genrec.semantic_ids import images
+from hf_genrec.semantic_ids import embedding, images
 from hf_genrec.semantic_ids.arguments import TokenizerArguments
 from hf_genrec.semantic_ids.build import continue_semantic_ids, encode_new_items, item_parts
 from hf_genrec.semantic_ids.ids import SemanticIds
 from hf_genrec.semantic_ids.images import embed_images
 from hf_genrec.semantic_ids.residual_kmeans import fit_residual_kmeans
+from hf_genrec.serving import new_items
 
 if not hasattr(SentenceTransformer, "modalities"):
     pytest.skip(f"sentence-transformers {sentence_transformers.__version__} opens no CLIP", allow_module_level=True)
@@ -346,6 +348,21 @@ def test_parts_weights_and_new_items(files, clip, caplog):
         if vectors == "image":
             with pytest.raises(ValueError, match="no item has a picture"):
                 encode_new_items(tokenizer, ids, new.drop_columns("image"), embedding_cache=cache)
+
+
+def test_a_server_opens_no_file_that_a_client_names(files, clip, monkeypatch):
+    _, prepared = load(files)
+    arguments = TokenizerArguments(image_model=clip, text_model=clip, projection_dim=4)
+    monkeypatch.setattr(embedding, "DEFAULT_CACHE", files / "vectors")
+    parts = item_parts(prepared.items, [], arguments, files / "vectors", Pictures.of_report(prepared.report))
+    parts["text"] = parts["image"] + 1
+    tokenizer = fit_residual_kmeans(parts, [4, 4], projection_dim=4, text_model=clip, image_model=clip)
+    codes = tokenizer.encode_parts(**parts).numpy()
+    processor = SimpleNamespace(item_ids=[f"i{item}" for item in range(ITEMS)], codes=codes, codebook_sizes=[4, 4])
+    served = SimpleNamespace(folder=files, item_tokenizer=tokenizer, processor=processor)
+    monkeypatch.setattr(Pictures, "read", lambda *args: pytest.fail("opened"))
+    new = pa.table({"item_id": ["new"], "title": ["New"], "image": [str(files / "pics/3.png")]})
+    assert new_items._codes(served, new).shape == (1, 2)
 
 
 def test_propagated_pictures(files, clip):
