@@ -87,8 +87,10 @@ def embed_images(
 def _chunks(rows: list[int]) -> Iterator[list[int]]:
     from tqdm import tqdm
 
-    for start in tqdm(range(0, len(rows), CHUNK), desc="pictures", unit_scale=CHUNK, disable=not shows_bars()):
-        yield rows[start : start + CHUNK]
+    with tqdm(total=len(rows), desc="pictures", unit=" pictures", disable=not shows_bars()) as bar:
+        for start in range(0, len(rows), CHUNK):
+            yield rows[start : start + CHUNK]
+            bar.update(len(rows[start : start + CHUNK]))
 
 
 def _read(pictures: Pictures, name: str, item_id: str) -> bytes:
