@@ -45,6 +45,8 @@ def load_source(
         title_column=arguments.title_column,
         description_column=arguments.description_column,
         categories_column=arguments.categories_column,
+        image_column=arguments.image_column,
+        image_folder=arguments.image_folder,
         cache_dir=cache_dir,
         streaming=streaming,
     )

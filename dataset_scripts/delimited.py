@@ -26,11 +26,20 @@ DIALECTS: dict[str, dict[str, Any]] = {
 }
 
 
+ATOMIC_TYPES = ("token", "token_seq", "float", "float_seq")
+# What atomic files call the columns of this library's items and interactions; its own names come first.
+USUAL_NAMES = {
+    "title": ("movie_title", "movie_name", "app_name", "name"),
+    "categories": ("genre", "genres", "class", "category"),
+}
+
+
 class DelimitedFile(TableFile):
     """A text table whose first line is its header; a column without a name is called `column_<number>`.
 
     Raises:
-        ValueError: no header, a column name that is there twice, text that is not UTF-8.
+        ValueError: no header, a column name that is there twice, a type that no atomic file has, text that is not
+            UTF-8.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,9 +48,28 @@ class DelimitedFile(TableFile):
         header = next((cells for _, cells in self._lines()), None)
         if header is None:
             raise ValueError(f"{path}, line 1: the file is empty, a header is expected")
-        if kind_of(path) in ATOMIC_SUFFIXES:
+        self._types: dict[str, str] = {}
+        self._atomic = kind_of(path) in ATOMIC_SUFFIXES
+        if self._atomic:
+            self._types = dict(map(str.strip, name.split(":", 1)) for name in header if ":" in name)
+            for name, kind in self._types.items():
+                if kind not in ATOMIC_TYPES:
+                    types = ", ".join(ATOMIC_TYPES)
+                    raise ValueError(
+                        f"{path}, line 1: column {name!r} is of type {kind!r}, none of {types}: correct it"
+                    )
             header = [name.partition(":")[0] for name in header]
         super().__init__(path, [name.strip() or f"column_{number}" for number, name in enumerate(header, start=1)])
+
+    def fits(self, wanted: Wanted) -> bool:
+        return self._types.get(wanted.name) != "float_seq"
+
+    def usual(self, name: str) -> str | None:
+        names = (name, *USUAL_NAMES.get(name, ())) if self._atomic else ()
+        return next((found for found in names if found in self), None)
+
+    def holds_tokens(self, column: str) -> bool:
+        return self._types.get(column) == "token_seq"
 
     def _rows(self, wanted: Sequence[Wanted]) -> Iterator[tuple[int, list[str]]]:
         lines = self._lines()

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_genrec.cells import cells, check_column, is_list, is_temporal, milliseconds, plain_type
+from hf_genrec.cells import cells, check_column, is_list, is_picture, is_temporal, milliseconds, plain_type
 from hf_genrec.data.times import TimeUnit
 from hf_genrec.dataset_scripts.table_file import TableFile, Wanted
 
@@ -33,6 +33,10 @@ class ParquetFile(TableFile):
         field = self._by_name[wanted.name]
         if is_list(field.type) and pa.types.is_floating(field.type.value_type):
             return False  # a vector
+        if wanted.role == "further" and is_picture(field.type):
+            raise ValueError(
+                f"{self.path}: column {wanted.name!r} holds pictures: name it as image_column, or leave it out"
+            )
         check_column(self.path, field, wanted.role, wanted.setting)
         return True
 
@@ -45,7 +49,10 @@ class ParquetFile(TableFile):
             check_column(self.path, field, column.role, column.setting)
         number = 0
         with _one_line(self.path):
-            for batch in pq.ParquetFile(self.path).iter_batches(columns=[field.name for field in fields]):
+            for batch in pq.ParquetFile(self.path).iter_batches(
+                65_536 if all(column.role != "image" for column in wanted) else 256,
+                columns=[field.name for field in fields],
+            ):
                 columns = []
                 for column, field in zip(wanted, fields, strict=True):
                     values = batch.column(batch.schema.get_field_index(field.name))

@@ -30,6 +30,32 @@ def _in_folder(folder: Path, name: str) -> Path:
     return compressed if compressed.is_file() and not (folder / name).is_file() else folder / name
 
 
+PARTS = ("train", "valid", "test")
+
+
+def split_paths(path: str) -> tuple[Path, Path, Path]:
+    """
+    Rows of training, validation and test: files of one name in the folders `train`, `valid` and `test`.
+
+    Args:
+        path: one of the three, or the folder of the three folders if `train` holds one CSV.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: `train` holds several data sets.
+    """
+    given = Path(path)
+    if given.is_dir():
+        names = sorted(file.name for file in (given / "train").glob("*") if file.name.endswith((".csv", ".csv.gz")))
+        if len(names) > 1:
+            raise ValueError(f"{given / 'train'} holds {', '.join(names)}: name one of these files as source_path")
+        given = given / "train" / (names[0] if names else "NAME.csv")
+    elif given.parent.name not in PARTS:
+        raise FileNotFoundError(f"{path} is not in a folder train, valid or test: correct source_path")
+    train, valid, test = (existing_file(given.parent.parent / part / given.name, "source_path") for part in PARTS)
+    return train, valid, test
+
+
 MOVIELENS = ("ml-100k", "ml-1m", "ml-10m", "ml-10M100K", "ml-20m", "ml-25m", "ml-32m")
 
 
@@ -55,6 +81,10 @@ def require_source(source: str, path: str | None, item_path: str | None) -> None
         movielens_path(path)
     elif source == "sequence_files" and path is not None:
         sequence_paths(path, item_path)
+    elif source == "care_csv" and path is not None:
+        split_paths(path)
+        if item_path is not None:
+            existing_file(item_path, "item_path")
     elif source not in ("movielens", "sequence_files"):
         for name, value in (("source_path", path), ("item_path", item_path)):
             if value is not None:

@@ -21,7 +21,7 @@ INTERACTION_FEATURES = datasets.Features(
     }
 )
 # part of the cache's path: raise it when a builder emits other rows than before
-VERSION = datasets.Version("1.1.0")
+VERSION = datasets.Version("1.2.0")
 ITEM_COLUMNS = ("item_id", "title", "description", "categories")
 CONFIG_NAMES = ("interactions", "items")
 

@@ -65,6 +65,14 @@ class TableFile:
         """Whether a column that nobody named can be kept as text; only files with typed columns have others."""
         return True
 
+    def usual(self, name: str) -> str | None:
+        """The column that holds a rating, a title or categories by the custom of this kind of file, if it has one."""
+        return None
+
+    def holds_tokens(self, column: str) -> bool:
+        """Whether the cells of a column are several tokens one after the other."""
+        return False
+
     def time_unit(self, column: str, unit: TimeUnit) -> TimeUnit:
         """The unit of a column of times: `unit`, unless the file knows it."""
         return unit

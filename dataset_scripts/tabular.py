@@ -16,7 +16,7 @@ from typing import Any
 
 import datasets
 
-from hf_genrec.cells import NUMBER, as_id, as_text, decoded
+from hf_genrec.cells import NUMBER, as_id, as_text, decoded, shown
 from hf_genrec.data.times import TimeUnit, parse_time
 from hf_genrec.dataset_scripts import delimited, json_lines
 from hf_genrec.dataset_scripts.file_kinds import require_kind
@@ -30,6 +30,7 @@ from hf_genrec.dataset_scripts.rows import (
     load_both,
 )
 from hf_genrec.dataset_scripts.table_file import TableFile, Wanted, is_compressed, kind_of
+from hf_genrec.pictures import IMAGE, picture_file, picture_folder
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,11 @@ class TabularConfig(SourceConfig):
         time_unit: "s" or "ms" since 1970, or "iso" for ISO 8601 text; Parquet timestamps need none.
         title_column, description_column, categories_column: columns of the item text; None takes the column of that
             very name, where there is one.
+
+        image_column, image_folder: the items' pictures, which become a column `image` of `datasets.Image`: paths from
+            that folder on, by default the items file's, or bytes in Parquet.
+
+    An atomic file is read without naming its columns `rating`, `movie_title`, `genre` and the like, see `USUAL_NAMES`.
     """
 
     interactions_path: str = ""
@@ -58,6 +64,8 @@ class TabularConfig(SourceConfig):
     title_column: str | None = None
     description_column: str | None = None
     categories_column: str | None = None
+    image_column: str | None = None
+    image_folder: str | None = None
 
 
 class Tabular(datasets.GeneratorBasedBuilder):
@@ -70,7 +78,10 @@ class Tabular(datasets.GeneratorBasedBuilder):
     def _info(self) -> datasets.DatasetInfo:
         if self.config.name == "interactions":
             return datasets.DatasetInfo(features=INTERACTION_FEATURES)
-        return datasets.DatasetInfo(features=item_features(self._further_columns(self._items_file())))
+        features = item_features(self._further_columns(self._items_file()))
+        if self.config.image_column is not None:
+            features[IMAGE] = datasets.Image()
+        return datasets.DatasetInfo(features=features)
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         return [datasets.SplitGenerator("train", gen_kwargs={})]
@@ -89,8 +100,9 @@ class Tabular(datasets.GeneratorBasedBuilder):
         if config.time_column is not None:
             wanted.append(Wanted(config.time_column, "time_column, null if there are no times", "time"))
             unit = table.time_unit(config.time_column, unit) if config.time_column in table else unit
-        if config.rating_column is not None:
-            wanted.append(Wanted(config.rating_column, "rating_column", "rating"))
+        rating_column = config.rating_column or table.usual("rating")
+        if rating_column is not None:
+            wanted.append(Wanted(rating_column, "rating_column", "rating"))
 
         def convert(cells: Sequence[Any]) -> dict[str, Any]:
             user, item, *more = cells
@@ -98,7 +110,7 @@ class Tabular(datasets.GeneratorBasedBuilder):
                 "user_id": as_id(user, config.user_column),
                 "item_id": as_id(item, config.item_column),
                 "timestamp": None if config.time_column is None else _timestamp(more[0], unit),
-                "rating": None if config.rating_column is None else _rating(more[-1]),
+                "rating": None if rating_column is None else _rating(more[-1]),
             }
 
         for row, example in enumerate(table.read(wanted, convert)):
@@ -115,10 +127,18 @@ class Tabular(datasets.GeneratorBasedBuilder):
             *(Wanted(name, "item_path", "further") for name in further),
         ]
         columns, empty = [column.name for column in wanted[1:]], dict.fromkeys(ITEM_COLUMNS)
+        image_column, folder = self.config.image_column, None
+        if image_column is not None:
+            wanted.append(Wanted(image_column, "image_column", "image"))
+            folder = picture_folder(table.path, self.config.image_folder)
+        of_tokens = "categories" in texts and table.holds_tokens(texts["categories"])
 
         def convert(cells: Sequence[Any]) -> dict[str, Any]:
-            text = map(as_text, cells[1:], columns)
-            return {**empty, "item_id": as_id(cells[0], identifier), **dict(zip(names, text, strict=True))}
+            text = dict(zip(names, map(as_text, cells[1 : len(names) + 1], columns), strict=True))
+            if of_tokens:
+                text["categories"] = _of_tokens(text["categories"])
+            item = {**empty, "item_id": as_id(cells[0], identifier), **text}
+            return item if folder is None else item | {IMAGE: _picture(cells[-1], item["item_id"], folder)}
 
         items = table.read(wanted, convert)
         return items if self.config.items_path else _distinct(items)
@@ -136,15 +156,18 @@ class Tabular(datasets.GeneratorBasedBuilder):
                 columns[name] = chosen
             elif name in table:
                 columns[name] = name
+            elif (usual := table.usual(name)) is not None:
+                columns[name] = usual
         return columns
 
     def _further_columns(self, table: TableFile) -> list[str]:
         """Columns of the items file that are kept under their own names; a log without items file has none."""
         if self.config.items_path is None:
             return []
-        mapped = {self.config.item_column, *self._text_columns(table).values()}
+        mapped = {self.config.item_column, self.config.image_column, *self._text_columns(table).values()}
         further = [name for name in table.columns if name not in mapped]
-        if taken := set(further) & set(ITEM_COLUMNS):
+        names = ITEM_COLUMNS if self.config.image_column is None else (*ITEM_COLUMNS, IMAGE)
+        if taken := set(further) & set(names):
             raise ValueError(f"{table.path}, line 1: column {min(taken)!r} is also the name another one is mapped to")
         kept = [name for name in further if table.fits(Wanted(name, "item_path", "further"))]
         if len(kept) < len(further):
@@ -186,6 +209,8 @@ def load(
     title_column: str | None = None,
     description_column: str | None = None,
     categories_column: str | None = None,
+    image_column: str | None = None,
+    image_folder: str | None = None,
     cache_dir: str | None = None,
     streaming: bool = False,
 ) -> dict[str, datasets.Dataset]:
@@ -209,7 +234,32 @@ def load(
         title_column=title_column,
         description_column=description_column,
         categories_column=categories_column,
+        image_column=image_column,
+        image_folder=image_folder,
     )
+
+
+def _picture(cell: Any, item_id: str, folder: Path) -> dict[str, Any] | None:
+    """A picture as `datasets.Image` takes it: the bytes, or the path of a file."""
+    content = cell.get("bytes") if isinstance(cell, dict) else cell
+    if isinstance(content, bytes):
+        return {"bytes": content, "path": None}
+    path = cell.get("path") if isinstance(cell, dict) else cell
+    if path is None or path == "":
+        return None
+    if not isinstance(path, str):
+        raise ValueError(f"the picture of item {shown(item_id)} is {shown(path)}: a path is expected")
+    try:
+        return {"bytes": None, "path": str(picture_file(path, folder))}
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"item {shown(item_id)}: {error}") from None
+
+
+def _of_tokens(cell: str | None) -> str | None:
+    """Categories as one text with commas: tokens stand between spaces, unless the file has commas itself, and quotes
+    around them, as Amazon's has."""
+    tokens = cell.split(",") if cell is not None and "," in cell else (cell or "").split()
+    return ", ".join(bare for token in tokens if (bare := token.strip(" '\""))) or None
 
 
 def _distinct(items: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:

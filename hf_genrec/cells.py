@@ -10,7 +10,7 @@ from uuid import UUID
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Role = Literal["id", "time", "rating", "text", "further"]
+Role = Literal["id", "time", "rating", "text", "further", "image"]
 
 # A number as tables write it; Python's own reading also takes 1_000 and the digits of every script.
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -20,6 +20,7 @@ _EXPECTED = {
     "time": "times are timestamps, dates, numbers or text",
     "rating": "ratings are numbers",
     "text": "text columns hold text, numbers, or lists of text",
+    "image": "pictures are paths, bytes, or structs of both (datasets.Image)",
     "further": "further columns of items hold text, numbers, truth, or lists of text",
 }
 # From it on neighbouring whole numbers are the same float64.
@@ -143,6 +144,16 @@ def is_list(kind: "pa.DataType") -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
+def is_picture(kind: "pa.DataType") -> bool:
+    """A struct of bytes and a path, as `datasets.Image` has it."""
+    import pyarrow as pa
+
+    return pa.types.is_struct(kind) and {kind.field(place).name for place in range(kind.num_fields)} == {
+        "bytes",
+        "path",
+    }
+
+
 def is_number(kind: "pa.DataType") -> bool:
     """An integer, a float or a decimal; no bool."""
     import pyarrow as pa
@@ -171,6 +182,8 @@ def _fits(kind: "pa.DataType", role: Role) -> bool:
         return is_text(kind) or (is_number(kind) and kind not in (pa.float16(), pa.float32()))
     if role == "time":
         return is_text(kind) or is_number(kind) or is_temporal(kind)
+    if role == "image":
+        return is_text(kind) or is_picture(kind)
     if role == "rating":
         return is_text(kind) or is_number(kind)
     if is_list(kind):

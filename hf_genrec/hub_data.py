@@ -126,8 +126,12 @@ def _source_tables(data: Path, prepared: PreparedData) -> dict[str, Any]:
 
 def _write(folder: Path, data: Path, prepared: PreparedData, sources: dict[str, Any]) -> dict[str, tuple[int, list]]:
     """The files of the data set without its card; rows and columns of each configuration."""
+    from datasets.table import embed_table_storage
+
     for name, table in sources.items():
         (folder / CONFIGS[name]).parent.mkdir()
+        if any(type(feature).__name__ == "Image" for feature in table.features.values()):
+            table = table.with_format("arrow").map(embed_table_storage, batched=True, batch_size=256)
         table.to_parquet(folder / CONFIGS[name])
     (folder / PREPARED).mkdir()
     for name in (SEQUENCES_FILE, ITEMS_FILE):
@@ -141,7 +145,7 @@ def _without_places(report: dict[str, Any]) -> dict[str, Any]:
     """The report of `prepare` with names of files instead of where they lie on this machine."""
     report = json.loads(json.dumps(report))
     settings = report["settings"]
-    for name in ("source_path", "item_path", "codes_path"):
+    for name in ("source_path", "item_path", "codes_path", "image_folder"):
         if settings.get(name) is not None:
             settings[name] = Path(settings[name]).name
     for source in report.get("sources", {}).values():

@@ -12,6 +12,7 @@ from hf_genrec.data.preparation import prepare
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.dataset_scripts import load_source
 from hf_genrec.files import require_writable, working_in
+from hf_genrec.pictures import IMAGE
 from hf_genrec.semantic_ids.text import DEFAULT_COLUMNS
 from hf_genrec.terminal import shown
 from hf_genrec.training.config import RunConfig, parse_command_line
@@ -45,7 +46,7 @@ def _say_what_is_no_text(prepared: PreparedData, config: RunConfig) -> None:
     """Columns of an own table of items that no key names are kept, and not read: nobody should have to find out."""
     if config.data.item_path is None or config.tokenizer.text_columns is not None:
         return
-    others = [name for name in prepared.items.column_names if name != "item_id" and name not in DEFAULT_COLUMNS]
+    others = [name for name in prepared.items.column_names if name not in ("item_id", IMAGE, *DEFAULT_COLUMNS)]
     if "title" not in prepared.items.column_names or prepared.items["title"].null_count == len(prepared.items):
         known = f" (columns: {shown(', '.join(others))})" if others else ""
         logger.warning("no item has a title, and its id stands for it: name the column by title_column%s", known)

@@ -15,6 +15,7 @@ from pathlib import Path
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.files import require_writable
 from hf_genrec.method import load_method
+from hf_genrec.pictures import Pictures
 from hf_genrec.semantic_ids.build import (
     assign_semantic_ids,
     continue_semantic_ids,
@@ -55,7 +56,10 @@ def main(config: RunConfig) -> None:
                 f"codes_run and output_dir are both {config.run.path}: give the newer data a run of their own"
             )
         require_own_tokenizer(earlier, read_table(earlier))
-        semantic_ids, health, tokenizer = continue_semantic_ids(earlier, PreparedData.load(config.run.data).items)
+        prepared = PreparedData.load(config.run.data)
+        semantic_ids, health, tokenizer = continue_semantic_ids(
+            earlier, prepared.items, pictures=Pictures.of_report(prepared.report)
+        )
         save_semantic_ids(folder, semantic_ids, health, made_from, tokenizer)
     elif config.data.codes_path is not None:
         semantic_ids = load_published_codes(config.data.codes_path, PreparedData.load(config.run.data).item_ids)
@@ -64,7 +68,8 @@ def main(config: RunConfig) -> None:
         train_item_tokenizer.main(config)
     else:
         prepared = PreparedData.load(config.run.data)
-        parts = item_parts(prepared.items, prepared.train_sequences(), arguments)
+        pictures = Pictures.of_report(prepared.report)
+        parts = item_parts(prepared.items, prepared.train_sequences(), arguments, pictures=pictures)
         tokenizer = fit_residual_kmeans(
             parts,
             arguments.codebook_sizes,
@@ -73,6 +78,7 @@ def main(config: RunConfig) -> None:
             projection_dim=arguments.projection_dim,
             text_model=arguments.text_model if "text" in parts else None,
             text_columns=arguments.text_columns,
+            image_model=arguments.image_model,
         )
         semantic_ids, health = assign_semantic_ids(prepared.items, parts, tokenizer, arguments)
         save_semantic_ids(folder, semantic_ids, health, made_from, tokenizer)

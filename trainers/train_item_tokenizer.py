@@ -13,6 +13,7 @@ from accelerate import PartialState
 
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.files import require_writable
+from hf_genrec.pictures import Pictures
 from hf_genrec.semantic_ids.build import (
     assign_semantic_ids,
     item_collaborative_vectors,
@@ -40,7 +41,8 @@ def main(config: RunConfig) -> None:
     prepared = PreparedData.load(run.data)
     process = PartialState(cpu=config.training.use_cpu)
     with process.main_process_first():  # which embeds the texts; the others read them from the cache
-        parts = item_parts(prepared.items, prepared.train_sequences(), arguments)
+        pictures = Pictures.of_report(prepared.report)
+        parts = item_parts(prepared.items, prepared.train_sequences(), arguments, pictures=pictures)
     collaborative = None
     if arguments.aligned:
         collaborative = item_collaborative_vectors(prepared.items, prepared.train_sequences(), arguments)

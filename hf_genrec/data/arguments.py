@@ -6,8 +6,8 @@ from typing import Literal, get_args
 
 from hf_genrec.data.times import TimeUnit, datetime_to_ms, parse_time
 
-Source = Literal["movielens", "sequence_files", "tabular", "amazon_reviews", "yelp", "steam", "microlens"]
-Split = Literal["leave_one_out", "global_time"]
+Source = Literal["movielens", "sequence_files", "tabular", "amazon_reviews", "yelp", "steam", "microlens", "care_csv"]
+Split = Literal["leave_one_out", "global_time", "given"]
 TieOrder = Literal["file", "shuffle"]
 
 
@@ -45,7 +45,10 @@ class DataArguments:
     item_core: int = field(default=0, metadata={"help": "k-core: interactions every item must have (0: no limit)"})
     split: Split = field(
         default="leave_one_out",
-        metadata={"help": "leave_one_out (last item test, the one before validation) or global_time"},
+        metadata={
+            "help": "leave_one_out (last item test, the one before validation), global_time, or given (that of the "
+            "files, which care_csv has)"
+        },
     )
     validation_time: int | str | None = field(
         default=None,
@@ -86,6 +89,17 @@ class DataArguments:
     categories_column: str | None = field(
         default=None, metadata={"help": "tabular: column of the categories; null takes the column categories"}
     )
+    image_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "tabular: column of the items' pictures: paths of files, or in Parquet also bytes, as "
+            "datasets.Image writes them"
+        },
+    )
+    image_folder: str | None = field(
+        default=None,
+        metadata={"help": "tabular: folder that paths in image_column start from; null is that of item_path"},
+    )
     codes_path: str | None = field(
         default=None, metadata={"help": "published semantic IDs to import instead of making own"}
     )
@@ -105,15 +119,22 @@ class DataArguments:
             raise ValueError(f"source_path is missing: source {self.source} needs the file or folder to read")
         if self.source == "movielens" and self.item_path is not None:
             raise ValueError("item_path is not used by source movielens: its items are part of source_path")
-        if self.source == "tabular" and self.min_rating is not None and self.rating_column is None:
+        atomic = str(self.source_path).lower().removesuffix(".gz").endswith(".inter")  # which has a name for ratings
+        if self.source == "tabular" and self.min_rating is not None and self.rating_column is None and not atomic:
             raise ValueError("min_rating needs rating_column: name the column of the ratings")
+        if self.image_column is not None and (self.source != "tabular" or self.item_path is None):
+            raise ValueError("image_column needs source: tabular and item_path, the file of the items")
+        if self.image_folder is not None and self.image_column is None:
+            raise ValueError("image_folder needs image_column: name the column of the paths")
         self._check_split()
 
     def _check_split(self) -> None:
         self.start_time, self.end_time = _time_text(self.start_time), _time_text(self.end_time)
         if None not in (self.start_ms, self.end_ms) and self.start_ms >= self.end_ms:  # type: ignore[operator]
             raise ValueError(f"start_time {self.start_time} must be before end_time {self.end_time}")
-        if self.split == "leave_one_out":
+        if self.split == "given" and (self.source != "care_csv" or self.tie_order != "file"):
+            raise ValueError("split: given needs source: care_csv, whose files are the split, and tie_order: file")
+        if self.split != "global_time":
             if self.validation_time is not None or self.test_time is not None:
                 raise ValueError("validation_time and test_time need split: global_time")
             return

@@ -25,6 +25,7 @@ from hf_genrec.cells import (
 from hf_genrec.data.arguments import DataArguments
 from hf_genrec.data.dates import check_dates
 from hf_genrec.data.prepared import PreparedData
+from hf_genrec.pictures import name_pictures
 
 if TYPE_CHECKING:
     import datasets
@@ -61,10 +62,10 @@ def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", argumen
     from ibis import _
 
     from hf_genrec.data.sequences import first_interactions, k_core, rating_threshold, user_sequences
-    from hf_genrec.data.splits import global_time, leave_one_out
+    from hf_genrec.data.splits import given, global_time, leave_one_out
 
     log = _interaction_table(interactions)
-    item_table = _item_table(items)
+    item_table = _item_table(name_pictures(items, arguments.item_path, arguments.image_folder))
     if log.num_rows == 0:
         raise ValueError(f"there are no interactions in source {arguments.source} ({arguments.source_path})")
     connection = ibis.duckdb.connect()
@@ -121,6 +122,8 @@ def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", argumen
     sequences = user_sequences(indexed, arguments.tie_order, arguments.tie_seed)
     if arguments.split == "leave_one_out":
         sequences = leave_one_out(sequences)
+    elif arguments.split == "given":
+        sequences = given(sequences, indexed)
     else:
         sequences = global_time(sequences, arguments.validation_ms, arguments.test_ms)
     first_rows = source.group_by("user_id").agg(first_row=_.row.min())
@@ -166,7 +169,8 @@ def _interaction_table(interactions: "datasets.Dataset") -> pa.Table:
     roles: dict[str, Role] = {"user_id": "id", "item_id": "id", "timestamp": "time", "rating": "rating"}
     for name, role in roles.items():
         table = table.set_column(table.column_names.index(name), name, _plain_column("interactions", table, name, role))
-    table = table.select(list(_INTERACTIONS)).cast(pa.schema(list(_INTERACTIONS.items())))
+    columns = _INTERACTIONS | ({"part": pa.int64()} if "part" in table.column_names else {})
+    table = table.select(list(columns)).cast(pa.schema(list(columns.items())))
     for name in ("user_id", "item_id", "row"):
         if nulls := table[name].null_count:
             raise ValueError(f"interactions: {nulls} rows have no {name}: correct or remove them")

@@ -21,3 +21,12 @@ def global_time(sequences: ibis.Table, validation_ms: int, test_ms: int) -> ibis
 
     num_test = count_from(test_ms)
     return sequences.mutate(num_validation=count_from(validation_ms) - num_test, num_test=num_test)
+
+
+def given(sequences: ibis.Table, interactions: ibis.Table) -> ibis.Table:
+    """Adds num_validation and num_test: the interactions whose `part` is 1, and 2. Within a sequence the parts stand in
+    this order, behind those of training, 0."""
+    counts = interactions.group_by("user_id").agg(
+        num_validation=_.part.count(where=_.part == 1), num_test=_.part.count(where=_.part == 2)
+    )
+    return sequences.inner_join(counts, "user_id")

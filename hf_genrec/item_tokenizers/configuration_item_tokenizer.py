@@ -24,6 +24,7 @@ class ItemTokenizerConfig(FlatCode, PreTrainedConfig):
         part_weights: factor of each part after it was centred and scaled to a mean squared norm of 1.
         text_model: the sentence-transformers model that made the part `text`, so that a new item can be embedded alike.
         text_columns: the item columns that made the text; None for title, categories, description.
+        image_model: the sentence-transformers model that made the part `image`, of the items' pictures.
     """
 
     auto_classes: ClassVar[dict[str, str]]  # the auto_map of a saved folder
@@ -36,6 +37,7 @@ class ItemTokenizerConfig(FlatCode, PreTrainedConfig):
     part_weights: list[float] = field(default_factory=lambda: [1.0])
     text_model: str | None = None
     text_columns: list[str] | None = None
+    image_model: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("auto_map", dict(self.auto_classes))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-Vectors = Literal["text", "collaborative", "both", "propagated"]
+Vectors = Literal["text", "collaborative", "both", "propagated", "image"]
 CollisionPolicy = Literal["resolve", "extra_code", "spread", "keep"]
 ItemTokenizerName = Literal["residual_kmeans", "rq_vae", "letter", "coba", "mpq"]
 
@@ -25,8 +25,8 @@ class TokenizerArguments:
         default=None,  # type: ignore[arg-type]  # by item_tokenizer, in __post_init__
         metadata={
             "help": "What is quantized: the item's text (or embeddings_path), who it is consumed with "
-            "(collaborative), both, or the text carried along the graph of co-occurrence (propagated); null is text, "
-            "for coba propagated."
+            "(collaborative), both, the text carried along the graph of co-occurrence (propagated), or its picture "
+            "alone (image); null is text, for coba propagated. image_model adds the picture to all but collaborative."
         },
     )
     text_model: str = field(
@@ -43,12 +43,22 @@ class TokenizerArguments:
         default=None,
         metadata={
             "help": "Ready-made item embeddings (of text, images, ...) in place of those of the text: .npy with the "
-            "ids beside it in a file that ends in .ids.txt, or .parquet (or a folder of them) with a column of ids "
-            "and one of lists."
+            "ids beside it in a file that ends in .ids.txt, .parquet (or a folder of them) with a column of ids and "
+            "one of lists, or a RecBole .item file with a column of type float_seq."
         },
     )
     embeddings_id_column: str = field(
-        default="item_id", metadata={"help": "Column of the item ids in an embeddings_path of Parquet."}
+        default="item_id", metadata={"help": "Column of the item ids in an embeddings_path of Parquet or .item."}
+    )
+    image_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "A sentence-transformers name or folder, such as clip-ViT-B-32, that embeds the items' pictures "
+            "(image_column); null leaves them out."
+        },
+    )
+    image_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the picture's vector beside the text's weight of 1."}
     )
     item_tokenizer: ItemTokenizerName = field(
         default="residual_kmeans",
@@ -158,6 +168,14 @@ class TokenizerArguments:
             raise ValueError("embeddings_path is not read with vectors: collaborative; use text (or both)")
         if self.embeddings_path is not None and self.text_columns is not None:
             raise ValueError("text_columns are not read with embeddings_path; leave one of them out")
+        if self.vectors == "image" and self.image_model is None:
+            raise ValueError("vectors: image needs image_model, the model that reads pictures")
+        if self.vectors == "image" and self.embeddings_path is not None:
+            raise ValueError("embeddings_path is not read with vectors: image; use text (or both)")
+        if self.vectors == "collaborative" and self.image_model is not None:
+            raise ValueError("image_model is not read with vectors: collaborative; use image, text or both")
+        if self.image_weight <= 0:
+            raise ValueError(f"image_weight must be positive, not {self.image_weight}; leave image_model out instead")
         if self.text_columns is not None and not self.text_columns:
             raise ValueError("text_columns is empty; name the columns, or leave it out for the default ones")
         for name in (
@@ -182,7 +200,7 @@ class TokenizerArguments:
                 f"letter compares codewords with collaborative vectors, but latent_dim is {self.latent_dim} and "
                 f"collaborative_dim {self.collaborative_dim}: set both to the same number"
             )
-        if self.collaborative_run is not None and self.vectors in ("text", "propagated") and not self.aligned:
+        if self.collaborative_run is not None and self.vectors in ("text", "propagated", "image") and not self.aligned:
             raise ValueError(
                 f"collaborative_run has collaborative vectors, which vectors: {self.vectors} leaves out; use both"
             )
@@ -200,4 +218,5 @@ class TokenizerArguments:
     @property
     def part_weights(self) -> dict[str, float]:
         """How much each part of an item's vector counts."""
-        return {"text": 1.0, "embeddings": 1.0, "collaborative": self.collaborative_weight}
+        weights = {"text": 1.0, "embeddings": 1.0, "image": self.image_weight}
+        return weights | {"collaborative": self.collaborative_weight}

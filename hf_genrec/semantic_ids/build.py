@@ -10,6 +10,7 @@ import pyarrow as pa
 from hf_genrec.files import weights_fingerprint, whole_folder, working_in, write_json
 from hf_genrec.item_tokenizers import load_item_tokenizer
 from hf_genrec.item_tokenizers.item_tokenizer import ItemTokenizer
+from hf_genrec.pictures import IMAGE, Pictures
 
 from .arguments import TokenizerArguments
 from .collaborative import collaborative_vectors, cooccurrence_counts, recommender_vectors
@@ -17,6 +18,7 @@ from .collisions import count_collisions, place_new_items, settle_collisions
 from .embedding import embed_texts
 from .health import draw_health, health_report
 from .ids import SemanticIds
+from .images import embed_images
 from .propagation import propagate
 from .ready_made import ready_embeddings
 from .text import item_texts
@@ -29,13 +31,15 @@ def item_parts(
     train_sequences: list[np.ndarray],
     arguments: TokenizerArguments,
     embedding_cache: str | Path | None = None,
+    pictures: Pictures | None = None,
 ) -> dict[str, np.ndarray]:
     """What an item tokenizer is fitted on: by name, the parts (N, D_part) of the items' vectors.
 
     Args:
-        items: one row per item, column item_id and text columns.
+        items: one row per item, column item_id and text columns; of `image_model` also image.
         train_sequences: item indices (rows of `items`) per user, oldest first, of the training part only.
         embedding_cache: folder of the text embeddings already made; None for the default of `embed_texts`.
+        pictures: what finds the items' pictures, see `embed_images`.
 
     Raises:
         ValueError: an empty catalogue, a missing column, embeddings that do not fit, or a `collaborative_run` of other
@@ -44,13 +48,15 @@ def item_parts(
     if not items.num_rows:
         raise ValueError("the catalogue is empty; check the filters (min_rating, user_core, item_core)")
     parts: dict[str, np.ndarray] = {}
-    if arguments.vectors != "collaborative":
+    if arguments.vectors not in ("collaborative", "image"):
         embeddings = ready_embeddings(items, arguments)
         if embeddings is not None:
             parts["embeddings"] = embeddings
         else:
             texts = item_texts(items, arguments.text_columns)
             parts["text"] = embed_texts(texts, arguments.text_model, embedding_cache)
+    if arguments.image_model is not None:
+        parts["image"] = embed_images(items, arguments.image_model, embedding_cache, pictures)
     if arguments.vectors == "propagated":
         counts = cooccurrence_counts(train_sequences, items.num_rows, arguments.collaborative_window)
         return {name: propagate(part, counts) for name, part in parts.items()}
@@ -156,18 +162,21 @@ def encode_new_items(
     text_columns: list[str] | None = None,
     embedding_cache: str | Path | None = None,
     embeddings: np.ndarray | None = None,
+    pictures: Pictures | None = None,
 ) -> SemanticIds:
-    """The catalogue with new items at its end, from their text or their ready-made embeddings alone; the codes already
-    given do not change.
+    """The catalogue with new items at its end, from their text, their pictures or their ready-made embeddings alone;
+    the codes already given do not change.
 
     A new item has no collaborative vector: the part's mean stands in for it, as it did for the items that training
-    never saw. Collisions are settled by the policy of the catalogue, against the items already there.
+    never saw, and for a picture that it has not. Collisions are settled by the policy of the catalogue, against the
+    items already there.
 
     Args:
-        items: the new items, column item_id and text columns.
+        items: the new items, column item_id and text columns, and image if the tokenizer was fitted on pictures.
         text_model, text_columns: None for those the tokenizer was fitted with.
         embeddings: (M, D) vectors of the new items, for a tokenizer that was fitted on ready-made ones: of the model
             that made those (`load_embeddings` reads them from a file).
+        pictures: what finds the items' pictures, see `embed_images`.
 
     Raises:
         ValueError: an item that is in the catalogue already, codes that this tokenizer did not make, a tokenizer fitted
@@ -181,7 +190,8 @@ def encode_new_items(
         )
     if embeddings is not None and not ready_made:
         raise ValueError("this tokenizer was fitted without ready-made embeddings: leave embeddings out")
-    if not ready_made and "text" not in tokenizer.config.part_names:
+    with_text, with_image = (name in tokenizer.config.part_names for name in ("text", "image"))
+    if not (ready_made or with_text or with_image):
         raise ValueError(
             "this tokenizer was fitted without text, so a new item has nothing to encode; use vectors: both"
         )
@@ -189,21 +199,29 @@ def encode_new_items(
     known = set(semantic_ids.item_ids).intersection(new_ids)
     if known:
         raise ValueError(f"item {min(known)!r} has semantic IDs already; give new items only")
+    parts: dict[str, np.ndarray] = {}
     if embeddings is not None:
         if len(embeddings) != len(new_ids):
             raise ValueError(f"{len(embeddings)} embeddings for {len(new_ids)} new items: give one per item")
-        vectors = tokenizer.join(embeddings=embeddings)
-    else:
+        parts["embeddings"] = embeddings
+    elif with_text:
         texts = item_texts(items, text_columns or tokenizer.config.text_columns)
         model = text_model or tokenizer.config.text_model or "minilm"
-        vectors = tokenizer.join(text=embed_texts(texts, model, embedding_cache))
+        parts["text"] = embed_texts(texts, model, embedding_cache)
+    if with_image:
+        shown = IMAGE in items.column_names and items.column(IMAGE).null_count < len(new_ids)
+        if shown or not parts:
+            parts["image"] = embed_images(items, tokenizer.config.image_model, embedding_cache, pictures)
+        else:
+            logger.warning("none of %d new items has a picture: the mean stands in", len(new_ids))
+    vectors = tokenizer.join(**parts)
     codes = tokenizer.encode(vectors).cpu().numpy()
     placed = place_new_items(codes, vectors.cpu().numpy(), tokenizer, semantic_ids)
     return semantic_ids.add_items(new_ids, placed)
 
 
 def continue_semantic_ids(
-    folder: Path, items: pa.Table, embedding_cache: str | Path | None = None
+    folder: Path, items: pa.Table, embedding_cache: str | Path | None = None, pictures: Pictures | None = None
 ) -> tuple[SemanticIds, dict[str, Any], ItemTokenizer | None]:
     """The semantic IDs of a newer catalogue: the items of an earlier one keep their codes, new ones get theirs from its
     item tokenizer ([`encode_new_items`]). Codes of items that are gone stay taken.
@@ -211,6 +229,7 @@ def continue_semantic_ids(
     Args:
         folder: `semantic_ids/` of the earlier run.
         items: one row per item of the newer catalogue, column item_id and text columns.
+        pictures: what finds the items' pictures, see `embed_images`.
 
     Returns:
         the codes in the order of `items`; their health report; the item tokenizer, if the earlier run has one.
@@ -230,7 +249,9 @@ def continue_semantic_ids(
                 f"item {item_ids[new[0]]!r} is new, and {folder} has no item_tokenizer that gives it codes: published "
                 f"codes are extended where they come from"
             )
-        grown = encode_new_items(tokenizer, earlier, items.take(new), embedding_cache=embedding_cache)
+        grown = encode_new_items(
+            tokenizer, earlier, items.take(new), embedding_cache=embedding_cache, pictures=pictures
+        )
     row_of = {item_id: row for row, item_id in enumerate(grown.item_ids)}
     codes = grown.codes[[row_of[item_id] for item_id in item_ids]]
     report = dict(grown.report)

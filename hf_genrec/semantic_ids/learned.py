@@ -47,6 +47,7 @@ def build_learned_tokenizer(parts: dict[str, np.ndarray], arguments: TokenizerAr
         "latent_dim": arguments.latent_dim,
         "text_model": arguments.text_model if "text" in parts else None,
         "text_columns": arguments.text_columns,
+        "image_model": arguments.image_model,
         **part_fields(parts, arguments.part_weights),
     }
     tokenizer: LearnedItemTokenizer

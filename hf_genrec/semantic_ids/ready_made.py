@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 from hf_genrec.cells import as_id, cells, check_column, is_list, is_number, plain_type, shown_names
 
 from .arguments import TokenizerArguments
+from .atomic_vectors import SUFFIX, read_atomic_vectors
+from .published_vectors import published_row_ids
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +27,10 @@ def load_embeddings(path: str | Path, item_ids: list[str], id_column: str = "ite
 
     Args:
         path: a `.npy` file of one vector a row, with the ids in the file beside it that ends in `.ids.txt` in place of
-            `.npy`, one a line; or a `.parquet` file, or a folder of them, with a column of ids and either one column of
-            lists of numbers, or columns of numbers.
-        id_column: the column of ids of a Parquet file.
+            `.npy`, one a line; a `.item` file of RecBole's with a column of ids and one of type float_seq; or a
+            `.parquet` file, or a folder of them, with a column of ids and either one column of lists of numbers, or
+            columns of numbers.
+        id_column: the column of ids of a Parquet or `.item` file.
 
     Returns:
         (N, D) float32
@@ -46,8 +49,10 @@ def load_embeddings(path: str | Path, item_ids: list[str], id_column: str = "ite
         ids, vectors = _read_npy(path)
     elif path.is_dir() or path.suffix.lower() == ".parquet":
         ids, vectors = _read_parquet(path, id_column)
+    elif path.suffix.lower() == SUFFIX:
+        ids, vectors = read_atomic_vectors(path, id_column)
     else:
-        raise ValueError(f"{path}: embeddings_path reads .npy and .parquet files, and folders of the latter")
+        raise ValueError(f"{path}: embeddings_path reads .npy, .parquet and .item files, and folders of .parquet")
     row_of: dict[str, int] = {}
     for row, item_id in enumerate(ids):
         if row_of.setdefault(item_id, row) != row:
@@ -108,7 +113,10 @@ def _read_npy(path: Path) -> tuple[list[str], np.ndarray]:
     if vectors.ndim != 2 or vectors.dtype.kind not in "fiu" or not vectors.shape[1]:
         raise ValueError(f"{path} holds {vectors.dtype} of shape {vectors.shape}: expected numbers, one row per item")
     if not ids_path.is_file():
-        raise FileNotFoundError(f"{ids_path} does not exist: it names the items of {path.name}, one id a line")
+        published = published_row_ids(path, len(vectors), ids_path)
+        if published is None:
+            raise FileNotFoundError(f"{ids_path} does not exist: it names the items of {path.name}, one id a line")
+        return published, vectors
     try:
         text = ids_path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -18,6 +18,7 @@ def fit_residual_kmeans(
     projection_dim: int | None = None,
     text_model: str | None = None,
     text_columns: list[str] | None = None,
+    image_model: str | None = None,
 ) -> ResidualKMeansTokenizer:
     """Fit the parts' mean and scale and one codebook per level. Deterministic, and no code is left unused.
 
@@ -30,7 +31,7 @@ def fit_residual_kmeans(
         projection_dim: principal components that are kept; None, or no fewer than there are columns, keeps the vectors
             whole. In hundreds of dimensions residuals are alike in every direction: the mean of many is nearer to each
             than the mean of a few, one cluster takes most items, and the finer levels say little.
-        text_model, text_columns: noted in the configuration, for encoding new items.
+        text_model, text_columns, image_model: noted in the configuration, for encoding new items.
 
     Raises:
         ValueError: no items, parts of different lengths, NaN or infinity in a part, a part whose vectors are all alike,
@@ -41,6 +42,7 @@ def fit_residual_kmeans(
         codebook_sizes=list(codebook_sizes),
         text_model=text_model,
         text_columns=text_columns,
+        image_model=image_model,
         **part_fields(arrays, weights, projection_dim),
     )
     tokenizer = ResidualKMeansTokenizer(config)

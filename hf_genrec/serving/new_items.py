@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_genrec.pictures import IMAGE
 from hf_genrec.serving.served_model import ServedModel
 
 
@@ -75,5 +76,6 @@ def _codes(served: ServedModel, table: Any) -> np.ndarray:
         policy = "resolve" if len(np.unique(processor.codes, axis=0)) == len(processor.codes) else "keep"
     report = {"collisions": {"policy": policy}}
     known = SemanticIds(list(processor.item_ids), processor.codes, sizes, report)
-    grown = encode_new_items(served.item_tokenizer, known, table)
+    named = [name for name in table.column_names if name != IMAGE]  # files of this machine that others name stay shut
+    grown = encode_new_items(served.item_tokenizer, known, table.select(named))
     return grown.codes[-table.num_rows :]

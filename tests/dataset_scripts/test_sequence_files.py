@@ -6,10 +6,8 @@ import datasets
 import pytest
 
 from hf_genrec.data.arguments import DataArguments
-from hf_genrec.data.preparation import prepare
 from hf_genrec.dataset_scripts import load_source, sequence_files
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 AMAZON = [
     {"item_id": 2, "asin": "B2", "keywords": "red polish", "terms": ["opi", "red"], "attributes": [7, 1]},
     {"item_id": 1, "asin": "B1", "keywords": "", "terms": [], "price": 2.5},
@@ -98,17 +96,3 @@ def test_bad_lines_are_named(folder, tmp_path, sequences, items, message):
         sequence_files.load(folder(sequences, items), cache_dir=str(tmp_path / "cache"))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.slow
-def test_beauty_has_its_published_size(tmp_path):
-    if not SHARED.is_dir():
-        pytest.skip(f"{SHARED} is missing")
-    path = SHARED / "amazon2014_beauty"
-    arguments = DataArguments(source="sequence_files", source_path=str(path), user_core=5, item_core=5)
-    tables = load_source(arguments, cache_dir=str(tmp_path))
-    prepared = prepare(tables["interactions"], tables["items"], arguments)
-    assert prepared.report["kept"] == {"interactions": 198502, "users": 22363, "items": 12101}
-    lines = (path / "sequences.txt").read_text().splitlines()
-    for line, user, sequence in zip(lines, prepared.user_ids, prepared.sequences, strict=True):
-        assert line.split() == [user, *(prepared.item_ids[item] for item in sequence)]

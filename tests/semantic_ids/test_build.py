@@ -110,7 +110,7 @@ def test_what_cannot_be_built_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vectors": "image"}, "vectors must be one of text, collaborative, both, propagated, not 'image'"),
+        ({"vectors": "sound"}, "vectors must be one of text, collaborative, both, propagated, image, not 'sound'"),
         ({"collisions": "drop"}, "collisions must be one of resolve, extra_code, spread, keep, not 'drop'"),
         ({"codebook_sizes": []}, "codebook_sizes must be one positive number per codebook"),
         ({"text_columns": []}, "text_columns is empty"),

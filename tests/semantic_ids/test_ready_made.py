@@ -50,6 +50,52 @@ def test_many_row_groups_are_read_in_order(tmp_path):
     assert np.array_equal(load_embeddings(tmp_path / "v.parquet", ids[::-1]), vectors[::-1])
 
 
+ATOMIC = "item_id:token\ttitle:token_seq\tv:float_seq\n" + "".join(
+    f"{item_id}\tA title\t{' '.join(map(str, row))}\n" for item_id, row in zip(IDS, VECTORS.tolist(), strict=True)
+)
+
+
+def test_a_column_of_an_atomic_file(tmp_path):
+    path = tmp_path / "mine.item"
+    path.write_text("\ufeff" + ATOMIC.replace("\n", "\r\n"))
+    assert np.array_equal(load_embeddings(path, WANTED), EXPECTED)
+    path.write_text(ATOMIC.replace("item_id", "film"))
+    assert np.array_equal(load_embeddings(path, WANTED, "film"), EXPECTED)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("v:float_seq", "v:token_seq", "mine.item, line 1: one column of type float_seq is expected for"),
+        ("title:token_seq", "t:float_seq", "found: t, v"),
+        ("item_id", "film", "line 1: no column 'item_id' (embeddings_id_column); columns found: film, title, v"),
+        ("4.0 5.0 6.0", "4.0 5.0", "mine.item, line 3 (item 'b'): a vector of 2 numbers where the first has 3"),
+        ("4.0 5.0 6.0", "", "mine.item, line 3 (item 'b'): no vector: every row needs one"),
+        ("4.0 5.0 6.0", "4.0 5.0 x", "mine.item, line 3 (item 'b'): '4.0 5.0 x' are no numbers between spaces"),
+        ("4.0 5.0 6.0", "nan 5.0 6.0", "row 2 (item 'b') holds NaN or infinity"),
+        ("b\tA", "\tA", "mine.item, line 3: no id in column 'item_id'"),
+        ("b\tA title", "b", "mine.item, line 3: 2 fields where the header has 3"),
+        ("b\tA", "a\tA", "rows 1 and 2 are of the same item 'a'"),
+        (ATOMIC, "", "mine.item, line 1: no column 'item_id' (embeddings_id_column)"),
+        (ATOMIC, ATOMIC.splitlines()[0], "no vector of 2 of 2 items"),
+    ],
+)  # fmt: skip
+def test_bad_atomic_files_are_one_line(tmp_path, old, new, message):
+    path = tmp_path / "mine.item"
+    path.write_text(ATOMIC.replace(old, new))
+    with pytest.raises(ValueError, match=r".") as error:
+        load_embeddings(path, ["a", "b"])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_atomic_file_of_another_encoding(tmp_path):
+    path = tmp_path / "mine.item"
+    path.write_bytes(ATOMIC.encode().replace(b"b\tA", b"b\xe9\tA"))
+    with pytest.raises(ValueError, match=r"mine\.item, after line \d: not UTF-8"):
+        load_embeddings(path, ["a"])
+
+
 def with_nan(row):
     return np.where(np.arange(4)[:, None] == row, np.nan, VECTORS)
 
@@ -154,7 +200,7 @@ def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(ValueError, match=r"vectors\.npy is not a NumPy file that can be read"):  # nothing is unpickled
         load_embeddings(tmp_path / "vectors.npy", IDS)
     (tmp_path / "v.csv").write_text("x")
-    with pytest.raises(ValueError, match=r"v\.csv: embeddings_path reads \.npy and \.parquet files"):
+    with pytest.raises(ValueError, match=r"v\.csv: embeddings_path reads \.npy, \.parquet and \.item files"):
         load_embeddings(tmp_path / "v.csv", IDS)
 
 
