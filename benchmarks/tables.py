@@ -213,34 +213,39 @@ EVERY_METHOD: list[tuple[str, str, str, str, str, tuple[int, ...], float]] = [
 
 
 def every_method() -> list[list[str]]:
-    """Beauty, test split: what each method and each of its parts gives, best first."""
-    lines = []
+    """Beauty, test split: what each method and each of its parts gives, best NDCG@10 first."""
+    lines = [["model", "codes", "loss", "thinking", "seeds", "CPU min", "R@10, N@10", "N@10 less SASRec", "unseen"]]
     against = {row["cell"]: row for row in read_rows("comparisons", BEAUTY)}
-    for label, codes, loss, thinking, method, seeds, minutes in EVERY_METHOD:
+    for label, codes, loss, thinking, method, seeds, minutes in _best_first():
         rows = cells(method, seeds, minutes)
-        less = against.get(f"{method} against rearec-none", {}).get("test ndcg@10", {}).get("difference")
-        rare = [row["test"].get("recall@10 of rare items") for row in rows]
-        bias = [[group[0] for group in row["test"].get("bias", [])] for row in rows]
+        less = against.get(f"{method} against rearec-none", {}).get("test ndcg@10")
+        shown = "" if less is None else difference(*less["difference"])
+        figures = [minutes_of(rows, 0), pair(rows, "test"), shown, pair(rows, "test-unseen")]
+        lines.append([label, codes, loss, thinking, str(len(seeds)), *figures])
+    return lines
+
+
+def every_method_beside() -> list[list[str]]:
+    """The same models: rare items, coverage, bias by the position of a code, speed."""
+    lines = [["model, codes, loss, thinking", "rare: R@10", "coverage", "bias by code", "users/s"]]
+    for *named, method, seeds, minutes in _best_first():
+        tests = [row["test"] for row in cells(method, seeds, minutes)]
+        rare = [test.get("recall@10 of rare items") for test in tests]
+        bias = np.mean([[groups[0] for groups in test.get("bias", [])] for test in tests], 0)
         lines.append(
             [
-                label,
-                codes,
-                loss,
-                thinking,
-                str(len(seeds)),
-                minutes_of(rows, 0),
-                pair(rows, "test"),
-                "" if less is None else difference(*less),
-                pair(rows, "test-unseen"),
+                ", ".join(named),
                 "" if None in rare else f"{np.mean(rare):.4f}",
-                f"{np.mean([row['test']['coverage@10'] for row in rows]):.2f}",
-                ", ".join(f"{share:+.0%}" for share in np.mean(bias, 0)),
-                f"{np.mean([row['test']['users_per_second'] for row in rows]):,.0f}",
+                f"{np.mean([test['coverage@10'] for test in tests]):.2f}",
+                ", ".join(f"{share:+.0%}" for share in bias),
+                f"{np.mean([test['users_per_second'] for test in tests]):,.0f}",
             ]
         )
-    lines.sort(key=lambda line: line[6].split(", ")[1], reverse=True)
-    header = ["model", "codes", "loss", "thinking", "seeds", "CPU min", "R@10, N@10", "N@10 less SASRec"]
-    return [[*header, "unseen R@10, N@10", "rare: R@10", "coverage", "bias by code", "users/s"], *lines]
+    return lines
+
+
+def _best_first() -> list[tuple[str, str, str, str, str, tuple[int, ...], float]]:
+    return sorted(EVERY_METHOD, key=lambda entry: mean(cells(*entry[4:]), "test", "ndcg@10"), reverse=True)
 
 
 def difference(value: float, low: float, high: float) -> str:
@@ -390,6 +395,7 @@ TABLES = {
     "reasoning of ReaRec": reasoning_of_rearec,
     "adaptive depth": adaptive_depth,
     "every method": every_method,
+    "every method beside": every_method_beside,
     "CodeTree": codetree,
     "CodeTree against recommenders": against_recommenders,
     "where CodeTree is ahead": where_codetree_is_ahead,
