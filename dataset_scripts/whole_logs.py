@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 TEXTS = ITEM_COLUMNS[1:]
 # What Python calls white space, and control characters.
 _BLANK = r"^[\s\x00-\x1f\x7f\x85\p{Z}]"
-_DECIMAL = r"^[0-9]{1,12}\.[0-9]{1,6}$"
+_DECIMAL = r"^[0-9]{1,14}\.[0-9]{1,6}$"
 _RATING = r"^[+-]?[0-9]{1,12}(\.[0-9]{1,9})?$"
 _ISO = r"^(19[7-9]|2[0-9][0-9])[0-9]-[0-9]{2}-[0-9]{2}([T ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z?)?$"
 
@@ -77,6 +77,12 @@ def whole_log(arguments: DataArguments, engine: Any) -> WholeLog | None:
                 roles[name], settings[name] = column or name, f"{name}_column"
     for name, column in roles.items():
         table.require(column, settings[name])
+    delimiters = None
+    if not isinstance(table, ParquetFile):
+        dialect = DIALECTS[kind_of(path)]
+        delimiters = _plain_delimiters(path, dialect["delimiter"], dialect.get("quoting") != csv.QUOTE_NONE)
+        if delimiters is None:
+            return None
     try:
         raw = _columns(table, roles, engine)
         if raw is None:
@@ -88,7 +94,8 @@ def whole_log(arguments: DataArguments, engine: Any) -> WholeLog | None:
     except engine.unreadable as error:
         logger.debug("%s is read row by row: %s", path, error)
         return None
-    if odd or not count:
+    # An engine may overlook a cell too many, if it is empty.
+    if odd or not count or delimiters not in (None, count * (len(table.columns) - 1)):
         return None
     items = None if arguments.item_path is not None else _items_of(rows)
     return WholeLog(rows.select("user_id", "item_id", "timestamp", "rating", "row"), items)
@@ -108,10 +115,7 @@ def _columns(table: TableFile, roles: dict[str, str], engine: Any) -> ibis.Table
             return None
         raw = engine.read_parquet(table.path)
         return raw.select(**{name: raw[field.name] for name, field in fields.items()}, **_row_of(raw))
-    dialect = DIALECTS[kind_of(table.path)]
-    if not _is_plain_text(table.path, dialect.get("quoting") != csv.QUOTE_NONE):
-        return None
-    raw = engine.read_text(table.path, len(table.columns), dialect["delimiter"])
+    raw = engine.read_text(table.path, len(table.columns), DIALECTS[kind_of(table.path)]["delimiter"])
     return raw.select(
         **{name: raw[f"c{table.columns.index(column)}"] for name, column in roles.items()}, **_row_of(raw)
     )
@@ -136,29 +140,31 @@ def _is_plain(name: str, kind: pa.DataType) -> bool:
     return text
 
 
-def _is_plain_text(path: Path, quotes: bool) -> bool:
-    """Whether a text is UTF-8 with line breaks of one kind, no empty bytes, and no quotes behind its header."""
+def _plain_delimiters(path: Path, delimiter: str, quotes: bool) -> int | None:
+    """
+    How many delimiters a text has behind its header; `None` unless it is UTF-8 with line breaks of one kind, no empty
+    bytes, and no quotes behind the header.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")()
-    behind_header = False
+    delimiters = 0
     with path.open("rb") as file:
         header = file.readline(2**20)
         if b"\r" in header.removesuffix(b"\r\n") or header.count(b'"') % 2 or not header.endswith(b"\n"):
-            return False
-        file.seek(len(header))
+            return None
         try:
             decoder.decode(header)
             while chunk := file.read(2**22):
-                behind_header = True
                 if chunk.endswith(b"\r"):
                     chunk += file.read(1)
                 if b"\0" in chunk or (quotes and b'"' in chunk) or chunk.count(b"\r") != chunk.count(b"\r\n"):
-                    return False
+                    return None
                 if not chunk.isascii() or decoder.getstate()[0]:
                     decoder.decode(chunk)
+                delimiters += chunk.count(delimiter.encode())
             decoder.decode(b"", final=True)
         except UnicodeDecodeError:
-            return False
-    return behind_header
+            return None
+    return delimiters
 
 
 # ---- cells ----
@@ -190,8 +196,9 @@ def _milliseconds(column: Any, unit: str) -> tuple[Any, Any]:
     """Times of `parse_time`, and whether one needs a closer look."""
     kind = column.type()
     if kind.is_timestamp():
+        # Before 1970 seconds and milliseconds are rounded towards zero.
         found = column.epoch_seconds().cast("int64") * 1000 + column.millisecond().cast("int64")
-        return found, column.notnull() & ((found < 0) | (found > LIMIT_MS)).fill_null(True)
+        return found, column.notnull() & ((found < 1000) | (found > LIMIT_MS)).fill_null(True)
     if not kind.is_string() and unit == "iso":
         return ibis.null("int64"), column.notnull()
     factor = 1000 if unit == "s" else 1

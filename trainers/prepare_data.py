@@ -27,14 +27,15 @@ ENGINE_FOLDER = ".prepare"  # in the run folder, while the command is at work
 def main(config: RunConfig) -> PreparedData:
     """Read the source, filter, split, and save."""
     require_writable(config.run.path)
-    with working_in(config.run.path), duckdb_engine(config.run.path / ENGINE_FOLDER) as engine:
-        log = whole_log(config.data, engine)
-        if log is None:
-            tables = load_source(config.data)
-            prepared = prepare(tables["interactions"], tables["items"], config.data)
-        else:
-            items = load_items(config.data) if log.items is None else log.items
-            prepared = prepare(log.interactions, items, config.data)
+    with working_in(config.run.path):
+        with duckdb_engine(config.run.path / ENGINE_FOLDER) as engine:
+            log = whole_log(config.data, engine)
+            if log is None:
+                tables = load_source(config.data)
+                prepared = prepare(tables["interactions"], tables["items"], config.data)
+            else:
+                items = load_items(config.data) if log.items is None else log.items
+                prepared = prepare(log.interactions, items, config.data)
         prepared.report["sources"] = read_from(config.data)
         prepared.save(config.run.data)
     logger.info(

@@ -1,7 +1,7 @@
 """DuckDB as the engine of `prepare`: a database on disk for the time of one preparation, in bounded memory."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any

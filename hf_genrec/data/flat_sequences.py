@@ -5,7 +5,6 @@ from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 CHUNK = 2**16  # users whose items are gathered at once
 
@@ -56,7 +55,7 @@ class FlatSequences(Sequence[np.ndarray]):
     @overload
     def __getitem__(self, index: int) -> np.ndarray: ...
     @overload
-    def __getitem__(self, index: slice) -> "FlatSequences": ...
+    def __getitem__(self, index: slice | list[int] | np.ndarray) -> "FlatSequences": ...
     def __getitem__(self, index: Any) -> Any:
         """An int64 array; of a slice, or an array of places, their sequences."""
         if isinstance(index, slice | list | np.ndarray):
@@ -137,21 +136,6 @@ class Ids(Sequence[str]):
     def __iter__(self) -> Iterator[str]:
         for start in range(0, len(self.column), CHUNK):
             yield from self.column.slice(start, CHUNK).to_pylist()
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and pc.index(self.column, pa.scalar(name, self.column.type)).as_py() >= 0
-
-    def index(self, name: str, *borders: int) -> int:  # type: ignore[override]
-        """
-        Raises:
-            ValueError: there is no such id.
-        """
-        if borders:
-            return super().index(name, *borders)
-        place = pc.index(self.column, pa.scalar(name, self.column.type)).as_py()
-        if place < 0:
-            raise ValueError(f"{name!r} is not among the ids")
-        return place
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Ids):

@@ -318,8 +318,8 @@ def _repeats(prepared: PreparedData) -> dict[str, int]:
     repeated, total = 0, int(split.targets.lengths.sum())
     for first in range(0, len(split.targets), CHUNK):
         users = slice(first, first + CHUNK)
-        pairs = [_user_items(sequences[users], len(prepared.item_ids)) for sequences in (split.targets, split.histories)]
-        repeated += int(np.isin(*pairs).sum())
+        targets, seen = (_user_items(part[users], len(prepared.item_ids)) for part in (split.targets, split.histories))
+        repeated += int(np.isin(targets, seen).sum())
     if total:
         logger.info(
             "%d of %d validation targets (%.1f %%) are items that the user had before",

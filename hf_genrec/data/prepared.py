@@ -27,6 +27,7 @@ _SEQUENCES_SCHEMA = pa.schema(
     {"user_id": pa.string(), "item_ids": pa.list_(pa.string()), "num_validation": pa.int64(), "num_test": pa.int64()}
 )
 _ITEMS = {"item_id": "string"}
+_Part = tuple[pa.Array, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(eq=False)
@@ -187,15 +188,17 @@ class PreparedData:
         folder = Path(folder)
         report = read_report(folder)
         items = _read_parquet(folder / ITEMS_FILE, _ITEMS)
-        parts = zip(*_read_sequences(folder / SEQUENCES_FILE, items["item_id"].combine_chunks()), strict=True)
-        users, lengths, rows, num_validation, num_test = (list(part) for part in parts)
+        parts = _read_sequences(folder / SEQUENCES_FILE, items["item_id"].combine_chunks())
+        users, rows, *counts = zip(*parts, strict=True) if parts else ((), (), (), (), ())
+        lengths, num_validation, num_test = (np.concatenate([np.empty(0, np.int64), *count]) for count in counts)
+        del parts
         prepared = cls(
-            user_ids=Ids(pa.concat_arrays(users)),
+            user_ids=Ids(pa.concat_arrays(users)) if users else Ids.of([]),
             item_ids=items["item_id"].to_pylist(),
             items=items,
-            sequences=FlatSequences.from_lengths(_joined(rows), np.concatenate(lengths)),
-            num_validation=np.concatenate(num_validation),
-            num_test=np.concatenate(num_test),
+            sequences=FlatSequences.from_lengths(np.concatenate([np.empty(0, np.int32), *rows]), lengths),
+            num_validation=num_validation,
+            num_test=num_test,
             report=report,
             folder=folder,
         )
@@ -242,19 +245,9 @@ def _numbers(array: pa.Array) -> np.ndarray:
     return np.from_dlpack(array).astype(np.int64)
 
 
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    """One array of all parts; each is let go of as soon as it is copied."""
-    whole, place = np.empty(sum(map(len, parts)), dtype=np.int32), 0
-    for _ in range(len(parts)):
-        part = parts.pop(0)
-        whole[place : place + len(part)] = part
-        place += len(part)
-    return whole
-
-
-def _read_sequences(path: Path, item_ids: pa.Array) -> Iterator[tuple[pa.Array, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+def _read_sequences(path: Path, item_ids: pa.Array) -> list[_Part]:
     """
-    Parts of sequences.parquet: user ids, lengths, the items' rows (int32), validation and test targets. The file is
+    Parts of sequences.parquet: user ids, the items' rows (int32), lengths, validation and test targets. The file is
     mapped, and decoded part by part: item ids by their dictionaries, not one by one.
     """
     with _naming_damage(path):
@@ -263,12 +256,10 @@ def _read_sequences(path: Path, item_ids: pa.Array) -> Iterator[tuple[pa.Array, 
             columns = [file.schema.column(place).path for place in range(len(file.schema))]
         encoded = [column for column in columns if column.startswith("item_ids.")]
         with pq.ParquetFile(path, memory_map=True, read_dictionary=encoded) as file:
-            yield _part(path, pa.RecordBatch.from_pylist([], _SEQUENCES_SCHEMA), item_ids)
-            for batch in file.iter_batches(CHUNK, columns=list(_SEQUENCES)):
-                yield _part(path, batch, item_ids)
+            return [_part(path, batch, item_ids) for batch in file.iter_batches(CHUNK, columns=list(_SEQUENCES))]
 
 
-def _part(path: Path, batch: pa.RecordBatch, item_ids: pa.Array) -> tuple[pa.Array, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _part(path: Path, batch: pa.RecordBatch, item_ids: pa.Array) -> _Part:
     for name in _SEQUENCES:
         _check_nulls(path, name, batch[name])
     ids = batch["item_ids"].flatten()
@@ -281,7 +272,7 @@ def _part(path: Path, batch: pa.RecordBatch, item_ids: pa.Array) -> tuple[pa.Arr
         raise ValueError(f"{path}: item {unknown!r} is not in {ITEMS_FILE}: {REMEDY}")
     lengths = _numbers(pc.list_value_length(batch["item_ids"]))
     counts = (_numbers(batch["num_validation"]), _numbers(batch["num_test"]))
-    return batch["user_id"], lengths, np.from_dlpack(rows), *counts
+    return batch["user_id"], np.from_dlpack(rows), lengths, *counts
 
 
 def _read_parquet(path: Path, columns: dict[str, str]) -> pa.Table:
