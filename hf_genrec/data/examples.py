@@ -1,10 +1,12 @@
 """Training examples: prefixes of the training sequences, cut by index and never stored."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 from torch.utils.data import Dataset
+
+from hf_genrec.data.flat_sequences import CHUNK, FlatSequences
 
 Targets = Literal["all", "last"]
 
@@ -16,15 +18,47 @@ def target_positions(sequences: Sequence[np.ndarray], targets: Targets) -> tuple
     Raises:
         ValueError: if there is none, or `targets` is neither `"all"` nor `"last"`.
     """
+    sizes = FlatSequences.of(sequences).lengths
+    numbers = first_numbers(sizes, targets)
+    return _positions(sizes, targets, np.arange(numbers[-1]), numbers)
+
+
+def target_parts(sizes: np.ndarray, targets: Targets) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """[`target_positions`] of so many users at a time: of sequences of these lengths, which must hold a target."""
+    for first in range(0, len(sizes), CHUNK):
+        part = sizes[first : first + CHUNK]
+        numbers = _counted(part, targets)
+        users, positions = _positions(part, targets, np.arange(numbers[-1]), numbers)
+        yield users + first, positions
+
+
+def first_numbers(sizes: np.ndarray, targets: Targets) -> np.ndarray:
+    """
+    (users + 1,) the place of each user's first target among [`target_positions`], and behind them how many there are.
+
+    Args:
+        sizes: (users,) lengths of the sequences.
+
+    Raises:
+        ValueError: as [`target_positions`].
+    """
     if targets not in ("all", "last"):
         raise ValueError(f"targets={targets!r}: use 'all' (every prefix) or 'last'.")
-    sizes = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
     if not sizes.sum():
         raise ValueError("The training sequences are empty: check the filters and the split of the prepared data.")
-    if targets == "last":
-        users = np.flatnonzero(sizes)
-        return users, sizes[users] - 1
-    return np.repeat(np.arange(len(sizes)), sizes), np.arange(sizes.sum()) - np.repeat(sizes.cumsum() - sizes, sizes)
+    return _counted(sizes, targets)
+
+
+def _counted(sizes: np.ndarray, targets: Targets) -> np.ndarray:
+    return np.append(0, np.cumsum(sizes if targets == "all" else sizes > 0))
+
+
+def _positions(
+    sizes: np.ndarray, targets: Targets, places: np.ndarray, numbers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """User and position of the targets at these places."""
+    users = np.searchsorted(numbers, places, side="right") - 1
+    return users, places - numbers[users] if targets == "all" else sizes[users] - 1
 
 
 def shared_and_own(users: np.ndarray, positions: np.ndarray, max_history: int) -> tuple[np.ndarray, np.ndarray]:
@@ -59,7 +93,8 @@ class NextItemExamples(Dataset):
         max_history: newest items of the prefix that are read.
 
     Attributes:
-        lengths (`np.ndarray`): (examples,) number of history items of each example.
+        users, positions, lengths (`np.ndarray`): (examples,) user, position and number of history items of each
+            example; made when they are asked for, they take more memory than the sequences.
         num_targets (`int`): one per example.
 
     Raises:
@@ -67,20 +102,36 @@ class NextItemExamples(Dataset):
     """
 
     def __init__(self, sequences: Sequence[np.ndarray], targets: Targets = "all", max_history: int = 50):
-        self.users, self.positions = target_positions(sequences, targets)
-        self.sequences = sequences
+        self.sequences = FlatSequences.of(sequences)
+        self.targets = targets
         self.max_history = max_history
-        self.lengths = np.minimum(self.positions, max_history)
-        self.num_targets = len(self.users)
+        self._sizes = self.sequences.lengths
+        self._numbers = first_numbers(self._sizes, targets)
+        self.num_targets = int(self._numbers[-1])
+
+    @property
+    def users(self) -> np.ndarray:
+        return target_positions(self.sequences, self.targets)[0]
+
+    @property
+    def positions(self) -> np.ndarray:
+        return target_positions(self.sequences, self.targets)[1]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.minimum(self.positions, self.max_history)
 
     def __len__(self) -> int:
-        return len(self.users)
+        return self.num_targets
 
     def __getitem__(self, index: int) -> dict:
         """
         `history` (n,) int64 catalogue rows, oldest first; `target`, a catalogue row; and `target_numbers`, its place
         among [`target_positions`].
         """
-        sequence, position = self.sequences[self.users[index]], self.positions[index]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        user, position = _positions(self._sizes, self.targets, index % len(self), self._numbers)
+        sequence = self.sequences[user]
         history = sequence[max(position - self.max_history, 0) : position]
         return {"history": history, "target": sequence[position], "target_numbers": index}

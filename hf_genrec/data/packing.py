@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch.utils.data import Dataset
 
-from .examples import Targets, shared_and_own, target_positions
+from hf_genrec.data.examples import Targets, first_numbers, shared_and_own, target_parts
+from hf_genrec.data.flat_sequences import CHUNK, FlatSequences
 
 
 class PackedExamples(Dataset):
@@ -43,21 +44,24 @@ class PackedExamples(Dataset):
         row_tokens: int,
         seed: int = 0,
     ):
-        users, positions = target_positions(sequences, targets)
-        self.sequences = sequences
-        self.num_targets = len(users)
+        self.sequences = FlatSequences.of(sequences)
+        sizes = self.sequences.lengths
+        numbers = first_numbers(sizes, targets)
+        self.num_targets = int(numbers[-1])
 
-        shared, own = shared_and_own(users, positions, max_history)
+        runs = [shared_and_own(*part, max_history) for part in target_parts(sizes, targets)]
+        shared, own = (np.concatenate(part, axis=1, dtype=np.int32) for part in zip(*runs, strict=True))
+        del runs
         segments = np.concatenate([_cut(shared, num_levels, row_tokens), own], axis=1)
         self.users, self.starts, self.first_targets, self.ends = segments
         # A user's targets follow each other, and so do those of a segment.
-        first_of_user = np.searchsorted(users, self.users)
-        self.first_numbers = first_of_user + self.first_targets - positions[first_of_user]
+        self.first_numbers = numbers[self.users] + (self.first_targets if targets == "all" else 0)
         tokens = _tokens(segments, num_levels)
         history = (self.ends - self.starts - 1) * num_levels
         self.rows = _fill_rows(tokens, row_tokens, seed)
-        self.tokens = np.array([tokens[row].sum() for row in self.rows])
-        self.lengths = np.array([history[row].sum() for row in self.rows])
+        first_of_row = self.rows.starts
+        self.tokens = np.add.reduceat(tokens[self.rows.values], first_of_row, dtype=np.int64)
+        self.lengths = np.add.reduceat(history[self.rows.values], first_of_row, dtype=np.int64)
         self.labels_per_row = self.num_targets * num_levels / len(self.rows)
 
     def __len__(self) -> int:
@@ -84,7 +88,7 @@ def _tokens(segments: np.ndarray, num_levels: int) -> np.ndarray:
 
 def _cut(segments: np.ndarray, num_levels: int, row_tokens: int) -> np.ndarray:
     """Segments of at most `row_tokens` tokens, if they have more than one target: what is cut off begins a new one."""
-    done = [np.empty((4, 0), dtype=np.int64)]
+    done = [segments[:, :0]]
     while segments.size:
         user, start, first_target, end = segments
         # The largest end with (end - start - 1) L + (end - first_target) (L + 1) <= row_tokens.
@@ -95,27 +99,31 @@ def _cut(segments: np.ndarray, num_levels: int, row_tokens: int) -> np.ndarray:
     return np.concatenate(done, axis=1)
 
 
-def _fill_rows(sizes: np.ndarray, capacity: int, seed: int) -> list[list[int]]:
+def _fill_rows(sizes: np.ndarray, capacity: int, seed: int) -> FlatSequences:
     """Segments by row, longest first, each into the fullest row that still has room for it (best fit decreasing)."""
     order = np.random.default_rng(seed).permutation(len(sizes))
-    order = order[np.argsort(-sizes[order], kind="stable")]
-    rows: list[list[int]] = []
+    order = order[np.argsort(-sizes[order], kind="stable")].astype(np.int32)
+    row_of = np.empty(len(order), dtype=np.int32)  # in the order in which they are filled in
+    num_rows = 0
     with_room: dict[int, list[int]] = {}  # tokens left -> rows that have as many left
     rooms: list[int] = []  # keys of with_room, rising
-    for segment in order.tolist():
-        size = int(sizes[segment])
-        place = bisect_left(rooms, size)
-        if place == len(rooms):
-            row, left = len(rows), capacity - size
-            rows.append([segment])
-        else:
-            room = rooms[place]
-            row, left = with_room[room].pop(), room - size
-            rows[row].append(segment)
-            if not with_room[room]:
-                del with_room[room], rooms[place]
-        if left > 0:
-            if left not in with_room:
-                insort(rooms, left)
-            with_room.setdefault(left, []).append(row)
-    return rows
+    for first in range(0, len(order), CHUNK):
+        rows = []
+        for size in sizes[order[first : first + CHUNK]].tolist():
+            place = bisect_left(rooms, size)
+            if place == len(rooms):
+                row, left = num_rows, capacity - size
+                num_rows += 1
+            else:
+                room = rooms[place]
+                row, left = with_room[room].pop(), room - size
+                if not with_room[room]:
+                    del with_room[room], rooms[place]
+            rows.append(row)
+            if left > 0:
+                if left not in with_room:
+                    insort(rooms, left)
+                with_room.setdefault(left, []).append(row)
+        row_of[first : first + CHUNK] = rows
+    by_row = order[np.argsort(row_of, kind="stable")]
+    return FlatSequences.from_lengths(by_row, np.bincount(row_of, minlength=num_rows))

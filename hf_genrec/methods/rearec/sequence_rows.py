@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ...data.examples import Targets, shared_and_own, target_positions
+from ...data.examples import Targets, first_numbers, shared_and_own, target_parts
+from ...data.flat_sequences import FlatSequences
 from ...data.windows import item_windows
 
 
@@ -40,28 +41,24 @@ class PackedSequences(Dataset):
         packing: bool = True,
         windows: bool = False,
     ):
-        users, positions = target_positions(sequences, targets)
-        users, positions = users[positions > 0], positions[positions > 0]
-        if not len(users):
+        self.sequences = FlatSequences.of(sequences)
+        sizes = self.sequences.lengths
+        first_numbers(sizes, targets)
+        if sizes.max() < 2:
             raise ValueError(
                 "No user has two training items, so no target has a history: check the filters and the split of the "
                 "prepared data."
             )
-        self.sequences = sequences
-        self.num_targets = len(users)
+        self.num_targets = int(np.maximum(sizes - 1, 0).sum() if targets == "all" else (sizes > 1).sum())
 
         if windows:
-            found = [
-                (user, start, max(first, 1), end)
-                for user, sequence in enumerate(sequences)
-                for start, first, end in item_windows(len(sequence), max_history)
-                if end > 1
-            ]
-            runs = np.array(found, dtype=np.int64).T
-        elif packing:
-            runs = np.concatenate(shared_and_own(users, positions, max_history), axis=1)
+            runs = item_windows(sizes, max_history)
+            runs[2] = np.maximum(runs[2], 1)
+            runs = runs[:, runs[3] > 1]
         else:
-            runs = np.stack([users, np.maximum(positions - max_history, 0), positions, positions + 1])
+            parts = [_runs(*part, max_history, packing) for part in target_parts(sizes, targets)]
+            shared, own = (np.concatenate(part, axis=1, dtype=np.int32) for part in zip(*parts, strict=True))
+            runs = np.concatenate([shared, own], axis=1)
         self.users, self.starts, self.first_targets, self.ends = runs
         self.lengths = self.ends - self.starts - 1
         self.labels_per_row = self.num_targets / len(self.users)
@@ -73,6 +70,15 @@ class PackedSequences(Dataset):
         """`items` (n,) int64 catalogue rows, oldest first, and the place of the first target among them."""
         items = self.sequences[self.users[index]][self.starts[index] : self.ends[index]]
         return {"items": items, "first_target": int(self.first_targets[index] - self.starts[index])}
+
+
+def _runs(users: np.ndarray, positions: np.ndarray, max_history: int, packing: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Shared runs and those of one target, (4, n) each, see `shared_and_own`."""
+    users, positions = users[positions > 0], positions[positions > 0]
+    if packing:
+        return shared_and_own(users, positions, max_history)
+    own = np.stack([users, np.maximum(positions - max_history, 0), positions, positions + 1])
+    return own[:, :0], own
 
 
 class SequenceCollator:
