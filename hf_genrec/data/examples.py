@@ -1,12 +1,12 @@
 """Training examples: prefixes of the training sequences, cut by index and never stored."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from hf_genrec.data.flat_sequences import CHUNK, FlatSequences
+from hf_genrec.data.flat_sequences import FlatSequences
 
 Targets = Literal["all", "last"]
 
@@ -21,15 +21,6 @@ def target_positions(sequences: Sequence[np.ndarray], targets: Targets) -> tuple
     sizes = FlatSequences.of(sequences).lengths
     numbers = first_numbers(sizes, targets)
     return _positions(sizes, targets, np.arange(numbers[-1]), numbers)
-
-
-def target_parts(sizes: np.ndarray, targets: Targets) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """[`target_positions`] of so many users at a time: of sequences of these lengths, which must hold a target."""
-    for first in range(0, len(sizes), CHUNK):
-        part = sizes[first : first + CHUNK]
-        numbers = _counted(part, targets)
-        users, positions = _positions(part, targets, np.arange(numbers[-1]), numbers)
-        yield users + first, positions
 
 
 def first_numbers(sizes: np.ndarray, targets: Targets) -> np.ndarray:
@@ -54,14 +45,14 @@ def _counted(sizes: np.ndarray, targets: Targets) -> np.ndarray:
 
 
 def _positions(
-    sizes: np.ndarray, targets: Targets, places: np.ndarray, numbers: np.ndarray
+    sizes: np.ndarray, targets: Targets, places: np.ndarray | int, numbers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """User and position of the targets at these places."""
     users = np.searchsorted(numbers, places, side="right") - 1
     return users, places - numbers[users] if targets == "all" else sizes[users] - 1
 
 
-def shared_and_own(users: np.ndarray, positions: np.ndarray, max_history: int) -> tuple[np.ndarray, np.ndarray]:
+def target_runs(sizes: np.ndarray, targets: Targets, max_history: int, first: int = 0) -> tuple[np.ndarray, int]:
     """
     Runs of a user's items in which every item from a first target on is predicted from the items before it.
 
@@ -69,18 +60,32 @@ def shared_and_own(users: np.ndarray, positions: np.ndarray, max_history: int) -
     since its oldest history items are cut off: within a shared run the items it keeps would still have read them.
 
     Args:
-        users, positions: targets, as `target_positions` gives them.
+        sizes: (users,) lengths of the sequences.
+        targets: `"all"` or `"last"`, see [`target_positions`].
+        first: position of a user's first item that is a target.
 
     Returns:
-        the shared runs and those of one target, (4, n) each: user, first item, first target, end.
+        (4, n) int32: user, first item, first target and end, the shared runs first, each in the order of the users; and
+        how many are shared.
     """
-    shared = positions <= max_history
-    last_of_user = np.append(users[1:] != users[:-1], True)
-    opens = shared & np.append(True, last_of_user[:-1])
-    closes = shared & (last_of_user | ~np.append(shared[1:], True))
-    starts = np.maximum(positions - max_history, 0)  # 0 where a run is shared
-    runs = np.stack([users[opens], starts[opens], positions[opens], positions[closes] + 1])
-    return runs, np.stack([users, starts, positions, positions + 1])[:, ~shared]
+    users = np.flatnonzero(sizes > first).astype(np.int32)
+    ends: np.ndarray = sizes[users].astype(np.int32 if sizes.sum() < 2**31 else np.int64)
+    if targets == "last":
+        order = np.argsort(ends - 1 > max_history, kind="stable")
+        users, ends = users[order], ends[order]
+        runs = np.stack([users, np.maximum(ends - 1 - max_history, 0), ends - 1, ends])
+        return runs, int((ends - 1 <= max_history).sum())
+    own = np.maximum(ends - (max_history + 1), 0)
+    own_before, num_shared = np.cumsum(own, dtype=own.dtype) - own, len(users)
+    runs = np.empty((4, num_shared + own.sum()), dtype=np.int32)
+    runs[0, :num_shared], runs[0, num_shared:] = users, np.repeat(users, own)
+    runs[1, :num_shared], runs[2, :num_shared] = 0, first
+    runs[3, :num_shared] = np.minimum(ends, max_history + 1)
+    runs[1, num_shared:] = np.arange(1, own.sum() + 1, dtype=np.int32)
+    runs[1, num_shared:] -= np.repeat(own_before, own)
+    runs[2, num_shared:] = runs[1, num_shared:] + np.int32(max_history)
+    runs[3, num_shared:] = runs[2, num_shared:] + np.int32(1)
+    return runs, num_shared
 
 
 class NextItemExamples(Dataset):

@@ -15,7 +15,8 @@ class FlatSequences(Sequence[np.ndarray]):
 
     Args:
         values: (interactions,) item indices, int32 or int64.
-        starts, ends: (sequences,) where each begins in `values`, and the place behind its last item.
+        starts, ends: (sequences,) where each begins in `values`, and the place behind its last item; int32, or int64
+            for more values than that can count.
 
     Example:
 
@@ -41,13 +42,14 @@ class FlatSequences(Sequence[np.ndarray]):
     @classmethod
     def from_lengths(cls, values: np.ndarray, lengths: np.ndarray) -> "FlatSequences":
         """Sequences that stand one behind the other, of these (sequences,) lengths."""
-        ends = np.cumsum(lengths, dtype=np.int64)
-        return cls(values, ends - lengths, ends)
+        ends = np.append(0, np.cumsum(lengths, dtype=np.int64))
+        ends = ends.astype(np.int32) if len(values) < 2**31 else ends
+        return cls(values, ends[:-1], ends[1:])
 
     @property
     def lengths(self) -> np.ndarray:
         """(sequences,) int64"""
-        return self.ends - self.starts
+        return np.subtract(self.ends, self.starts, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -78,11 +80,11 @@ class FlatSequences(Sequence[np.ndarray]):
 
     def head(self, left_out: np.ndarray) -> "FlatSequences":
         """The sequences without as many of their last items, (sequences,)."""
-        return FlatSequences(self.values, self.starts, self.ends - left_out)
+        return FlatSequences(self.values, self.starts, (self.ends - left_out).astype(self.ends.dtype))
 
     def tail(self, kept: np.ndarray) -> "FlatSequences":
         """As many of the last items of each sequence, (sequences,)."""
-        return FlatSequences(self.values, self.ends - kept, self.ends)
+        return FlatSequences(self.values, (self.ends - kept).astype(self.ends.dtype), self.ends)
 
     def renumbered(self, rows: np.ndarray) -> "FlatSequences":
         """The sequences of `rows[item]`; whatever stands between them is renumbered, too."""
@@ -102,7 +104,7 @@ class FlatSequences(Sequence[np.ndarray]):
     def counts(self, num_items: int) -> np.ndarray:
         """(num_items,) int64, how often each item is there."""
         found = np.zeros(num_items, dtype=np.int64)
-        for items in self.chunks():
+        for items in self.chunks(2**12):
             found += np.bincount(items, minlength=num_items)
         return found
 

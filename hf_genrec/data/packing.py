@@ -1,12 +1,13 @@
 """Packed rows: a user's history once, a block for every target whose prefix fits, and several users a row."""
 
+from array import array
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from hf_genrec.data.examples import Targets, first_numbers, shared_and_own, target_parts
+from hf_genrec.data.examples import Targets, first_numbers, target_runs
 from hf_genrec.data.flat_sequences import CHUNK, FlatSequences
 
 
@@ -14,7 +15,7 @@ class PackedExamples(Dataset):
     """
     The targets of `NextItemExamples`, each with the same prefix, in rows of about `row_tokens` tokens.
 
-    Rows are filled with *segments*, the runs of `shared_and_own`; a shared one that does not fit into a row is cut into
+    Rows are filled with *segments*, the runs of `target_runs`; a shared one that does not fit into a row is cut into
     as few as do.
 
     Which segments share a row depends on `seed` alone; rows never see each other, whatever their order.
@@ -49,19 +50,20 @@ class PackedExamples(Dataset):
         numbers = first_numbers(sizes, targets)
         self.num_targets = int(numbers[-1])
 
-        runs = [shared_and_own(*part, max_history) for part in target_parts(sizes, targets)]
-        shared, own = (np.concatenate(part, axis=1, dtype=np.int32) for part in zip(*runs, strict=True))
-        del runs
-        segments = np.concatenate([_cut(shared, num_levels, row_tokens), own], axis=1)
+        runs, num_shared = target_runs(sizes, targets, max_history)
+        cut = _cut(runs[:, :num_shared], num_levels, row_tokens)
+        each_fits = cut.shape[1] == num_shared
+        segments = runs if each_fits else np.concatenate([cut, runs[:, num_shared:]], axis=1)
+        del runs, cut
         self.users, self.starts, self.first_targets, self.ends = segments
         # A user's targets follow each other, and so do those of a segment.
-        self.first_numbers = numbers[self.users] + (self.first_targets if targets == "all" else 0)
+        self.numbers, self.offset = numbers, 1 if targets == "all" else 0
         tokens = _tokens(segments, num_levels)
         history = (self.ends - self.starts - 1) * num_levels
         self.rows = _fill_rows(tokens, row_tokens, seed)
         first_of_row = self.rows.starts
-        self.tokens = np.add.reduceat(tokens[self.rows.values], first_of_row, dtype=np.int64)
-        self.lengths = np.add.reduceat(history[self.rows.values], first_of_row, dtype=np.int64)
+        self.tokens = np.add.reduceat(tokens[self.rows.values], first_of_row, dtype=np.int32)
+        self.lengths = np.add.reduceat(history[self.rows.values], first_of_row, dtype=np.int32)
         self.labels_per_row = self.num_targets * num_levels / len(self.rows)
 
     def __len__(self) -> int:
@@ -76,7 +78,8 @@ class PackedExamples(Dataset):
         for i in self.rows[index]:
             items = self.sequences[self.users[i]][self.starts[i] : self.ends[i]]
             segments.append((items, int(self.first_targets[i] - self.starts[i])))
-            numbers.append(self.first_numbers[i] + np.arange(self.ends[i] - self.first_targets[i]))
+            first = self.numbers[self.users[i]] + self.offset * self.first_targets[i]
+            numbers.append(first + np.arange(self.ends[i] - self.first_targets[i]))
         return {"segments": segments, "target_numbers": np.concatenate(numbers)}
 
 
@@ -102,10 +105,11 @@ def _cut(segments: np.ndarray, num_levels: int, row_tokens: int) -> np.ndarray:
 def _fill_rows(sizes: np.ndarray, capacity: int, seed: int) -> FlatSequences:
     """Segments by row, longest first, each into the fullest row that still has room for it (best fit decreasing)."""
     order = np.random.default_rng(seed).permutation(len(sizes))
-    order = order[np.argsort(-sizes[order], kind="stable")].astype(np.int32)
+    order = order.astype(np.int32)
+    order = order[np.argsort(-sizes[order], kind="stable")]
     row_of = np.empty(len(order), dtype=np.int32)  # in the order in which they are filled in
     num_rows = 0
-    with_room: dict[int, list[int]] = {}  # tokens left -> rows that have as many left
+    with_room: dict[int, array[int]] = {}  # tokens left -> rows that have as many left
     rooms: list[int] = []  # keys of with_room, rising
     for first in range(0, len(order), CHUNK):
         rows = []
@@ -123,7 +127,8 @@ def _fill_rows(sizes: np.ndarray, capacity: int, seed: int) -> FlatSequences:
             if left > 0:
                 if left not in with_room:
                     insort(rooms, left)
-                with_room.setdefault(left, []).append(row)
+                    with_room[left] = array("i")
+                with_room[left].append(row)
         row_of[first : first + CHUNK] = rows
     by_row = order[np.argsort(row_of, kind="stable")]
     return FlatSequences.from_lengths(by_row, np.bincount(row_of, minlength=num_rows))

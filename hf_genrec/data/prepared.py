@@ -27,7 +27,6 @@ _SEQUENCES_SCHEMA = pa.schema(
     {"user_id": pa.string(), "item_ids": pa.list_(pa.string()), "num_validation": pa.int64(), "num_test": pa.int64()}
 )
 _ITEMS = {"item_id": "string"}
-_Part = tuple[pa.Array, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(eq=False)
@@ -110,9 +109,11 @@ class PreparedData:
         counts = self.num_test if name == "test" else self.num_validation
         if not may_be_empty and not counts.any():
             raise ValueError(_no_targets(name, self.report.get("settings", {})))
-        users = np.flatnonzero(counts)
-        known, counts = self.sequences[users].head(after[users]), counts[users]
-        return EvaluationSplit(name, self.user_ids.take(users), known.head(counts), known.tail(counts))
+        known, user_ids = self.sequences.head(after), self.user_ids
+        if not counts.all():
+            users = np.flatnonzero(counts)
+            known, user_ids, counts = known[users], user_ids.take(users), counts[users]
+        return EvaluationSplit(name, user_ids, known.head(counts), known.tail(counts))
 
     def item_popularity(self) -> np.ndarray:
         """(items,) int64, the training interactions of every item."""
@@ -125,8 +126,8 @@ class PreparedData:
 
     def _content(self) -> Iterator[bytes | memoryview]:
         yield b"[["
-        for start in range(0, len(self.user_ids), CHUNK):
-            yield (", " * bool(start) + json.dumps(self.user_ids[start : start + CHUNK])[1:-1]).encode()
+        for start in range(0, len(self.user_ids), 2**12):
+            yield (", " * bool(start) + json.dumps(self.user_ids[start : start + 2**12])[1:-1]).encode()
         yield f"], {json.dumps(self.items.column_names)}]".encode()
         for column in self.items.columns:
             for start in range(0, len(column), 2**16):
@@ -188,20 +189,9 @@ class PreparedData:
         folder = Path(folder)
         report = read_report(folder)
         items = _read_parquet(folder / ITEMS_FILE, _ITEMS)
-        parts = _read_sequences(folder / SEQUENCES_FILE, items["item_id"].combine_chunks())
-        users, rows, *counts = zip(*parts, strict=True) if parts else ((), (), (), (), ())
-        lengths, num_validation, num_test = (np.concatenate([np.empty(0, np.int64), *count]) for count in counts)
-        del parts
-        prepared = cls(
-            user_ids=Ids(pa.concat_arrays(users)) if users else Ids.of([]),
-            item_ids=items["item_id"].to_pylist(),
-            items=items,
-            sequences=FlatSequences.from_lengths(np.concatenate([np.empty(0, np.int32), *rows]), lengths),
-            num_validation=num_validation,
-            num_test=num_test,
-            report=report,
-            folder=folder,
-        )
+        sequences = _read_sequences(folder / SEQUENCES_FILE, items["item_id"].combine_chunks())
+        item_ids = items["item_id"].to_pylist()
+        prepared = cls(item_ids=item_ids, items=items, report=report, folder=folder, **sequences)
         if prepared.fingerprint != report["fingerprint"]:
             raise ValueError(f"the files in {folder} are not of one `hf-genrec prepare`: run it again")
         return prepared
@@ -240,26 +230,44 @@ def require_files(folder: Path) -> None:
             raise FileNotFoundError(f"{folder / name} does not exist: run `hf-genrec prepare` first")
 
 
-def _numbers(array: pa.Array) -> np.ndarray:
-    """(n,) int64. Array.to_numpy would import pandas, which a recommendation has no use for."""
-    return np.from_dlpack(array).astype(np.int64)
-
-
-def _read_sequences(path: Path, item_ids: pa.Array) -> list[_Part]:
+def _read_sequences(path: Path, item_ids: pa.Array) -> dict[str, Any]:
     """
-    Parts of sequences.parquet: user ids, the items' rows (int32), lengths, validation and test targets. The file is
-    mapped, and decoded part by part: item ids by their dictionaries, not one by one.
+    What of the fields stands in sequences.parquet. The file is mapped, and decoded part by part into one array: item
+    ids by their dictionaries, not one by one.
     """
     with _naming_damage(path):
         with pq.ParquetFile(path, memory_map=True) as file:
             _check_columns(path, file.schema_arrow, _SEQUENCES)
-            columns = [file.schema.column(place).path for place in range(len(file.schema))]
-        encoded = [column for column in columns if column.startswith("item_ids.")]
-        with pq.ParquetFile(path, memory_map=True, read_dictionary=encoded) as file:
-            return [_part(path, batch, item_ids) for batch in file.iter_batches(CHUNK, columns=list(_SEQUENCES))]
+            paths = [file.schema.column(place).path for place in range(len(file.schema))]
+        encoded = [place for place, column in enumerate(paths) if column.startswith("item_ids.")]
+        with pq.ParquetFile(path, memory_map=True, read_dictionary=[paths[place] for place in encoded]) as file:
+            groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
+            values = np.empty(sum(group.column(encoded[0]).num_values for group in groups), dtype=np.int32)
+            counts = np.empty((3, file.metadata.num_rows), dtype=np.int64)  # lengths, validation and test targets
+            users, size, user = [], 0, 0
+            for batch in file.iter_batches(CHUNK // 8, columns=list(_SEQUENCES), use_threads=False):
+                rows = _item_rows(path, batch, item_ids)
+                values[size : size + len(rows)] = rows
+                size += len(rows)
+                columns = (pc.list_value_length(batch["item_ids"]), batch["num_validation"], batch["num_test"])
+                for line, column in zip(counts, columns, strict=True):
+                    line[user : user + len(batch)] = np.from_dlpack(column)
+                users.append(pa.concat_arrays([batch["user_id"]]))
+                user += len(batch)
+    lengths, num_validation, num_test = counts[0], counts[1].copy(), counts[2].copy()
+    user_ids = Ids(pa.concat_arrays(users)) if users else Ids.of([])
+    for pool in (pa.default_memory_pool(), pa.system_memory_pool()):
+        pool.release_unused()  # what decoding took
+    return {
+        "user_ids": user_ids,
+        "sequences": FlatSequences.from_lengths(values[:size], lengths),
+        "num_validation": num_validation,
+        "num_test": num_test,
+    }
 
 
-def _part(path: Path, batch: pa.RecordBatch, item_ids: pa.Array) -> _Part:
+def _item_rows(path: Path, batch: pa.RecordBatch, item_ids: pa.Array) -> np.ndarray:
+    """(interactions,) int32, where the items of a part stand in the catalogue."""
     for name in _SEQUENCES:
         _check_nulls(path, name, batch[name])
     ids = batch["item_ids"].flatten()
@@ -270,9 +278,7 @@ def _part(path: Path, batch: pa.RecordBatch, item_ids: pa.Array) -> _Part:
     if rows.null_count:
         unknown = ids.filter(rows.is_null())[0].as_py()
         raise ValueError(f"{path}: item {unknown!r} is not in {ITEMS_FILE}: {REMEDY}")
-    lengths = _numbers(pc.list_value_length(batch["item_ids"]))
-    counts = (_numbers(batch["num_validation"]), _numbers(batch["num_test"]))
-    return batch["user_id"], np.from_dlpack(rows), lengths, *counts
+    return np.from_dlpack(rows)  # to_numpy would import pandas, which a recommendation has no use for
 
 
 def _read_parquet(path: Path, columns: dict[str, str]) -> pa.Table:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ...data.examples import Targets, first_numbers, shared_and_own, target_parts
+from ...data.examples import Targets, first_numbers, target_positions, target_runs
 from ...data.flat_sequences import FlatSequences
 from ...data.windows import item_windows
 
@@ -15,7 +15,7 @@ class PackedSequences(Dataset):
     """
     Rows of a history and its targets. A target needs at least one item before it, so a user's first item is none.
 
-    A row is one of the runs of `shared_and_own`, one of `item_windows`, or holds a single target.
+    A row is one of the runs of `target_runs`, one of `item_windows`, or holds a single target.
 
     Args:
         sequences: per user the training items as catalogue rows, oldest first.
@@ -55,10 +55,12 @@ class PackedSequences(Dataset):
             runs = item_windows(sizes, max_history)
             runs[2] = np.maximum(runs[2], 1)
             runs = runs[:, runs[3] > 1]
+        elif packing:
+            runs, _ = target_runs(sizes, targets, max_history, first=1)
         else:
-            parts = [_runs(*part, max_history, packing) for part in target_parts(sizes, targets)]
-            shared, own = (np.concatenate(part, axis=1, dtype=np.int32) for part in zip(*parts, strict=True))
-            runs = np.concatenate([shared, own], axis=1)
+            users, positions = target_positions(self.sequences, targets)
+            users, positions = users[positions > 0], positions[positions > 0]
+            runs = np.stack([users, np.maximum(positions - max_history, 0), positions, positions + 1])
         self.users, self.starts, self.first_targets, self.ends = runs
         self.lengths = self.ends - self.starts - 1
         self.labels_per_row = self.num_targets / len(self.users)
@@ -70,15 +72,6 @@ class PackedSequences(Dataset):
         """`items` (n,) int64 catalogue rows, oldest first, and the place of the first target among them."""
         items = self.sequences[self.users[index]][self.starts[index] : self.ends[index]]
         return {"items": items, "first_target": int(self.first_targets[index] - self.starts[index])}
-
-
-def _runs(users: np.ndarray, positions: np.ndarray, max_history: int, packing: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Shared runs and those of one target, (4, n) each, see `shared_and_own`."""
-    users, positions = users[positions > 0], positions[positions > 0]
-    if packing:
-        return shared_and_own(users, positions, max_history)
-    own = np.stack([users, np.maximum(positions - max_history, 0), positions, positions + 1])
-    return own[:, :0], own
 
 
 class SequenceCollator:
