@@ -21,9 +21,9 @@ from hf_genrec.data.times import _LIMIT_MS as LIMIT_MS
 from hf_genrec.dataset_scripts.delimited import DIALECTS
 from hf_genrec.dataset_scripts.parquet_file import ParquetFile
 from hf_genrec.dataset_scripts.places import existing_file
-from hf_genrec.dataset_scripts.rows import ITEM_COLUMNS
+from hf_genrec.dataset_scripts.rows import CONFIG_NAMES, ITEM_COLUMNS
 from hf_genrec.dataset_scripts.table_file import TableFile, is_compressed, kind_of
-from hf_genrec.dataset_scripts.tabular import open_table
+from hf_genrec.dataset_scripts.tabular import Tabular, open_table
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +101,31 @@ def whole_log(arguments: DataArguments, engine: Any) -> WholeLog | None:
     return WholeLog(rows.select("user_id", "item_id", "timestamp", "rating", "row"), items)
 
 
+def require_rows(arguments: DataArguments) -> None:
+    """
+    For engines whose log cannot be read row by row instead: goes through the file, a row in memory at a time.
+
+    Raises:
+        ValueError: always. Names the first bad row, as `tabular` does; or says what is not plain.
+    """
+    table = open_table(existing_file(str(arguments.source_path), "source_path"))
+    builder = Tabular(
+        config_name=CONFIG_NAMES[0],
+        interactions_path=str(table.path),
+        user_column=arguments.user_column,
+        item_column=arguments.item_column,
+        time_column=arguments.time_column,
+        rating_column=arguments.rating_column,
+        time_unit=arguments.time_unit,
+    )
+    for _row in builder._generate_examples():
+        pass
+    raise ValueError(
+        f"{table.path}: engine: {arguments.engine} reads Parquet with ids as text or integers, and CSV and TSV without "
+        f"quotes, compression, blank lines or spaces about the cells: convert the file to Parquet, or use engine: duckdb"
+    )
+
+
 # ---- the columns as the engine reads them ----
 
 
@@ -122,8 +147,8 @@ def _columns(table: TableFile, roles: dict[str, str], engine: Any) -> ibis.Table
 
 
 def _row_of(raw: ibis.Table) -> dict[str, Any]:
-    """Engines whose readers number the rows give a column `row_in_file`."""
-    return {"row_in_file": raw["row_in_file"]} if "row_in_file" in raw.columns else {}
+    """What the engine's reader says of the place of each row."""
+    return {name: raw[name] for name in raw.columns if name in ("in_file_block", "in_file_row")}
 
 
 def _is_plain(name: str, kind: pa.DataType) -> bool:
@@ -143,10 +168,10 @@ def _is_plain(name: str, kind: pa.DataType) -> bool:
 def _plain_delimiters(path: Path, delimiter: str, quotes: bool) -> int | None:
     """
     How many delimiters a text has behind its header; `None` unless it is UTF-8 with line breaks of one kind, no empty
-    bytes, and no quotes behind the header.
+    bytes, and behind the header neither quotes nor lines that begin with a blank.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
-    delimiters = 0
+    delimiters, before = 0, b"\n"
     with path.open("rb") as file:
         header = file.readline(2**20)
         if b"\r" in header.removesuffix(b"\r\n") or header.count(b'"') % 2 or not header.endswith(b"\n"):
@@ -158,6 +183,10 @@ def _plain_delimiters(path: Path, delimiter: str, quotes: bool) -> int | None:
                     chunk += file.read(1)
                 if b"\0" in chunk or (quotes and b'"' in chunk) or chunk.count(b"\r") != chunk.count(b"\r\n"):
                     return None
+                # A line that is blank is none for some engines.
+                if any(b"\n" + blank in before + chunk for blank in (b" ", b"\t", b"\v", b"\f")):
+                    return None
+                before = chunk[-1:]
                 if not chunk.isascii() or decoder.getstate()[0]:
                     decoder.decode(chunk)
                 delimiters += chunk.count(delimiter.encode())

@@ -7,12 +7,13 @@ hf-genrec prepare --source tabular --source_path log.csv --item_path items.csv -
 
 import logging
 import sys
+from typing import Any
 
 from hf_genrec.data.duckdb_engine import duckdb_engine
 from hf_genrec.data.preparation import prepare
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.dataset_scripts import load_items, load_source
-from hf_genrec.dataset_scripts.whole_logs import whole_log
+from hf_genrec.dataset_scripts.whole_logs import require_rows, whole_log
 from hf_genrec.files import require_writable, working_in
 from hf_genrec.semantic_ids.text import DEFAULT_COLUMNS
 from hf_genrec.terminal import shown
@@ -28,14 +29,16 @@ def main(config: RunConfig) -> PreparedData:
     """Read the source, filter, split, and save."""
     require_writable(config.run.path)
     with working_in(config.run.path):
-        with duckdb_engine(config.run.path / ENGINE_FOLDER) as engine:
+        with _engine(config) as engine:
             log = whole_log(config.data, engine)
+            if log is None and config.data.engine == "spark":
+                require_rows(config.data)
             if log is None:
                 tables = load_source(config.data)
                 prepared = prepare(tables["interactions"], tables["items"], config.data)
             else:
                 items = load_items(config.data) if log.items is None else log.items
-                prepared = prepare(log.interactions, items, config.data)
+                prepared = prepare(log.interactions, items, config.data, engine.collect)
         prepared.report["sources"] = read_from(config.data)
         prepared.save(config.run.data)
     logger.info(
@@ -49,6 +52,15 @@ def main(config: RunConfig) -> PreparedData:
     )
     _say_what_is_no_text(prepared, config)
     return prepared
+
+
+def _engine(config: RunConfig) -> Any:
+    folder = config.run.path / ENGINE_FOLDER
+    if config.data.engine == "duckdb":
+        return duckdb_engine(folder)
+    from hf_genrec.data.spark_engine import spark_engine
+
+    return spark_engine(folder, config.data.master)
 
 
 def _say_what_is_no_text(prepared: PreparedData, config: RunConfig) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import duckdb
 import ibis
+import pyarrow as pa
 
 # What DuckDB keeps in memory; beyond it works on disk. The results, which are all in memory, come on top.
 MEMORY_LIMIT = "1500MB"
@@ -52,6 +53,10 @@ class DuckDBEngine:
         """The table, read once and kept, with `row`, the place of each row in its file, from 0."""
         kept = self.connection.create_table("kept_rows", table)
         return kept.mutate(row=kept.rowid())
+
+    def collect(self, table: ibis.Table) -> pa.Table:
+        """The rows of an ordered table."""
+        return table.to_pyarrow()
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,7 +42,10 @@ _INTERACTIONS = {
 
 
 def prepare(
-    interactions: "datasets.Dataset | ibis.Table", items: "datasets.Dataset | pa.Table", arguments: DataArguments
+    interactions: "datasets.Dataset | ibis.Table",
+    items: "datasets.Dataset | pa.Table",
+    arguments: DataArguments,
+    collect: "Callable[[ibis.Table], pa.Table] | None" = None,
 ) -> PreparedData:
     """Filters the log, orders every user's interactions, splits them, and reports every row that was left out.
 
@@ -55,6 +57,7 @@ def prepare(
         interactions: user_id, item_id, timestamp (milliseconds UTC, nullable), row, and optionally rating. A table of
             Ibis has all five, of these very types and without missing ids, and is read by the engine it is in.
         items: item_id (unique) and text columns.
+        collect: how the engine gives the rows of a large ordered table; by default as Ibis does.
 
     Raises:
         ValueError: a column or an id is missing, an item id is there twice, a filter leaves nothing, no item is in the
@@ -80,7 +83,7 @@ def prepare(
     positions = {"item_id": item_table["item_id"], "position": pa.array(range(item_table.num_rows), pa.int64())}
     catalogue_rows = ibis.memtable(pa.table(positions))
 
-    report: dict[str, Any] = {"settings": asdict(arguments), "read": _counts(source), "dropped": {}}
+    report: dict[str, Any] = {"settings": arguments.deciding(), "read": _counts(source), "dropped": {}}
     report["read"]["item_rows"] = item_table.num_rows
     kept = source
     if arguments.min_rating is not None:
@@ -133,7 +136,7 @@ def prepare(
     else:
         sequences = global_time(sequences, arguments.validation_ms, arguments.test_ms)
     first_rows = source.group_by("user_id").agg(first_row=_.row.min())
-    users = (
+    ordered = (
         sequences.inner_join(first_rows, "user_id")
         .order_by(_.first_row)
         .select(
@@ -142,9 +145,8 @@ def prepare(
             num_validation=_.num_validation.cast("int64"),
             num_test=_.num_test.cast("int64"),
         )
-        .to_pyarrow()
-        .combine_chunks()
     )
+    users = (ordered.to_pyarrow() if collect is None else collect(ordered)).combine_chunks()
     if connection is not None:
         connection.disconnect()
 
