@@ -122,7 +122,7 @@ def require_rows(arguments: DataArguments) -> None:
         pass
     raise ValueError(
         f"{table.path}: engine: {arguments.engine} reads Parquet with ids as text or integers, and CSV and TSV without "
-        f"quotes, compression, blank lines or spaces about the cells: convert the file to Parquet, or use engine: duckdb"
+        f"quotes, compression or spaces about the cells: convert the file to Parquet, or use engine: duckdb"
     )
 
 

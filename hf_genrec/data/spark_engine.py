@@ -70,7 +70,7 @@ class SparkEngine:
         """The table, read once and kept, with `row`, the place of each row in its file, from 0."""
         from pyspark.sql import functions
 
-        kept = _uri(self._folder / "kept_rows")
+        kept = _uri(self._folder / ibis.util.gen_name("kept_rows"))
         self.connection.to_parquet(table, kept)
         frame = self._session.read.parquet(kept)
         if "in_file_block" in frame.columns:
@@ -90,13 +90,14 @@ class SparkEngine:
 
     def collect(self, table: ibis.Table) -> pa.Table:
         """The rows of an ordered table: written by the workers in parts, and read in their order."""
-        folder = self._folder / "result"
-        self.connection.to_parquet(table, _uri(folder), mode="overwrite")
+        folder = self._folder / ibis.util.gen_name("result")
+        self.connection.to_parquet(table, _uri(folder))
         parts = [pq.ParquetFile(path).read() for path in sorted(folder.glob("part-*.parquet"))]
         schema = table.schema().to_pyarrow()
         return pa.concat_tables([part.cast(schema) for part in parts] or [schema.empty_table()])
 
     def _table(self, frame: Any, name: str) -> ibis.Table:
+        name = ibis.util.gen_name(name)
         frame.createOrReplaceTempView(name)
         return self.connection.table(name)
 
