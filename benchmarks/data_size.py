@@ -66,8 +66,10 @@ def measured(command: list[str]) -> dict[str, Any]:
         if child.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}: {said[-2000:]}")
     seconds = time.perf_counter() - start
+    counts = [line.split(": ")[1] for line in said.splitlines() if line.startswith("users, items, interactions: ")]
     exact = [int(line.split()[2]) for line in said.splitlines() if line.startswith("peak KiB")]
     return {
+        **({"users_items_interactions": list(map(int, counts[0].split()))} if counts else {}),
         "seconds": seconds,
         "cpu_seconds": cpu,
         "peak_memory_mib": max([peak / 2**20, *(kib / 1024 for kib in exact)]),
@@ -115,7 +117,7 @@ def train(method: str, log: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def cell(name: str, rows: int, folder: Path) -> dict[str, Any]:
+def cell(name: str, rows: int, folder: Path, python: str) -> dict[str, Any]:
     kind = "csv" if name.endswith("csv") else "parquet"
     log = folder / f"log.{kind}"
     if not log.exists():
@@ -130,7 +132,8 @@ def cell(name: str, rows: int, folder: Path) -> dict[str, Any]:
             return measured(prepare(log, work / "run"))
         if name == "spark":
             return measured(prepare(log, work / "run", "--engine", "spark", "--master", "local[2]"))
-        return measured(program("benchmarks.data_peers", name, str(log), str(work / "out")))
+        peers = str(Path(__file__).with_name("data_peers.py"))
+        return measured([python, peers, name, str(log), str(work / "out")])
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -140,13 +143,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--cells", nargs="+", default=["duckdb-parquet", "duckdb-csv", "pandas-loop"])
     parser.add_argument("--folder", type=Path, default=Path("/tmp/data_size"), help="where the log lies meanwhile")
+    parser.add_argument("--peers-python", default=sys.executable, help="the interpreter that has RecTools and RecBole")
     parser.add_argument("--keep", action="store_true", help="leave the log there")
     given = parser.parse_args()
     folder = given.folder / str(given.rows)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         for name in given.cells:
-            found = cell(name, given.rows, folder)
+            found = cell(name, given.rows, folder, given.peers_python)
             row = {"cell": f"{name}-{given.rows}", "rows": given.rows, **found, "load_before": os.getloadavg()[1]}
             write_row("data_size", "synthetic", row | environment())
             print(name, given.rows, {key: value for key, value in row.items() if key != "cell"}, flush=True)
