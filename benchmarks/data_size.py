@@ -60,7 +60,7 @@ def measured(command: list[str]) -> dict[str, Any]:
             except psutil.Error:
                 pass
             peak, cpu = max(peak, total), max(cpu, times)
-            time.sleep(0.05)
+            time.sleep(0.2)
         assert child.stdout is not None
         said = child.stdout.read()
         if child.returncode:

@@ -28,6 +28,7 @@ from hf_genrec.dataset_scripts.tabular import Tabular, open_table
 logger = logging.getLogger(__name__)
 
 TEXTS = ITEM_COLUMNS[1:]
+PATTERN = set("*?[]{}")  # in a path engines take them for a pattern of other files
 # What Python calls white space, and control characters.
 _BLANK = r"^[\s\x00-\x1f\x7f\x85\p{Z}]"
 _DECIMAL = r"^[0-9]{1,14}\.[0-9]{1,6}$"
@@ -61,7 +62,7 @@ def whole_log(arguments: DataArguments, engine: Any) -> WholeLog | None:
     if arguments.source != "tabular":
         return None
     path = existing_file(str(arguments.source_path), "source_path")
-    if is_compressed(path) or kind_of(path) not in (".parquet", *DIALECTS):
+    if is_compressed(path) or kind_of(path) not in (".parquet", *DIALECTS) or PATTERN & set(str(path)):
         return None
     table = open_table(path)
     roles = {"user_id": arguments.user_column, "item_id": arguments.item_column}
@@ -136,8 +137,8 @@ def _columns(table: TableFile, roles: dict[str, str], engine: Any) -> ibis.Table
         if not all(_is_plain(name, plain_type(field.type)) for name, field in fields.items()):
             return None
         names = [name.casefold() for name in table.stored_names]
-        if len(set(names)) < len(names):  # which engines do not tell apart
-            return None
+        if len(set(names)) < len(names) or any(name.startswith("in_file_") for name in names):
+            return None  # which engines do not tell apart, from each other or from the readers' own
         raw = engine.read_parquet(table.path)
         return raw.select(**{name: raw[field.name] for name, field in fields.items()}, **_row_of(raw))
     raw = engine.read_text(table.path, len(table.columns), DIALECTS[kind_of(table.path)]["delimiter"])

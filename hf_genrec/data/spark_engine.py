@@ -124,6 +124,8 @@ def spark_engine(folder: Path, master: str | None = None) -> Iterator[SparkEngin
         raise OSError(f"engine: spark needs Java, and there is no java on the PATH: {_REMEDY}")
     master = master or LOCAL
     _require_master(master)
+    if set("*?[]{}") & set(str(folder.absolute())):
+        raise ValueError(f"{folder.absolute()}: Spark takes one of *?[]{{}} in a path for a pattern: rename the folder")
     shutil.rmtree(folder, ignore_errors=True)  # of a killed process
     folder = folder.absolute()
     folder.mkdir(parents=True)

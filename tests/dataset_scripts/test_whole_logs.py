@@ -174,6 +174,7 @@ MOMENTS = [datetime(2015, 1, 1, 10, 11, 12, 345678, tzinfo=UTC), None]
         ({"user_id": [b"u", b"v"]}, False),
         ({"user_id": [1.0, 2.0]}, False),
         ({"USER_ID": [1.0, 2.0]}, False),
+        ({"in_file_row": [1, 2]}, False),
         ({"title": ["A", None]}, True),
         ({"title": ["", "B"]}, True),
         ({"title": [["A"], None]}, False),
@@ -191,6 +192,14 @@ def test_parquet_columns_are_read_whole_where_their_types_are_plain(tmp_path, co
     path = tmp_path / "log.parquet"
     pq.write_table(pa.table(LOG | columns), path)
     assert same(path, tmp_path, rating_column="stars" if "stars" in columns else None) is is_whole
+
+
+def test_a_path_is_no_pattern(tmp_path):
+    for name, user in (("log1.csv", "other"), ("log[1].csv", "u"), ("log*.csv", "v")):
+        (tmp_path / name).write_text(f"{HEADER}\n{user},a,1\n")
+    assert whole(tmp_path / "log[1].csv", tmp_path) is None
+    assert prepared(tmp_path, tmp_path / "log[1].csv").user_ids == ["u"]
+    assert prepared(tmp_path, tmp_path / "log*.csv").user_ids == ["v"]
 
 
 def test_rows_of_many_groups_keep_their_places(tmp_path):
