@@ -7,7 +7,7 @@
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import datasets
@@ -32,8 +32,24 @@ def load_source(
         source = import_module(f"{__name__}.{arguments.source}")
         return source.load(arguments.source_path, arguments.item_path, cache_dir, streaming)
 
+    return _load_tabular(arguments, cache_dir, streaming)
+
+
+def load_items(arguments: "DataArguments", cache_dir: str | None = None) -> "datasets.Dataset":
+    """The table `items` of a tabular source alone.
+
+    Raises:
+        ValueError, FileNotFoundError: as [`load_source`].
+    """
+    return _load_tabular(arguments, cache_dir, names=("items",))["items"]
+
+
+def _load_tabular(
+    arguments: "DataArguments", cache_dir: str | None = None, streaming: bool = False, **names: Any
+) -> "dict[str, datasets.Dataset]":
     from hf_genrec.dataset_scripts import tabular
 
+    assert arguments.source_path is not None
     return tabular.load(
         arguments.source_path,
         arguments.item_path,
@@ -49,4 +65,5 @@ def load_source(
         image_folder=arguments.image_folder,
         cache_dir=cache_dir,
         streaming=streaming,
+        **names,
     )

@@ -40,6 +40,15 @@ class ParquetFile(TableFile):
         check_column(self.path, field, wanted.role, wanted.setting)
         return True
 
+    @property
+    def stored_names(self) -> list[str]:
+        """The names of the columns as the file has them."""
+        return [field.name for field in self._fields]
+
+    def field(self, column: str) -> pa.Field:
+        """A column as the file has it."""
+        return self._by_name[column]
+
     def time_unit(self, column: str, unit: TimeUnit) -> TimeUnit:
         return "ms" if is_temporal(plain_type(self._by_name[column].type)) else unit
 

@@ -1,7 +1,7 @@
 """What the builders share: the columns of both tables, the report of bad rows, and the call that loads both."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -75,11 +75,15 @@ def checked(
 
 
 def load_both(
-    builder: type[datasets.GeneratorBasedBuilder], cache_dir: str | None, streaming: bool, **settings: Any
+    builder: type[datasets.GeneratorBasedBuilder],
+    cache_dir: str | None,
+    streaming: bool,
+    names: Sequence[str] = CONFIG_NAMES,
+    **settings: Any,
 ) -> dict[str, datasets.Dataset]:
-    """{"interactions": ..., "items": ...} of one builder; iterable datasets when streaming."""
+    """{"interactions": ..., "items": ...} of one builder, or those of `names`; iterable datasets when streaming."""
     tables = {}
-    for name in CONFIG_NAMES:
+    for name in names:
         source = builder(cache_dir=cache_dir, config_name=name, **settings)
         if streaming:
             tables[name] = source.as_streaming_dataset(split="train")

@@ -213,8 +213,10 @@ def load(
     image_folder: str | None = None,
     cache_dir: str | None = None,
     streaming: bool = False,
+    names: Sequence[str] = CONFIG_NAMES,
 ) -> dict[str, datasets.Dataset]:
-    """{"interactions": ..., "items": ...} from the log at `path` and the items at `item_path` (see `TabularConfig`).
+    """{"interactions": ..., "items": ...} from the log at `path` and the items at `item_path` (see `TabularConfig`), or
+    those of `names`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -224,6 +226,7 @@ def load(
         Tabular,
         cache_dir,
         streaming,
+        names,
         interactions_path=str(existing_file(path, "source_path")),
         items_path=None if item_path is None else str(existing_file(item_path, "item_path")),
         user_column=user_column,

@@ -7,10 +7,13 @@ hf-genrec prepare --source tabular --source_path log.csv --item_path items.csv -
 
 import logging
 import sys
+from typing import Any
 
+from hf_genrec.data.duckdb_engine import duckdb_engine
 from hf_genrec.data.preparation import prepare
 from hf_genrec.data.prepared import PreparedData
-from hf_genrec.dataset_scripts import load_source
+from hf_genrec.dataset_scripts import load_items, load_source
+from hf_genrec.dataset_scripts.whole_logs import require_rows, whole_log
 from hf_genrec.files import require_writable, working_in
 from hf_genrec.pictures import IMAGE
 from hf_genrec.semantic_ids.text import DEFAULT_COLUMNS
@@ -20,26 +23,45 @@ from hf_genrec.training.lineage import read_from
 
 logger = logging.getLogger(__name__)
 
+ENGINE_FOLDER = ".prepare"  # in the run folder, while the command is at work
+
 
 def main(config: RunConfig) -> PreparedData:
     """Read the source, filter, split, and save."""
     require_writable(config.run.path)
-    tables = load_source(config.data)
-    prepared = prepare(tables["interactions"], tables["items"], config.data)
-    prepared.report["sources"] = read_from(config.data)
     with working_in(config.run.path):
+        with _engine(config) as engine:
+            log = whole_log(config.data, engine)
+            if log is None and config.data.engine == "spark":
+                require_rows(config.data)
+            if log is None:
+                tables = load_source(config.data)
+                prepared = prepare(tables["interactions"], tables["items"], config.data)
+            else:
+                items = load_items(config.data) if log.items is None else log.items
+                prepared = prepare(log.interactions, items, config.data, engine.collect)
+        prepared.report["sources"] = read_from(config.data)
         prepared.save(config.run.data)
     logger.info(
         "%s: %d users, %d items, %d interactions; %d validation and %d test users",
         config.run.data,
         len(prepared.user_ids),
         len(prepared.item_ids),
-        sum(map(len, prepared.sequences)),
+        prepared.sequences.lengths.sum(),
         (prepared.num_validation > 0).sum(),
         (prepared.num_test > 0).sum(),
     )
     _say_what_is_no_text(prepared, config)
     return prepared
+
+
+def _engine(config: RunConfig) -> Any:
+    folder = config.run.path / ENGINE_FOLDER
+    if config.data.engine == "duckdb":
+        return duckdb_engine(folder)
+    from hf_genrec.data.spark_engine import spark_engine
+
+    return spark_engine(folder, config.data.master)
 
 
 def _say_what_is_no_text(prepared: PreparedData, config: RunConfig) -> None:

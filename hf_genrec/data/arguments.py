@@ -1,14 +1,16 @@
 """What to read, what to keep of it, and how to split it."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from hf_genrec.data.times import TimeUnit, datetime_to_ms, parse_time
 
 Source = Literal["movielens", "sequence_files", "tabular", "amazon_reviews", "yelp", "steam", "microlens", "care_csv"]
 Split = Literal["leave_one_out", "global_time", "given"]
 TieOrder = Literal["file", "shuffle"]
+Engine = Literal["duckdb", "spark"]
+NOT_DECIDING = ("engine", "master")  # fields that say where the work is done
 
 
 @dataclass
@@ -104,8 +106,26 @@ class DataArguments:
         default=None, metadata={"help": "published semantic IDs to import instead of making own"}
     )
 
+    engine: Engine = field(
+        default="duckdb",
+        metadata={"help": "what prepares: duckdb, or spark for a log that outgrows one machine (extra `spark`, Java)"},
+    )
+    master: str | None = field(
+        default=None, metadata={"help": "engine: spark: URL of its master; null: all cores of this machine"}
+    )
+
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide what comes out."""
+        return {name: value for name, value in asdict(self).items() if name not in NOT_DECIDING}
+
     def __post_init__(self) -> None:
-        choices = {"source": Source, "split": Split, "tie_order": TieOrder, "time_unit": TimeUnit}
+        choices = {
+            "source": Source,
+            "split": Split,
+            "tie_order": TieOrder,
+            "time_unit": TimeUnit,
+            "engine": Engine,
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in get_args(allowed):
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(get_args(allowed))}")
@@ -119,6 +139,10 @@ class DataArguments:
             raise ValueError(f"source_path is missing: source {self.source} needs the file or folder to read")
         if self.source == "movielens" and self.item_path is not None:
             raise ValueError("item_path is not used by source movielens: its items are part of source_path")
+        if self.master is not None and self.engine != "spark":
+            raise ValueError("master needs engine: spark")
+        if self.engine == "spark" and self.source != "tabular":
+            raise ValueError(f"engine: spark reads source: tabular (Parquet, CSV, TSV), not {self.source}")
         atomic = str(self.source_path).lower().removesuffix(".gz").endswith(".inter")  # which has a name for ratings
         if self.source == "tabular" and self.min_rating is not None and self.rating_column is None and not atomic:
             raise ValueError("min_rating needs rating_column: name the column of the ratings")

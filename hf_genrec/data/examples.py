@@ -6,6 +6,8 @@ from typing import Literal
 import numpy as np
 from torch.utils.data import Dataset
 
+from hf_genrec.data.flat_sequences import FlatSequences
+
 Targets = Literal["all", "last"]
 
 
@@ -16,18 +18,41 @@ def target_positions(sequences: Sequence[np.ndarray], targets: Targets) -> tuple
     Raises:
         ValueError: if there is none, or `targets` is neither `"all"` nor `"last"`.
     """
+    sizes = FlatSequences.of(sequences).lengths
+    numbers = first_numbers(sizes, targets)
+    return _positions(sizes, targets, np.arange(numbers[-1]), numbers)
+
+
+def first_numbers(sizes: np.ndarray, targets: Targets) -> np.ndarray:
+    """
+    (users + 1,) the place of each user's first target among [`target_positions`], and behind them how many there are.
+
+    Args:
+        sizes: (users,) lengths of the sequences.
+
+    Raises:
+        ValueError: as [`target_positions`].
+    """
     if targets not in ("all", "last"):
         raise ValueError(f"targets={targets!r}: use 'all' (every prefix) or 'last'.")
-    sizes = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
     if not sizes.sum():
         raise ValueError("The training sequences are empty: check the filters and the split of the prepared data.")
-    if targets == "last":
-        users = np.flatnonzero(sizes)
-        return users, sizes[users] - 1
-    return np.repeat(np.arange(len(sizes)), sizes), np.arange(sizes.sum()) - np.repeat(sizes.cumsum() - sizes, sizes)
+    return _counted(sizes, targets)
 
 
-def shared_and_own(users: np.ndarray, positions: np.ndarray, max_history: int) -> tuple[np.ndarray, np.ndarray]:
+def _counted(sizes: np.ndarray, targets: Targets) -> np.ndarray:
+    return np.append(0, np.cumsum(sizes if targets == "all" else sizes > 0))
+
+
+def _positions(
+    sizes: np.ndarray, targets: Targets, places: np.ndarray | int, numbers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """User and position of the targets at these places."""
+    users = np.searchsorted(numbers, places, side="right") - 1
+    return users, places - numbers[users] if targets == "all" else sizes[users] - 1
+
+
+def target_runs(sizes: np.ndarray, targets: Targets, max_history: int, first: int = 0) -> tuple[np.ndarray, int]:
     """
     Runs of a user's items in which every item from a first target on is predicted from the items before it.
 
@@ -35,18 +60,32 @@ def shared_and_own(users: np.ndarray, positions: np.ndarray, max_history: int) -
     since its oldest history items are cut off: within a shared run the items it keeps would still have read them.
 
     Args:
-        users, positions: targets, as `target_positions` gives them.
+        sizes: (users,) lengths of the sequences.
+        targets: `"all"` or `"last"`, see [`target_positions`].
+        first: position of a user's first item that is a target.
 
     Returns:
-        the shared runs and those of one target, (4, n) each: user, first item, first target, end.
+        (4, n) int32: user, first item, first target and end, the shared runs first, each in the order of the users; and
+        how many are shared.
     """
-    shared = positions <= max_history
-    last_of_user = np.append(users[1:] != users[:-1], True)
-    opens = shared & np.append(True, last_of_user[:-1])
-    closes = shared & (last_of_user | ~np.append(shared[1:], True))
-    starts = np.maximum(positions - max_history, 0)  # 0 where a run is shared
-    runs = np.stack([users[opens], starts[opens], positions[opens], positions[closes] + 1])
-    return runs, np.stack([users, starts, positions, positions + 1])[:, ~shared]
+    users = np.flatnonzero(sizes > first).astype(np.int32)
+    ends: np.ndarray = sizes[users].astype(np.int32 if sizes.sum() < 2**31 else np.int64)
+    if targets == "last":
+        order = np.argsort(ends - 1 > max_history, kind="stable")
+        users, ends = users[order], ends[order]
+        runs = np.stack([users, np.maximum(ends - 1 - max_history, 0), ends - 1, ends])
+        return runs, int((ends - 1 <= max_history).sum())
+    own = np.maximum(ends - (max_history + 1), 0)
+    own_before, num_shared = np.cumsum(own, dtype=own.dtype) - own, len(users)
+    runs = np.empty((4, num_shared + own.sum()), dtype=np.int32)
+    runs[0, :num_shared], runs[0, num_shared:] = users, np.repeat(users, own)
+    runs[1, :num_shared], runs[2, :num_shared] = 0, first
+    runs[3, :num_shared] = np.minimum(ends, max_history + 1)
+    runs[1, num_shared:] = np.arange(1, own.sum() + 1, dtype=np.int32)
+    runs[1, num_shared:] -= np.repeat(own_before, own)
+    runs[2, num_shared:] = runs[1, num_shared:] + np.int32(max_history)
+    runs[3, num_shared:] = runs[2, num_shared:] + np.int32(1)
+    return runs, num_shared
 
 
 class NextItemExamples(Dataset):
@@ -59,7 +98,8 @@ class NextItemExamples(Dataset):
         max_history: newest items of the prefix that are read.
 
     Attributes:
-        lengths (`np.ndarray`): (examples,) number of history items of each example.
+        users, positions, lengths (`np.ndarray`): (examples,) user, position and number of history items of each
+            example; made when they are asked for, they take more memory than the sequences.
         num_targets (`int`): one per example.
 
     Raises:
@@ -67,20 +107,36 @@ class NextItemExamples(Dataset):
     """
 
     def __init__(self, sequences: Sequence[np.ndarray], targets: Targets = "all", max_history: int = 50):
-        self.users, self.positions = target_positions(sequences, targets)
-        self.sequences = sequences
+        self.sequences = FlatSequences.of(sequences)
+        self.targets = targets
         self.max_history = max_history
-        self.lengths = np.minimum(self.positions, max_history)
-        self.num_targets = len(self.users)
+        self._sizes = self.sequences.lengths
+        self._numbers = first_numbers(self._sizes, targets)
+        self.num_targets = int(self._numbers[-1])
+
+    @property
+    def users(self) -> np.ndarray:
+        return target_positions(self.sequences, self.targets)[0]
+
+    @property
+    def positions(self) -> np.ndarray:
+        return target_positions(self.sequences, self.targets)[1]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.minimum(self.positions, self.max_history)
 
     def __len__(self) -> int:
-        return len(self.users)
+        return self.num_targets
 
     def __getitem__(self, index: int) -> dict:
         """
         `history` (n,) int64 catalogue rows, oldest first; `target`, a catalogue row; and `target_numbers`, its place
         among [`target_positions`].
         """
-        sequence, position = self.sequences[self.users[index]], self.positions[index]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        user, position = _positions(self._sizes, self.targets, index % len(self), self._numbers)
+        sequence = self.sequences[user]
         history = sequence[max(position - self.max_history, 0) : position]
         return {"history": history, "target": sequence[position], "target_numbers": index}

@@ -1,19 +1,21 @@
 """Packed rows: a user's history once, a block for every target whose prefix fits, and several users a row."""
 
+from array import array
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from .examples import Targets, shared_and_own, target_positions
+from hf_genrec.data.examples import Targets, first_numbers, target_runs
+from hf_genrec.data.flat_sequences import CHUNK, FlatSequences
 
 
 class PackedExamples(Dataset):
     """
     The targets of `NextItemExamples`, each with the same prefix, in rows of about `row_tokens` tokens.
 
-    Rows are filled with *segments*, the runs of `shared_and_own`; a shared one that does not fit into a row is cut into
+    Rows are filled with *segments*, the runs of `target_runs`; a shared one that does not fit into a row is cut into
     as few as do.
 
     Which segments share a row depends on `seed` alone; rows never see each other, whatever their order.
@@ -43,21 +45,25 @@ class PackedExamples(Dataset):
         row_tokens: int,
         seed: int = 0,
     ):
-        users, positions = target_positions(sequences, targets)
-        self.sequences = sequences
-        self.num_targets = len(users)
+        self.sequences = FlatSequences.of(sequences)
+        sizes = self.sequences.lengths
+        numbers = first_numbers(sizes, targets)
+        self.num_targets = int(numbers[-1])
 
-        shared, own = shared_and_own(users, positions, max_history)
-        segments = np.concatenate([_cut(shared, num_levels, row_tokens), own], axis=1)
+        runs, num_shared = target_runs(sizes, targets, max_history)
+        cut = _cut(runs[:, :num_shared], num_levels, row_tokens)
+        each_fits = cut.shape[1] == num_shared
+        segments = runs if each_fits else np.concatenate([cut, runs[:, num_shared:]], axis=1)
+        del runs, cut
         self.users, self.starts, self.first_targets, self.ends = segments
         # A user's targets follow each other, and so do those of a segment.
-        first_of_user = np.searchsorted(users, self.users)
-        self.first_numbers = first_of_user + self.first_targets - positions[first_of_user]
+        self.numbers, self.offset = numbers, 1 if targets == "all" else 0
         tokens = _tokens(segments, num_levels)
         history = (self.ends - self.starts - 1) * num_levels
         self.rows = _fill_rows(tokens, row_tokens, seed)
-        self.tokens = np.array([tokens[row].sum() for row in self.rows])
-        self.lengths = np.array([history[row].sum() for row in self.rows])
+        first_of_row = self.rows.starts
+        self.tokens = np.add.reduceat(tokens[self.rows.values], first_of_row, dtype=np.int32)
+        self.lengths = np.add.reduceat(history[self.rows.values], first_of_row, dtype=np.int32)
         self.labels_per_row = self.num_targets * num_levels / len(self.rows)
 
     def __len__(self) -> int:
@@ -72,7 +78,8 @@ class PackedExamples(Dataset):
         for i in self.rows[index]:
             items = self.sequences[self.users[i]][self.starts[i] : self.ends[i]]
             segments.append((items, int(self.first_targets[i] - self.starts[i])))
-            numbers.append(self.first_numbers[i] + np.arange(self.ends[i] - self.first_targets[i]))
+            first = self.numbers[self.users[i]] + self.offset * self.first_targets[i]
+            numbers.append(first + np.arange(self.ends[i] - self.first_targets[i]))
         return {"segments": segments, "target_numbers": np.concatenate(numbers)}
 
 
@@ -84,7 +91,7 @@ def _tokens(segments: np.ndarray, num_levels: int) -> np.ndarray:
 
 def _cut(segments: np.ndarray, num_levels: int, row_tokens: int) -> np.ndarray:
     """Segments of at most `row_tokens` tokens, if they have more than one target: what is cut off begins a new one."""
-    done = [np.empty((4, 0), dtype=np.int64)]
+    done = [segments[:, :0]]
     while segments.size:
         user, start, first_target, end = segments
         # The largest end with (end - start - 1) L + (end - first_target) (L + 1) <= row_tokens.
@@ -95,27 +102,33 @@ def _cut(segments: np.ndarray, num_levels: int, row_tokens: int) -> np.ndarray:
     return np.concatenate(done, axis=1)
 
 
-def _fill_rows(sizes: np.ndarray, capacity: int, seed: int) -> list[list[int]]:
+def _fill_rows(sizes: np.ndarray, capacity: int, seed: int) -> FlatSequences:
     """Segments by row, longest first, each into the fullest row that still has room for it (best fit decreasing)."""
     order = np.random.default_rng(seed).permutation(len(sizes))
+    order = order.astype(np.int32)
     order = order[np.argsort(-sizes[order], kind="stable")]
-    rows: list[list[int]] = []
-    with_room: dict[int, list[int]] = {}  # tokens left -> rows that have as many left
+    row_of = np.empty(len(order), dtype=np.int32)  # in the order in which they are filled in
+    num_rows = 0
+    with_room: dict[int, array[int]] = {}  # tokens left -> rows that have as many left
     rooms: list[int] = []  # keys of with_room, rising
-    for segment in order.tolist():
-        size = int(sizes[segment])
-        place = bisect_left(rooms, size)
-        if place == len(rooms):
-            row, left = len(rows), capacity - size
-            rows.append([segment])
-        else:
-            room = rooms[place]
-            row, left = with_room[room].pop(), room - size
-            rows[row].append(segment)
-            if not with_room[room]:
-                del with_room[room], rooms[place]
-        if left > 0:
-            if left not in with_room:
-                insort(rooms, left)
-            with_room.setdefault(left, []).append(row)
-    return rows
+    for first in range(0, len(order), CHUNK):
+        rows = []
+        for size in sizes[order[first : first + CHUNK]].tolist():
+            place = bisect_left(rooms, size)
+            if place == len(rooms):
+                row, left = num_rows, capacity - size
+                num_rows += 1
+            else:
+                room = rooms[place]
+                row, left = with_room[room].pop(), room - size
+                if not with_room[room]:
+                    del with_room[room], rooms[place]
+            rows.append(row)
+            if left > 0:
+                if left not in with_room:
+                    insort(rooms, left)
+                    with_room[left] = array("i")
+                with_room[left].append(row)
+        row_of[first : first + CHUNK] = rows
+    by_row = order[np.argsort(row_of, kind="stable")]
+    return FlatSequences.from_lengths(by_row, np.bincount(row_of, minlength=num_rows))

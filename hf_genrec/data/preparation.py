@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from hf_genrec.cells import (
 )
 from hf_genrec.data.arguments import DataArguments
 from hf_genrec.data.dates import check_dates
+from hf_genrec.data.flat_sequences import CHUNK, FlatSequences, Ids
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.pictures import name_pictures
 
@@ -42,7 +42,12 @@ _INTERACTIONS = {
 }
 
 
-def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", arguments: DataArguments) -> PreparedData:
+def prepare(
+    interactions: "datasets.Dataset | ibis.Table",
+    items: "datasets.Dataset | pa.Table",
+    arguments: DataArguments,
+    collect: "Callable[[ibis.Table], pa.Table] | None" = None,
+) -> PreparedData:
     """Filters the log, orders every user's interactions, splits them, and reports every row that was left out.
 
     Order of the steps: rating, start and end, repeats, iterative k-core, sequences (by time, then `tie_order`), split.
@@ -50,8 +55,10 @@ def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", argumen
     not have, in the order of the log, with null text.
 
     Args:
-        interactions: user_id, item_id, timestamp (milliseconds UTC, nullable), row, and optionally rating.
+        interactions: user_id, item_id, timestamp (milliseconds UTC, nullable), row, and optionally rating. A table of
+            Ibis has all five, of these very types and without missing ids, and is read by the engine it is in.
         items: item_id (unique) and text columns.
+        collect: how the engine gives the rows of a large ordered table; by default as Ibis does.
 
     Raises:
         ValueError: a column or an id is missing, an item id is there twice, a filter leaves nothing, no item is in the
@@ -64,22 +71,27 @@ def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", argumen
     from hf_genrec.data.sequences import first_interactions, k_core, rating_threshold, user_sequences
     from hf_genrec.data.splits import given, global_time, leave_one_out
 
-    log = _interaction_table(interactions)
     item_table = _item_table(name_pictures(items, arguments.item_path, arguments.image_folder))
-    if log.num_rows == 0:
-        raise ValueError(f"there are no interactions in source {arguments.source} ({arguments.source_path})")
-    connection = ibis.duckdb.connect()
-    source = connection.create_table("interactions", ibis.memtable(log))
+    connection = None
+    if isinstance(interactions, ibis.Table):
+        source = interactions
+    else:
+        log = _interaction_table(interactions)
+        if log.num_rows == 0:
+            raise ValueError(f"there are no interactions in source {arguments.source} ({arguments.source_path})")
+        connection = ibis.duckdb.connect()
+        source = connection.create_table("interactions", ibis.memtable(log))
     positions = {"item_id": item_table["item_id"], "position": pa.array(range(item_table.num_rows), pa.int64())}
-    catalogue_rows = connection.create_table("items", ibis.memtable(pa.table(positions)))
+    catalogue_rows = ibis.memtable(pa.table(positions))
 
-    report: dict[str, Any] = {"settings": asdict(arguments), "read": _counts(source), "dropped": {}}
+    report: dict[str, Any] = {"settings": arguments.deciding(), "read": _counts(source), "dropped": {}}
     report["read"]["item_rows"] = item_table.num_rows
     kept = source
     if arguments.min_rating is not None:
-        unrated = pc.sum(pc.is_null(log["rating"], nan_is_null=True)).as_py()
+        unrated = source.filter(_.rating.isnull() | _.rating.isnan()).count().to_pyarrow().as_py()
         if unrated:
-            logger.warning("%d of %d interactions have no rating: dropped by min_rating", unrated, log.num_rows)
+            of = report["read"]["interactions"]
+            logger.warning("%d of %d interactions have no rating: dropped by min_rating", unrated, of)
         kept = rating_threshold(kept, arguments.min_rating)
         report["dropped"]["min_rating"] = _dropped(source, kept, f"min_rating={arguments.min_rating}")
         report["dropped"]["min_rating"]["unrated_interactions"] = unrated
@@ -127,7 +139,7 @@ def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", argumen
     else:
         sequences = global_time(sequences, arguments.validation_ms, arguments.test_ms)
     first_rows = source.group_by("user_id").agg(first_row=_.row.min())
-    users = (
+    ordered = (
         sequences.inner_join(first_rows, "user_id")
         .order_by(_.first_row)
         .select(
@@ -136,19 +148,19 @@ def prepare(interactions: "datasets.Dataset", items: "datasets.Dataset", argumen
             num_validation=_.num_validation.cast("int64"),
             num_test=_.num_test.cast("int64"),
         )
-        .to_pyarrow()
-        .combine_chunks()
     )
-    connection.disconnect()
+    users = (ordered.to_pyarrow() if collect is None else collect(ordered)).combine_chunks()
+    if connection is not None:
+        connection.disconnect()
 
     lists = users["items"].combine_chunks()
-    ends = np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False))[:-1]
     item_rows = item_table.take(catalogue["position"])
+    items = lists.flatten().to_numpy(zero_copy_only=False).astype(np.int32)
     prepared = PreparedData(
-        user_ids=users["user_id"].to_pylist(),
+        user_ids=Ids.of(users["user_id"]),
         item_ids=catalogue["item_id"].to_pylist(),
         items=item_rows.set_column(item_rows.column_names.index("item_id"), "item_id", catalogue["item_id"]),
-        sequences=np.split(lists.flatten().to_numpy(zero_copy_only=False), ends),
+        sequences=FlatSequences.from_lengths(items, pc.list_value_length(lists).to_numpy(zero_copy_only=False)),
         num_validation=users["num_validation"].to_numpy(),
         num_test=users["num_test"].to_numpy(),
         report=report,
@@ -178,7 +190,7 @@ def _interaction_table(interactions: "datasets.Dataset") -> pa.Table:
 
 
 def _item_table(items: "datasets.Dataset") -> pa.Table:
-    table = items.with_format("arrow")[:]
+    table = items if isinstance(items, pa.Table) else items.with_format("arrow")[:]
     if "item_id" not in table.column_names:
         raise ValueError(f"items have no column item_id; columns found: {', '.join(table.column_names)}")
     for place, name in enumerate(table.column_names):
@@ -286,7 +298,7 @@ def _order_report(log: "ibis.Table", arguments: DataArguments, timed: bool) -> d
 
 def _split_report(prepared: PreparedData, arguments: DataArguments) -> dict[str, int]:
     held_out = prepared.num_validation + prepared.num_test
-    lengths = np.array([len(sequence) for sequence in prepared.sequences])
+    lengths = prepared.sequences.lengths
     counts = {
         "train_interactions": lengths.sum() - held_out.sum(),
         "validation_interactions": prepared.num_validation.sum(),
@@ -309,10 +321,11 @@ def _split_report(prepared: PreparedData, arguments: DataArguments) -> dict[str,
 def _repeats(prepared: PreparedData) -> dict[str, int]:
     """How often validation targets repeat an item of their history."""
     split = prepared.split("validation", may_be_empty=True)
-    repeated = sum(
-        int(np.isin(target, history).sum()) for target, history in zip(split.targets, split.histories, strict=True)
-    )
-    total = sum(map(len, split.targets))
+    repeated, total = 0, int(split.targets.lengths.sum())
+    for first in range(0, len(split.targets), CHUNK):
+        users = slice(first, first + CHUNK)
+        targets, seen = (_user_items(part[users], len(prepared.item_ids)) for part in (split.targets, split.histories))
+        repeated += int(np.isin(targets, seen).sum())
     if total:
         logger.info(
             "%d of %d validation targets (%.1f %%) are items that the user had before",
@@ -323,10 +336,16 @@ def _repeats(prepared: PreparedData) -> dict[str, int]:
     return {"validation_targets": total, "in_history": repeated}
 
 
+def _user_items(sequences: FlatSequences, num_items: int) -> np.ndarray:
+    """(interactions,) a number for each pair of a sequence and an item of it."""
+    items = np.concatenate([np.empty(0, dtype=np.int64), *sequences.chunks()])
+    return np.repeat(np.arange(len(sequences)), sequences.lengths) * num_items + items
+
+
 def _long_histories(prepared: PreparedData, max_history: int) -> dict[str, Any]:
     """Targets that training cannot let share a row, since the oldest items before them are cut off; says what they
     cost where that is much."""
-    lengths = np.array([len(sequence) for sequence in prepared.train_sequences()])
+    lengths = prepared.train_sequences().lengths
     own_rows = np.maximum(lengths - 1 - max_history, 0)
     longest, total = int(own_rows.argmax()), int(own_rows.sum())
     if total:

@@ -5,11 +5,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hf_genrec.catalogue.json_files import naming, read_json
 from hf_genrec.cells import shown
-from hf_genrec.data.arguments import DataArguments
+from hf_genrec.data.arguments import NOT_DECIDING, DataArguments
 from hf_genrec.files import require_stored
 
 REMEDY = "run prepare again"
-SETTINGS = get_type_hints(DataArguments)  # not the fields' types, which parsers of arguments change
+# Not the fields' types, which parsers of arguments change.
+SETTINGS = {name: kind for name, kind in get_type_hints(DataArguments).items() if name not in NOT_DECIDING}
 SOURCES = ("source_path", "item_path")
 COUNTS = ("interactions", "users", "items")
 PARTS = {

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hf_genrec.cells import is_list, shortened, shown
+from hf_genrec.data.flat_sequences import CHUNK, FlatSequences, Ids
 from hf_genrec.data.prepare_report import REMEDY, read_prepare_report
 from hf_genrec.files import fingerprint, restore_folder, whole_folder, write_json
 
@@ -21,6 +23,9 @@ ITEMS_FILE = "items.parquet"
 REPORT_FILE = "prepare.json"
 # What `save` writes, by column.
 _SEQUENCES = {"user_id": "string", "item_ids": "list of string", "num_validation": "int64", "num_test": "int64"}
+_SEQUENCES_SCHEMA = pa.schema(
+    {"user_id": pa.string(), "item_ids": pa.list_(pa.string()), "num_validation": pa.int64(), "num_test": pa.int64()}
+)
 _ITEMS = {"item_id": "string"}
 
 
@@ -34,12 +39,18 @@ class EvaluationSplit:
         histories: per user, the item indices before the split's targets, oldest first; may be empty, and holds the
             validation targets when the split is test.
         targets: per user, one or more item indices, oldest first.
+
+    Any list of ids is taken for [`Ids`], and any list of arrays for [`FlatSequences`].
     """
 
     name: str
-    user_ids: list[str]
-    histories: list[np.ndarray]
-    targets: list[np.ndarray]
+    user_ids: Ids
+    histories: FlatSequences
+    targets: FlatSequences
+
+    def __post_init__(self) -> None:
+        self.user_ids = Ids.of(self.user_ids)
+        self.histories, self.targets = FlatSequences.of(self.histories), FlatSequences.of(self.targets)
 
 
 @dataclass(eq=False)
@@ -47,24 +58,28 @@ class PreparedData:
     """Sequences over a catalogue, with their split.
 
     Attributes:
-        user_ids: (users,) in the order of their first appearance in the source.
+        user_ids: (users,) in the order of their first appearance in the source; any list is taken for [`Ids`].
         item_ids: (items,) the catalogue, in the order of the items table.
         items: one row per catalogue item in the same order: item_id and text columns.
-        sequences: per user, int64 item indices into `item_ids`, oldest first: train, validation, test.
+        sequences: per user, int64 item indices into `item_ids`, oldest first: train, validation, test; any list of
+            arrays is taken for [`FlatSequences`].
         num_validation: (users,) int64, how many items before the test targets are validation targets.
         num_test: (users,) int64, how many of the last items are test targets.
         report: settings and counts: what was read, what was dropped and why, what the split holds.
         folder: where they were read from; `None` for those just prepared.
     """
 
-    user_ids: list[str]
+    user_ids: Ids
     item_ids: list[str]
     items: pa.Table
-    sequences: list[np.ndarray]
+    sequences: FlatSequences
     num_validation: np.ndarray
     num_test: np.ndarray
     report: dict[str, Any]
     folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.user_ids, self.sequences = Ids.of(self.user_ids), FlatSequences.of(self.sequences)
 
     def settings(self, *names: str) -> dict[str, Any]:
         """How the data were prepared.
@@ -78,10 +93,9 @@ class PreparedData:
             raise ValueError(f"{path} does not say {', '.join(missing)} of the prepared data: {REMEDY}")
         return settings
 
-    def train_sequences(self) -> list[np.ndarray]:
+    def train_sequences(self) -> FlatSequences:
         """(users,) sequences without validation and test targets; empty for a user first seen in a target."""
-        held_out = self.num_validation + self.num_test
-        return [sequence[: len(sequence) - n] for sequence, n in zip(self.sequences, held_out, strict=True)]
+        return self.sequences.head(self.num_validation + self.num_test)
 
     def split(self, name: Literal["validation", "test"], may_be_empty: bool = False) -> EvaluationSplit:
         """The users with at least one target in the split `name`, what they did before, and the targets.
@@ -95,19 +109,15 @@ class PreparedData:
         counts = self.num_test if name == "test" else self.num_validation
         if not may_be_empty and not counts.any():
             raise ValueError(_no_targets(name, self.report.get("settings", {})))
-        result = EvaluationSplit(name, [], [], [])
-        for user in np.flatnonzero(counts):
-            sequence = self.sequences[user]
-            end = len(sequence) - after[user]
-            result.user_ids.append(self.user_ids[user])
-            result.histories.append(sequence[: end - counts[user]])
-            result.targets.append(sequence[end - counts[user] : end])
-        return result
+        known, user_ids = self.sequences.head(after), self.user_ids
+        if not counts.all():
+            users = np.flatnonzero(counts)
+            known, user_ids, counts = known[users], user_ids.take(users), counts[users]
+        return EvaluationSplit(name, user_ids, known.head(counts), known.tail(counts))
 
     def item_popularity(self) -> np.ndarray:
         """(items,) int64, the training interactions of every item."""
-        train = np.concatenate([np.empty(0, dtype=np.int64), *self.train_sequences()])
-        return np.bincount(train, minlength=len(self.item_ids))
+        return self.train_sequences().counts(len(self.item_ids))
 
     @property
     def fingerprint(self) -> str:
@@ -115,12 +125,15 @@ class PreparedData:
         return fingerprint(self._content())
 
     def _content(self) -> Iterator[bytes | memoryview]:
-        yield json.dumps([self.user_ids, self.items.column_names]).encode()
+        yield b"[["
+        for start in range(0, len(self.user_ids), 2**12):
+            yield (", " * bool(start) + json.dumps(self.user_ids[start : start + 2**12])[1:-1]).encode()
+        yield f"], {json.dumps(self.items.column_names)}]".encode()
         for column in self.items.columns:
             for start in range(0, len(column), 2**16):
                 yield json.dumps(column.slice(start, 2**16).to_pylist()).encode()
-        for sequence in (np.array([len(sequence) for sequence in self.sequences]), *self.sequences):
-            yield np.ascontiguousarray(sequence, dtype="<i8").data
+        for numbers in (self.sequences.lengths, *self.sequences.chunks(2**12)):
+            yield np.ascontiguousarray(numbers, dtype="<i8").data
         for counts in (self.num_validation, self.num_test):
             yield np.ascontiguousarray(counts, dtype="<i8").data
 
@@ -143,20 +156,26 @@ class PreparedData:
         Writes sequences.parquet (user_id, item_ids, num_validation, num_test), items.parquet and prepare.json, the
         report with the fingerprint. The folder appears whole, in place of an older one.
         """
-        offsets = np.cumsum([0, *map(len, self.sequences)], dtype=np.int32)
-        flat = pa.array(np.concatenate([np.empty(0, dtype=np.int64), *self.sequences]))
-        sequences = pa.table(
-            {
-                "user_id": pa.array(self.user_ids, pa.string()),
-                "item_ids": pa.ListArray.from_arrays(offsets, pa.array(self.item_ids, pa.string()).take(flat)),
-                "num_validation": pa.array(self.num_validation, pa.int64()),
-                "num_test": pa.array(self.num_test, pa.int64()),
-            }
-        )
         with whole_folder(folder) as new:
             pq.write_table(self.items, new / ITEMS_FILE)
-            pq.write_table(sequences, new / SEQUENCES_FILE)
+            with pq.ParquetWriter(new / SEQUENCES_FILE, _SEQUENCES_SCHEMA) as writer:
+                for rows in self._sequence_tables():
+                    writer.write_table(rows)
             write_json(self.report | {"fingerprint": self.fingerprint}, new / REPORT_FILE)
+
+    def _sequence_tables(self) -> Iterator[pa.Table]:
+        """The rows of sequences.parquet, a row group each."""
+        item_ids = pa.array(self.item_ids, pa.string())
+        for start, items in zip(range(0, len(self.sequences), CHUNK), self.sequences.chunks(), strict=True):
+            users = slice(start, start + CHUNK)
+            offsets = np.append(0, np.cumsum(self.sequences.lengths[users])).astype(np.int32)
+            columns = [
+                self.user_ids.column[users],
+                pa.ListArray.from_arrays(offsets, item_ids.take(pa.array(items))),
+                pa.array(self.num_validation[users], pa.int64()),
+                pa.array(self.num_test[users], pa.int64()),
+            ]
+            yield pa.table(columns, _SEQUENCES_SCHEMA)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "PreparedData":
@@ -169,26 +188,10 @@ class PreparedData:
         """
         folder = Path(folder)
         report = read_report(folder)
-        sequences = _read_parquet(folder / SEQUENCES_FILE, _SEQUENCES)
         items = _read_parquet(folder / ITEMS_FILE, _ITEMS)
-
-        lists = sequences["item_ids"].combine_chunks()
-        ids = lists.flatten()
-        indices = pc.index_in(ids, value_set=items["item_id"].combine_chunks())
-        if indices.null_count:
-            unknown = ids.filter(indices.is_null())[0].as_py()
-            raise ValueError(f"{folder / SEQUENCES_FILE}: item {unknown!r} is not in {ITEMS_FILE}: run prepare again")
-        ends = np.cumsum(_numbers(pc.list_value_length(lists)))[:-1]
-        prepared = cls(
-            user_ids=sequences["user_id"].to_pylist(),
-            item_ids=items["item_id"].to_pylist(),
-            items=items,
-            sequences=np.split(_numbers(indices), ends),
-            num_validation=_numbers(sequences["num_validation"].combine_chunks()),
-            num_test=_numbers(sequences["num_test"].combine_chunks()),
-            report=report,
-            folder=folder,
-        )
+        sequences = _read_sequences(folder / SEQUENCES_FILE, items["item_id"].combine_chunks())
+        item_ids = items["item_id"].to_pylist()
+        prepared = cls(item_ids=item_ids, items=items, report=report, folder=folder, **sequences)
         if prepared.fingerprint != report["fingerprint"]:
             raise ValueError(f"the files in {folder} are not of one `hf-genrec prepare`: run it again")
         return prepared
@@ -227,9 +230,55 @@ def require_files(folder: Path) -> None:
             raise FileNotFoundError(f"{folder / name} does not exist: run `hf-genrec prepare` first")
 
 
-def _numbers(array: pa.Array) -> np.ndarray:
-    """(n,) int64. Array.to_numpy would import pandas, which a recommendation has no use for."""
-    return np.from_dlpack(array).astype(np.int64)
+def _read_sequences(path: Path, item_ids: pa.Array) -> dict[str, Any]:
+    """
+    What of the fields stands in sequences.parquet. The file is mapped, and decoded part by part into one array: item
+    ids by their dictionaries, not one by one.
+    """
+    with _naming_damage(path):
+        with pq.ParquetFile(path, memory_map=True) as file:
+            _check_columns(path, file.schema_arrow, _SEQUENCES)
+            paths = [file.schema.column(place).path for place in range(len(file.schema))]
+        encoded = [place for place, column in enumerate(paths) if column.startswith("item_ids.")]
+        with pq.ParquetFile(path, memory_map=True, read_dictionary=[paths[place] for place in encoded]) as file:
+            groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
+            values = np.empty(sum(group.column(encoded[0]).num_values for group in groups), dtype=np.int32)
+            counts = np.empty((3, file.metadata.num_rows), dtype=np.int64)  # lengths, validation and test targets
+            users, size, user = [], 0, 0
+            for batch in file.iter_batches(CHUNK // 8, columns=list(_SEQUENCES), use_threads=False):
+                rows = _item_rows(path, batch, item_ids)
+                values[size : size + len(rows)] = rows
+                size += len(rows)
+                columns = (pc.list_value_length(batch["item_ids"]), batch["num_validation"], batch["num_test"])
+                for line, column in zip(counts, columns, strict=True):
+                    line[user : user + len(batch)] = np.from_dlpack(column)
+                users.append(pa.concat_arrays([batch["user_id"]]))
+                user += len(batch)
+    lengths, num_validation, num_test = counts[0], counts[1].copy(), counts[2].copy()
+    user_ids = Ids(pa.concat_arrays(users)) if users else Ids.of([])
+    for pool in (pa.default_memory_pool(), pa.system_memory_pool()):
+        pool.release_unused()  # what decoding took
+    return {
+        "user_ids": user_ids,
+        "sequences": FlatSequences.from_lengths(values[:size], lengths),
+        "num_validation": num_validation,
+        "num_test": num_test,
+    }
+
+
+def _item_rows(path: Path, batch: pa.RecordBatch, item_ids: pa.Array) -> np.ndarray:
+    """(interactions,) int32, where the items of a part stand in the catalogue."""
+    for name in _SEQUENCES:
+        _check_nulls(path, name, batch[name])
+    ids = batch["item_ids"].flatten()
+    if pa.types.is_dictionary(ids.type):
+        rows = pc.index_in(ids.dictionary, value_set=item_ids).take(ids.indices)
+    else:
+        rows = pc.index_in(ids, value_set=item_ids)
+    if rows.null_count:
+        unknown = ids.filter(rows.is_null())[0].as_py()
+        raise ValueError(f"{path}: item {unknown!r} is not in {ITEMS_FILE}: {REMEDY}")
+    return np.from_dlpack(rows)  # to_numpy would import pandas, which a recommendation has no use for
 
 
 def _read_parquet(path: Path, columns: dict[str, str]) -> pa.Table:
@@ -237,25 +286,39 @@ def _read_parquet(path: Path, columns: dict[str, str]) -> pa.Table:
     A table as `save` wrote it: every name once, `columns` of just these types and without nulls, others of what JSON
     holds.
     """
+    with _naming_damage(path), pq.ParquetFile(path) as file:  # pq.read_table would import pandas
+        table = file.read()
+    _check_columns(path, table.schema, columns)
+    for name in columns:
+        _check_nulls(path, name, table[name])
+    return table
+
+
+@contextmanager
+def _naming_damage(path: Path) -> Iterator[None]:
     try:
-        with pq.ParquetFile(path) as file:  # pq.read_table would import pandas
-            table = file.read()
-    except (pa.ArrowInvalid, OSError) as error:
+        yield
+    except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} cannot be read as Parquet ({reason}): {REMEDY}") from None
-    names = table.column_names
+
+
+def _check_columns(path: Path, schema: pa.Schema, columns: dict[str, str]) -> None:
+    names = schema.names
     if missing := columns.keys() - set(names):
         raise ValueError(f"{path} has no column {', '.join(sorted(missing))}: {REMEDY}")
-    for name, column in zip(names, table.columns, strict=True):
+    for name, type_of in zip(names, schema.types, strict=True):
         if names.count(name) > 1:
             raise ValueError(f"{path}: column {shown(name)} is there twice: {REMEDY}")
-        kind = f"list of {column.type.value_type}" if pa.types.is_list(column.type) else str(column.type)
-        if kind != columns.get(name, kind) or not _is_plain(column.type):
+        kind = f"list of {type_of.value_type}" if pa.types.is_list(type_of) else str(type_of)
+        if kind != columns.get(name, kind) or not _is_plain(type_of):
             expected = columns.get(name, "text or numbers")
             raise ValueError(f"{path}: column {shown(name)} is of type {shortened(kind, 60)}, not {expected}: {REMEDY}")
-        if name in columns and column.null_count:
-            raise ValueError(f"{path}: column {shown(name)} holds nulls: {REMEDY}")
-    return table
+
+
+def _check_nulls(path: Path, name: str, column: pa.Array | pa.ChunkedArray) -> None:
+    if column.null_count:
+        raise ValueError(f"{path}: column {shown(name)} holds nulls: {REMEDY}")
 
 
 def _is_plain(kind: pa.DataType) -> bool:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch.utils.data import Dataset
 
-from hf_genrec.data.examples import Targets, target_positions
+from hf_genrec.data.examples import Targets, first_numbers, target_positions
+from hf_genrec.data.flat_sequences import FlatSequences
 
 
 class ItemWindows(Dataset):
@@ -35,18 +36,17 @@ class ItemWindows(Dataset):
     def __init__(
         self, sequences: Sequence[np.ndarray], targets: Targets = "all", max_history: int = 50, packing: bool = True
     ):
-        users, positions = target_positions(sequences, targets)
-        self.sequences = sequences
-        self.num_targets = len(users)
+        self.sequences = FlatSequences.of(sequences)
+        sizes = self.sequences.lengths
+        numbers = first_numbers(sizes, targets)
+        self.num_targets = int(numbers[-1])
         if packing and targets == "all":
-            sizes = [len(sequence) for sequence in sequences]
-            windows = [(user, *window) for user, size in enumerate(sizes) for window in item_windows(size, max_history)]
-            self.users, self.starts, self.first_targets, self.ends = np.array(windows, dtype=np.int64).T
+            self.users, self.starts, self.first_targets, self.ends = item_windows(sizes, max_history)
         else:
+            users, positions = target_positions(self.sequences, targets)
             starts = np.maximum(positions - max_history, 0)
             self.users, self.starts, self.first_targets, self.ends = users, starts, positions, positions + 1
-        first_of_user = np.searchsorted(users, self.users)
-        self.first_numbers = first_of_user + self.first_targets - positions[first_of_user]
+        self.first_numbers = numbers[self.users] + (self.first_targets if targets == "all" else 0)
         self.lengths = self.ends - self.starts
         self.labels_per_row = self.num_targets / len(self.users)
 
@@ -64,12 +64,19 @@ class ItemWindows(Dataset):
         return {"items": items, "first_target": int(first - self.starts[index]), "target_numbers": numbers}
 
 
-def item_windows(size: int, max_history: int) -> list[tuple[int, int, int]]:
-    """Start, first target and end of the windows of a user with so many items."""
-    found, first = [], 0
-    while first < size:
-        start = max(0, first - (max_history + 1) // 2) if first else 0
-        end = min(size, start + max_history + 1)
-        found.append((start, first, end))
-        first = end
-    return found
+def item_windows(sizes: np.ndarray, max_history: int) -> np.ndarray:
+    """
+    The windows of users with so many items each.
+
+    Returns:
+        (4, windows) int32: user, start, first target and end.
+    """
+    longest = max_history + 1
+    before = longest // 2  # items that stand before the first target of a further window
+    further = np.maximum(-(-(sizes - longest) // (longest - before)), 0)
+    counts = (sizes > 0) + further
+    users = np.repeat(np.arange(len(sizes)), counts)
+    place = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
+    first = np.where(place > 0, longest + (place - 1) * (longest - before), 0)
+    start = np.where(place > 0, first - before, 0)
+    return np.stack([users, start, first, np.minimum(sizes[users], start + longest)]).astype(np.int32)

@@ -116,7 +116,7 @@ def evaluate_recommender(
         total=users, desc=f"evaluate {split.name}", unit=" users", disable=not (progress and shows_bars())
     ) as bar:
         for start in range(0, users, batch_size):
-            histories = split.histories[start : start + batch_size]
+            histories = list(split.histories[start : start + batch_size])
             wall_start, cpu_start = time.perf_counter(), time.process_time()
             answer = np.asarray(recommend(histories, ks[-1]))
             wall += time.perf_counter() - wall_start
@@ -174,7 +174,7 @@ def evaluate_recommender(
     return result
 
 
-def _check_lists(recommended: np.ndarray, histories: list[np.ndarray], exclude_seen: bool) -> None:
+def _check_lists(recommended: np.ndarray, histories: Sequence[np.ndarray], exclude_seen: bool) -> None:
     gaps = (recommended[:, :-1] == -1) & (recommended[:, 1:] != -1)
     if gaps.any():
         raise ValueError(f"the list of user row {int(np.nonzero(gaps)[0][0])} has -1 before its end; -1 only pads it")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_genrec.catalogue.json_files import read_json
-from hf_genrec.data.arguments import DataArguments
+from hf_genrec.data.arguments import NOT_DECIDING, DataArguments
 from hf_genrec.data.prepared import PreparedData, read_report
 from hf_genrec.files import source_fingerprint, spelled_out, weights_fingerprint, write_json
 from hf_genrec.hub import model_fingerprint
@@ -35,6 +35,7 @@ PATHS = ("source_path", "item_path")
 TEXT = ("text_model", "text_columns", "embeddings_path")  # of TokenizerArguments, what makes a text's vector
 NOT_PREPARED = (
     *PATHS,
+    *NOT_DECIDING,
     "max_history",
     "codes_path",
 )  # of DataArguments, what `prepare` does not read or is compared apart

@@ -1,7 +1,7 @@
 """The transformers `Trainer` for generative recommenders: grouped by length, evaluated by constrained generation."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,10 +37,12 @@ class EpochSampler(Sampler):
         lengths (*optional*): (num_examples,) group by these, in batches of `batch_size`.
     """
 
-    def __init__(self, num_examples: int, seed: int, lengths: list[int] | None = None, batch_size: int = 1):
+    def __init__(
+        self, num_examples: int, seed: int, lengths: Sequence[int] | np.ndarray | None = None, batch_size: int = 1
+    ):
         self.num_examples = num_examples
         self.seed = seed
-        self.lengths = lengths
+        self.lengths = None if lengths is None else np.asarray(lengths, dtype=np.int64)
         self.batch_size = batch_size
         self.epoch = 0
 
@@ -52,21 +54,28 @@ class EpochSampler(Sampler):
 
     def __iter__(self):
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        order = torch.randperm(self.num_examples, generator=generator).tolist()
-        return iter(order if self.lengths is None else grouped_by_length(order, self.lengths, self.batch_size))
+        order = torch.randperm(self.num_examples, generator=generator).numpy()
+        if self.lengths is not None:
+            order = grouped_by_length(order, self.lengths, self.batch_size)
+        # without a Python object a row
+        return (row for start in range(0, len(order), 2**12) for row in order[start : start + 2**12].tolist())
 
 
-def grouped_by_length(order: list[int], lengths: list[int], batch_size: int) -> list[int]:
+def grouped_by_length(order: np.ndarray, lengths: np.ndarray, batch_size: int) -> np.ndarray:
     """
     A random order in which rows of like lengths stand together, as transformers' `group_by_length` has it: runs of at
     most 50 batches, and of no more than a quarter of all rows, go from long to short. The longest row of all comes
     first, so that memory that does not suffice is found out at once.
     """
     run = batch_size * max(1, min(len(order) // (4 * batch_size), 50))
-    runs = [sorted(order[i : i + run], key=lengths.__getitem__, reverse=True) for i in range(0, len(order), run)]
-    longest = max(runs, key=lambda rows: lengths[rows[0]])
-    runs[0][0], longest[0] = longest[0], runs[0][0]
-    return [row for rows in runs for row in rows]
+    order = order.copy()
+    starts = np.arange(0, len(order), run)
+    for start in starts:
+        rows = order[start : start + run]
+        rows[:] = rows[np.argsort(-lengths[rows], kind="stable")]
+    longest = starts[np.argmax(lengths[order[starts]])]
+    order[[0, longest]] = order[[longest, 0]]
+    return order
 
 
 @overrides("_get_train_sampler", "_get_num_items_in_batch", "_run_epoch", "_save_checkpoint")
@@ -110,7 +119,7 @@ class GenRecTrainer(Trainer):
         strategy = self.args.train_sampling_strategy
         if strategy not in ("random", "group_by_length"):
             return super()._get_train_sampler(train_dataset)
-        lengths = train_dataset.lengths.tolist() if strategy == "group_by_length" else None
+        lengths = train_dataset.lengths if strategy == "group_by_length" else None
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return EpochSampler(len(train_dataset), self.args.seed, lengths, batch_size)
 

@@ -1,5 +1,7 @@
 """Packed rows hold exactly the targets of one row per prefix, each behind its own prefix."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_genrec.data.collator import PackedCollator
-from hf_genrec.data.examples import NextItemExamples
+from hf_genrec.data.examples import NextItemExamples, target_runs
+from hf_genrec.data.flat_sequences import FlatSequences
 from hf_genrec.data.packing import PackedExamples
+from hf_genrec.data.windows import ItemWindows, item_windows
 
 PROCESSOR = make_processor(num_items=12, sizes=(3, 4), max_history=4)
 ITEM_OF = {tuple(ids): row for row, ids in enumerate(PROCESSOR.token_ids.tolist())}
@@ -90,3 +94,47 @@ def test_rows_are_filled():
     users = [rng.integers(0, 12, rng.integers(1, 6)) for _ in range(400)]
     packed = PackedExamples(users, "all", 8, PROCESSOR.num_levels, row_tokens=96)
     assert packed.tokens.sum() / (len(packed) * 96) > 0.98
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.integers(0, 12), min_size=1, max_size=8).filter(any),
+    st.sampled_from(["all", "last"]),
+    st.integers(1, 6),
+    st.sampled_from([0, 1]),
+)
+def test_runs_are_those_of_target_after_target(sizes, targets, max_history, first):
+    shared, own = {}, []
+    for user, size in enumerate(sizes):
+        for position in range(first if targets == "all" else max(first, size - 1), size):
+            if position > max_history:
+                own.append([user, position - max_history, position, position + 1])
+            else:
+                shared.setdefault(user, [user, 0, position, 0])[3] = position + 1
+    runs, num_shared = target_runs(np.array(sizes), targets, max_history, first)
+    assert runs.T.tolist() == [*shared.values(), *own]
+    assert num_shared == len(shared)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.integers(1, 9))
+def test_windows_follow_each_other(sizes, max_history):
+    found = []
+    for user, size in enumerate(sizes):
+        first = 0
+        while first < size:
+            start = max(0, first - (max_history + 1) // 2) if first else 0
+            found.append([user, start, first, min(size, start + max_history + 1)])
+            first = found[-1][3]
+    assert item_windows(np.array(sizes), max_history).T.tolist() == found
+
+
+def test_rows_of_a_large_log_take_less_memory_than_it():
+    """Nothing as long as the log is made, neither an array nor Python's objects."""
+    sequences = FlatSequences.from_lengths(np.zeros(2_000_000, np.int32), np.full(50_000, 40))
+    for rows in (lambda: PackedExamples(sequences, "all", 50, 3, 512), lambda: ItemWindows(sequences, "all", 50)):
+        tracemalloc.start()
+        assert rows().num_targets == 2_000_000
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < sequences.values.nbytes

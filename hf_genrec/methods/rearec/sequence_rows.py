@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ...data.examples import Targets, shared_and_own, target_positions
+from ...data.examples import Targets, first_numbers, target_positions, target_runs
+from ...data.flat_sequences import FlatSequences
 from ...data.windows import item_windows
 
 
@@ -14,7 +15,7 @@ class PackedSequences(Dataset):
     """
     Rows of a history and its targets. A target needs at least one item before it, so a user's first item is none.
 
-    A row is one of the runs of `shared_and_own`, one of `item_windows`, or holds a single target.
+    A row is one of the runs of `target_runs`, one of `item_windows`, or holds a single target.
 
     Args:
         sequences: per user the training items as catalogue rows, oldest first.
@@ -40,27 +41,25 @@ class PackedSequences(Dataset):
         packing: bool = True,
         windows: bool = False,
     ):
-        users, positions = target_positions(sequences, targets)
-        users, positions = users[positions > 0], positions[positions > 0]
-        if not len(users):
+        self.sequences = FlatSequences.of(sequences)
+        sizes = self.sequences.lengths
+        first_numbers(sizes, targets)
+        if sizes.max() < 2:
             raise ValueError(
                 "No user has two training items, so no target has a history: check the filters and the split of the "
                 "prepared data."
             )
-        self.sequences = sequences
-        self.num_targets = len(users)
+        self.num_targets = int(np.maximum(sizes - 1, 0).sum() if targets == "all" else (sizes > 1).sum())
 
         if windows:
-            found = [
-                (user, start, max(first, 1), end)
-                for user, sequence in enumerate(sequences)
-                for start, first, end in item_windows(len(sequence), max_history)
-                if end > 1
-            ]
-            runs = np.array(found, dtype=np.int64).T
+            runs = item_windows(sizes, max_history)
+            runs[2] = np.maximum(runs[2], 1)
+            runs = runs[:, runs[3] > 1]
         elif packing:
-            runs = np.concatenate(shared_and_own(users, positions, max_history), axis=1)
+            runs, _ = target_runs(sizes, targets, max_history, first=1)
         else:
+            users, positions = target_positions(self.sequences, targets)
+            users, positions = users[positions > 0], positions[positions > 0]
             runs = np.stack([users, np.maximum(positions - max_history, 0), positions, positions + 1])
         self.users, self.starts, self.first_targets, self.ends = runs
         self.lengths = self.ends - self.starts - 1
