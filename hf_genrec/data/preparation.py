@@ -71,7 +71,9 @@ def prepare(
     from hf_genrec.data.sequences import first_interactions, k_core, rating_threshold, user_sequences
     from hf_genrec.data.splits import given, global_time, leave_one_out
 
-    item_table = _item_table(name_pictures(items, arguments.item_path, arguments.image_folder))
+    if not isinstance(items, pa.Table):
+        items = name_pictures(items, arguments.item_path, arguments.image_folder)
+    item_table = _item_table(items)
     connection = None
     if isinstance(interactions, ibis.Table):
         source = interactions
