@@ -15,6 +15,7 @@ from ...catalogue.published_weights import require_same_weights
 from ...catalogue.transformers_bridge import CACHE, CacheByBothNames, returns_tuples, takes_cache
 from ...catalogue.transformers_bridge import initialization as init
 from ...decoding.code_loss import at_least_float32
+from ...decoding.shared_batch import counts_of_all, own_start, rows_of_all
 from .cobra_beams import CobraBeamDecoder
 from .cobra_layers import CobraLayer, DenseItems, TextLinear
 from .cobra_losses import dense_loss, other_users_loss
@@ -297,14 +298,17 @@ class CobraForCausalLM(CobraRecommenderMixin, CobraPreTrainedModel, GenerationMi
     def _vectors_of_batch(self, input_ids: torch.Tensor, labels: torch.Tensor):
         """
         The ids and labels (B, T) with their vector tokens numbered anew, and the vectors (n, d) that the numbers stand
-        for: those of all items, or of the batch's.
+        for: those of all items, or of the batch's, in training of the batch that all processes share.
         """
         if self.config.negatives == "catalogue":
             return input_ids, labels, self.model.items()
         first = self.config.vocab_size
         both = torch.stack([input_ids, labels])
-        rows, places = (both[both >= first] - first).unique(return_inverse=True)
-        both[both >= first] = places + first
+        named = both[both >= first] - first
+        rows = named.unique()
+        if self.training:
+            rows = rows_of_all(rows).unique()
+        both[both >= first] = torch.searchsorted(rows, named) + first
         return both[0], both[1], self.model.items(rows)
 
     def _losses(self, states, labels, vectors, num_items_in_batch) -> dict[str, torch.Tensor]:
@@ -321,8 +325,12 @@ class CobraForCausalLM(CobraRecommenderMixin, CobraPreTrainedModel, GenerationMi
             sparse = sparse + nn.functional.cross_entropy(logits, labels[of_level] - tokens.start, reduction="sum")
         predicted, rows = states[is_item], labels[is_item] - config.vocab_size
         if config.negatives == "other_users":
-            users = is_item.nonzero()[:, 0]
-            dense = other_users_loss(predicted, vectors[rows], users, config.dense_temperature)
+            users, targets, start = is_item.nonzero()[:, 0], vectors[rows].detach(), 0
+            if self.training:
+                counts = counts_of_all(len(rows), rows.device)
+                users = rows_of_all(users + own_start(counts_of_all(len(labels), rows.device)), counts)
+                targets, start = rows_of_all(targets, counts), own_start(counts)
+            dense = other_users_loss(predicted, targets, users, config.dense_temperature, start)
         else:
             dense = dense_loss(predicted, vectors, rows, config.dense_temperature)
         return {"sparse": sparse / config.num_levels / total, "dense": dense / total}

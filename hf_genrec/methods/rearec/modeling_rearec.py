@@ -310,9 +310,9 @@ class ReaRecForNextItem(NewTextItems, ItemRecommenderMixin, ReaRecPreTrainedMode
             labels = sequence_labels[sequence_labels != -100]
         states, noised = self._states_of_targets(input_ids, real, positions, is_target, noise, num_steps, table)
         popularity = None if self.processor is None else torch.from_numpy(self.processor.popularity)
-        negatives = draw_negatives(self.config, labels, popularity)
+        negatives = draw_negatives(self.config, labels, popularity, shared=self.training)
         total = len(labels) if num_items_in_batch is None else num_items_in_batch
-        result = rearec_loss(states, noised, table, labels, self.config, negatives, total)
+        result = rearec_loss(states, noised, table, labels, self.config, negatives, total, shared=self.training)
         logits = None if self.training else self._user_vectors(states) @ table[:-1].T
         return ReaRecOutput(loss=result.loss, losses=result.terms, logits=logits, reasoning_states=states)
 
