@@ -1,7 +1,8 @@
 """How many processes were started, and whether the command at hand is work for as many."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 TORCHRUN = "torchrun --standalone --nproc_per_node"
 # Of a launcher that starts processes by MPI, which accelerate asks for how many there are.
@@ -48,3 +49,24 @@ def require_gpus_to_shard(fsdp: bool, has_accelerator: bool) -> None:
             f"fsdp shards weights between GPUs, and there is none: on processors use {TORCHRUN} 2 -m "
             "hf_genrec.trainers.train, or DeepSpeed (configs/accelerate/zero3.yaml)"
         )
+
+
+def by_main_process(work: Callable[[], Any]) -> Any:
+    """
+    What the first of several processes finds, in all of them, or the error that it ends with: of work that writes or
+    removes files. One process does it itself.
+    """
+    import torch.distributed
+
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return work()
+    found: list[Any] = [None, None]
+    if torch.distributed.get_rank() == 0:
+        try:
+            found[0] = work()
+        except (ValueError, OSError) as error:
+            found[1] = error
+    torch.distributed.broadcast_object_list(found, 0)
+    if found[1] is not None:
+        raise found[1]
+    return found[0]

@@ -14,6 +14,7 @@ from ...catalogue.published_weights import require_same_weights
 from ...catalogue.transformers_bridge import initialization as init
 from ...catalogue.transformers_bridge import returns_tuples
 from ...decoding.recommend_by_scores import ItemRecommenderMixin
+from ...decoding.shared_batch import is_shared
 from .configuration_rearec import ReaRecConfig
 from .rearec_depth_rules import ConfidenceRule, HaltingRule, adaptive_predictions, build_depth_rule
 from .rearec_layers import (
@@ -323,8 +324,10 @@ class ReaRecForNextItem(NewTextItems, ItemRecommenderMixin, ReaRecPreTrainedMode
         """
         noise = None if noise is None else noise_of_readings(noise, is_target)  # (K, B, M, d)
         numbers = is_target.flatten().cumsum(0).view_as(is_target) - 1
-        # A GPU takes longer to start more operations than to read some padding.
-        together = rows_alike(real, is_target) if real.device.type == "cpu" else [slice(None)]
+        # A GPU takes longer to start more operations than to read some padding. Processes that gather weights module by
+        # module must call each of them equally often.
+        alike = real.device.type == "cpu" and not is_shared()
+        together = rows_alike(real, is_target) if alike else [slice(None)]
         states, noised, order = [], [], []
         for rows in together:
             width, most = used_columns(real[rows]), used_columns(is_target[rows])
