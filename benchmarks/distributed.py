@@ -7,13 +7,14 @@ of anything that is logged with the loss in any step, of any weight at the end, 
 the rows of a step, and the data are those of tests/training/several_runs.py. A way without its package is left out.
 """
 
+import argparse
 import importlib.util
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import arguments, write_result
+from benchmarks.measure import write_result
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/training"))
 
@@ -21,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests/training"))
 def main() -> None:
     from several_runs import LAUNCHERS, gaps, prepare_all, train_all
 
-    options = arguments(__doc__)
+    argparse.ArgumentParser(description=__doc__, allow_abbrev=False).parse_args()
     ways = [way for way in LAUNCHERS if not way.startswith("ZeRO") or importlib.util.find_spec("deepspeed")]
     with tempfile.TemporaryDirectory() as folder:
         configs = prepare_all(Path(folder))
@@ -33,7 +34,7 @@ def main() -> None:
             row[way] = gaps(alone[name], found[way][name]) if name in found[way] else None
         rows.append(row)
     print(table(rows, ways[1:]))
-    write_result("distributed", options, {"rows": rows})
+    write_result("distributed", "python -m benchmarks.distributed", {"processes": 2, "threads": 1}, rows)
 
 
 def table(rows: list[dict[str, Any]], ways: list[str]) -> str:

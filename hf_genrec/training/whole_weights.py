@@ -39,12 +39,13 @@ def unsharded_copy(model: Any) -> Any:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
     from torch.distributed.fsdp import FSDPModule
 
+    kept: Any = model  # which the check below takes for a FSDPModule and nothing else
     if not isinstance(model, FSDPModule):
         raise ValueError("this library's models are not made for FSDP1: set fsdp_version: 2, as in fsdp2.yaml")
-    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    weights = get_model_state_dict(kept, options=StateDictOptions(full_state_dict=True))
     # `fully_shard` gives a model a class of its own, which inherits from what it was.
     own_class: Any = next(found for found in type(model).__mro__ if not issubclass(found, FSDPModule))
-    copied = own_class(model.config)
+    copied = own_class(kept.config)
     copied.load_state_dict(weights)
-    copied.processor = model.processor
-    return copied.to(model.device).eval()
+    copied.processor = kept.processor
+    return copied.to(kept.device).eval()
