@@ -60,13 +60,22 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
+# What several processes do together; any other command would be done by each of them, into the same files.
+TOGETHER = ("train", "grpo", "tokenize")
+
+
 @app.callback()
 def common(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
     ] = False,
 ) -> None:
     """Generative recommenders: from an interaction log to semantic IDs, a trained model and recommended titles."""
+    from hf_genrec.training.processes import require_one_process
+
+    if context.invoked_subcommand not in TOGETHER:
+        require_one_process(f"hf-genrec {context.invoked_subcommand}")
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ from hf_genrec.semantic_ids.residual_kmeans import fit_residual_kmeans
 from hf_genrec.trainers import train_item_tokenizer
 from hf_genrec.training.config import RunConfig, parse_command_line
 from hf_genrec.training.lineage import require_own_tokenizer, require_prepared, tokenized_from
+from hf_genrec.training.processes import require_one_process
 from hf_genrec.training.run_folder import RunFolder
 from hf_genrec.training.teachers import require_teachers
 
@@ -44,6 +45,9 @@ def main(config: RunConfig) -> None:
         )
         return
     folder, arguments = config.run.semantic_ids, config.tokenizer
+    made = config.data.codes_path is None and arguments.codes_run is None
+    if not made or arguments.item_tokenizer == "residual_kmeans":
+        require_one_process("tokenize", "start it without torchrun; learned item tokenizers train in several processes")
     require_writable(config.run.path)
     require_teachers(config.training.teachers or {}, config.teachers_dir)
     made_from = tokenized_from(config, require_prepared(config))

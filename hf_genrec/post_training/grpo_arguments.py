@@ -8,7 +8,7 @@ import torch
 from trl import GRPOConfig
 
 from hf_genrec.post_training.grpo_keys import GRPO_KINDS
-from hf_genrec.training.arguments import check_rows_and_metric, check_training, join_processes
+from hf_genrec.training.arguments import check_rows_and_metric, check_training, join_processes, use_one_gpu
 from hf_genrec.training.config import parse_arguments
 from hf_genrec.training.option_help import option_help, own_fields
 
@@ -156,6 +156,7 @@ class GRPOArguments(GRPOConfig):
                 raise ValueError(f"{name}: answers are sampled from the whole policy under the trie, leave it out")
         join_processes(self)
         super().__post_init__()
+        use_one_gpu(self)
         check_rows_and_metric(self)
         check_training(self)
         if self.per_device_train_batch_size * int(self.steps_per_generation or 0) % int(self.num_generations or 0):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import is_peft_model
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
@@ -55,6 +56,9 @@ class GenRecGRPOTrainer(GenRecTrainer, GRPOTrainer):
             columns for the rewards.
         eval_dataset ([`EvaluationSplit`])
         peft_config (*optional*): adapters to train instead of the weights. They are merged when the training ends.
+
+    Raises:
+        ValueError: under DeepSpeed ZeRO-3, where the reference would be a copy of weights that are elsewhere.
     """
 
     # As they are here, of what transformers and TRL allow.
@@ -65,6 +69,10 @@ class GenRecGRPOTrainer(GenRecTrainer, GRPOTrainer):
     shuffle_dataset: bool
 
     def __init__(self, model, reward_funcs: list[Callable], args: GRPOArguments, peft_config=None, **kwargs):
+        if is_deepspeed_zero3_enabled():
+            raise ValueError(
+                "post-training is not made for DeepSpeed ZeRO-3: use ZeRO-2 (configs/accelerate/zero2.yaml) or torchrun"
+            )
         self.processor = model.processor
         args.max_completion_length = self.processor.num_levels
         reference = None if peft_config is not None or not args.beta else _frozen_copy(model)

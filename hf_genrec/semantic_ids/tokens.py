@@ -39,7 +39,10 @@ def base_tokenizer(base_model: str) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(base_model)
     except Exception as error:  # of many kinds, by what is damaged
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(f"the tokenizer of base_model {base_model} does not open: {reason}") from error
+        raise ValueError(
+            f"the tokenizer of base_model {base_model} does not open (put its config.json, tokenizer and weights into "
+            f"a folder and name that): {reason}"
+        ) from error
     files = set(tokenizer.vocab_files_names.values())
     if not any(cached_file(base_model, file, _raise_exceptions_for_missing_entries=False) for file in sorted(files)):
         raise ValueError(

@@ -1,5 +1,6 @@
 """Arguments of every training."""
 
+import logging
 import math
 import os
 import re
@@ -9,8 +10,11 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from hf_genrec.training.processes import TORCHRUN, require_as_many_as_asked_for, require_gpus_to_shard
 from hf_genrec.training.teachers import checked_teachers
 from hf_genrec.training.trainer_checks import check_of_trainer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -149,6 +153,7 @@ class GenRecTrainingArguments(TrainingArguments):
         check_soft_targets(self)
         join_processes(self)
         super().__post_init__()
+        use_one_gpu(self)
         check_rows_and_metric(self)
         check_training(self)
 
@@ -157,9 +162,31 @@ def join_processes(arguments: Any) -> None:
     """
     Several processes on a machine without an accelerator train on CPUs: Trainer would run as many trainings that do not
     know of each other.
+
+    Raises:
+        ValueError: for a launcher that has started fewer processes than it was asked for, or shards what it cannot.
     """
+    require_as_many_as_asked_for()
+    fsdp = bool(arguments.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    require_gpus_to_shard(fsdp and int(os.environ.get("WORLD_SIZE", "1")) > 1, torch.accelerator.is_available())
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
         arguments.use_cpu = True
+
+
+def use_one_gpu(arguments: Any) -> None:
+    """
+    One process uses one GPU. With several, transformers' Trainer would split every batch between threads
+    (`DataParallel`), which is slower than one GPU and counts targets wrongly.
+    """
+    if arguments.n_gpu > 1:
+        logger.warning(
+            "%d GPUs are visible, and this one process uses the first: %s %d -m hf_genrec.trainers.train with the same "
+            "options uses all of them",
+            arguments.n_gpu,
+            TORCHRUN,
+            arguments.n_gpu,
+        )
+        arguments._n_gpu = 1
 
 
 def check_training(arguments: Any) -> None:

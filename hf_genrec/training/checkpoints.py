@@ -13,6 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hf_genrec.catalogue.json_files import read_json
 from hf_genrec.files import fingerprint, spelled_out, write_json
 from hf_genrec.training.lineage import read_lineage, require_same_lineage, trained_by
+from hf_genrec.training.processes import by_main_process
 from hf_genrec.training.trainer_state import read_state
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def checkpoint_to_resume(folder: Path, resume: str | None, lineage: Mapping[str,
     Args:
         folder: the run's `checkpoints/`.
         resume: `None` to start anew, `"last"` for the newest complete checkpoint (a start, where there is none), or a
-            path. Incomplete checkpoints, left by a killed process, are removed.
+        path. Incomplete checkpoints, left by a killed process, are removed, by the first of several processes.
         lineage: what the training is made from, see `hf_genrec.training.lineage`.
 
     Raises:
@@ -36,6 +37,10 @@ def checkpoint_to_resume(folder: Path, resume: str | None, lineage: Mapping[str,
             checkpoint, the checkpoint was made from something else, or the best one so far is missing.
         FileNotFoundError: if the checkpoint named is not a complete one.
     """
+    return by_main_process(lambda: _checkpoint_to_resume(folder, resume, lineage))
+
+
+def _checkpoint_to_resume(folder: Path, resume: str | None, lineage: Mapping[str, Any]) -> str | None:
     steps = {path: re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name) for path in folder.glob("*")}
     for path, number in steps.items():
         if path.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-") and number is None:
@@ -64,7 +69,7 @@ def checkpoint_to_resume(folder: Path, resume: str | None, lineage: Mapping[str,
         if fault is None:
             return _checked(checkpoint, lineage)
         logger.warning("%s is incomplete or damaged (%s) and is removed", checkpoint, fault)
-        shutil.rmtree(checkpoint, ignore_errors=True)  # another process of this training may be at it, too
+        shutil.rmtree(checkpoint, ignore_errors=True)
     return None
 
 

@@ -23,6 +23,7 @@ from hf_genrec.training.seen_items import K, choose_exclude_seen
 from hf_genrec.training.teachers import teachers_cpu_seconds, teachers_folder
 from hf_genrec.training.trainer import GenRecTrainer, StopEarly
 from hf_genrec.training.trainer_state import read_state
+from hf_genrec.training.whole_weights import whole_model
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,6 @@ def train_and_save(
 def _train_and_save(
     trainer, run: RunFolder, resume: str | None, lineage, item_tokenizer: Path | None, dense: DenseRun | None
 ) -> None:
-    arguments, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
     start = time.perf_counter()
     # Before the training, which may delete the checkpoint in favour of newer ones.
     step = None if resume is None else read_state(Path(resume))["global_step"]
@@ -82,55 +82,71 @@ def _train_and_save(
             f"the training in {run.path} is finished, so that nothing is done with other settings "
             f"({', '.join(changed)}): set them back, or train in another output_dir"
         )
-    if trainer.is_world_process_zero():
-        record = {
-            "seconds": time.perf_counter() - start,
-            "cpu_seconds": trainer.state.log_history[-1]["cpu_seconds"],
-            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "resumed_from": resume,
-            "num_weights": model.num_parameters(),
-            "num_targets": trainer.train_dataset.num_targets,
-            "num_processes": arguments.world_size,
-            "steps": trainer.state.global_step,
-            "epochs": trainer.state.epoch,
-            "best_step": trainer.state.best_global_step,
-            "best_validation_ndcg@10": trainer.state.best_metric,
-            "log": trainer.state.log_history,
-        }
-        if getattr(arguments, "teachers", None):  # post-training has none
-            folder = teachers_folder(run, arguments.teachers_dir)
-            record["teachers_cpu_seconds"] = teachers_cpu_seconds(arguments.teachers, folder)
-        members = getattr(trainer, "members_cpu_seconds", None)
-        if members is not None:
-            record["members_cpu_seconds"] = members
-        soft_targets = getattr(trainer, "soft_targets_report", None)
-        if soft_targets is not None:
-            record["soft_targets"] = soft_targets
-        trained = trainer.accelerator.unwrap_model(trainer.model)
-        require_sound_weights(trained)
-        split, known = trainer.eval_dataset, _known_figures(trainer)
-        if dense is not None:
-            trained, of_both, known = dense.join(trained, record, arguments.exclude_seen)
-            record |= of_both
-            split = dense.validation
-            lineage = {**lineage, "made_from": {**lineage["made_from"], "dense_run": of_both["dense"]["model"]}}
-        start_of_choice = time.process_time()
-        record["seen_items"] = choose_exclude_seen(
-            trained, split, getattr(arguments, "exclude_seen", None), arguments.per_device_eval_batch_size, known
-        )
-        record["cpu_seconds"] += time.process_time() - start_of_choice
-        if finished:
-            record |= _what_it_took(run.results / TRAINING_FILE, record["steps"])
-        with whole_folder(run.model) as folder:
-            save_model(trained, folder, item_tokenizer)
-            settings = arguments.to_dict() | {"resume_from_checkpoint": None}
-            write_json(spelled_out(settings), folder / "training_args.json")
-            write_lineage(folder, lineage)
-        write_json(spelled_out(record), run.results / TRAINING_FILE)
-        write_model_card(run.model, run.results)
-        best = record["best_validation_ndcg@10"]
-        chosen = "never evaluated" if best is None else f"best validation NDCG@10 {best:.4f}"
-        logger.info("%s, saved to %s", chosen, run.model)
+    seconds = time.perf_counter() - start
+    with whole_model(trainer) as trained:
+        if trainer.is_world_process_zero():
+            _save(trainer, trained, run, resume, lineage, item_tokenizer, dense, seconds, finished)
+
+
+def _save(
+    trainer,
+    trained,
+    run: RunFolder,
+    resume: str | None,
+    lineage,
+    item_tokenizer: Path | None,
+    dense: DenseRun | None,
+    seconds: float,
+    finished: bool,
+) -> None:
+    arguments = trainer.args
+    record = {
+        "seconds": seconds,
+        "cpu_seconds": trainer.state.log_history[-1]["cpu_seconds"],
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "resumed_from": resume,
+        "num_weights": trained.num_parameters(),
+        "num_targets": trainer.train_dataset.num_targets,
+        "num_processes": arguments.world_size,
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "best_step": trainer.state.best_global_step,
+        "best_validation_ndcg@10": trainer.state.best_metric,
+        "log": trainer.state.log_history,
+    }
+    if getattr(arguments, "teachers", None):  # post-training has none
+        folder = teachers_folder(run, arguments.teachers_dir)
+        record["teachers_cpu_seconds"] = teachers_cpu_seconds(arguments.teachers, folder)
+    members = getattr(trainer, "members_cpu_seconds", None)
+    if members is not None:
+        record["members_cpu_seconds"] = members
+    soft_targets = getattr(trainer, "soft_targets_report", None)
+    if soft_targets is not None:
+        record["soft_targets"] = soft_targets
+    require_sound_weights(trained)
+    split, known = trainer.eval_dataset, _known_figures(trainer)
+    if dense is not None:
+        trained, of_both, known = dense.join(trained, record, arguments.exclude_seen)
+        record |= of_both
+        split = dense.validation
+        lineage = {**lineage, "made_from": {**lineage["made_from"], "dense_run": of_both["dense"]["model"]}}
+    start_of_choice = time.process_time()
+    record["seen_items"] = choose_exclude_seen(
+        trained, split, getattr(arguments, "exclude_seen", None), arguments.per_device_eval_batch_size, known
+    )
+    record["cpu_seconds"] += time.process_time() - start_of_choice
+    if finished:
+        record |= _what_it_took(run.results / TRAINING_FILE, record["steps"])
+    with whole_folder(run.model) as folder:
+        save_model(trained, folder, item_tokenizer)
+        settings = arguments.to_dict() | {"resume_from_checkpoint": None}
+        write_json(spelled_out(settings), folder / "training_args.json")
+        write_lineage(folder, lineage)
+    write_json(spelled_out(record), run.results / TRAINING_FILE)
+    write_model_card(run.model, run.results)
+    best = record["best_validation_ndcg@10"]
+    chosen = "never evaluated" if best is None else f"best validation NDCG@10 {best:.4f}"
+    logger.info("%s, saved to %s", chosen, run.model)
 
 
 def _known_figures(trainer: Any) -> dict[str, float]:

@@ -17,7 +17,9 @@ from hf_genrec.catalogue.transformers_bridge import overrides
 from hf_genrec.data.prepared import EvaluationSplit
 from hf_genrec.evaluation.metrics import ndcg_at_k, recall_at_k
 from hf_genrec.training.checkpoints import mark_complete
+from hf_genrec.training.even_batches import share_evenly
 from hf_genrec.training.lineage import write_lineage
+from hf_genrec.training.whole_weights import whole_model
 
 
 class DivergedTraining(RuntimeError):
@@ -123,6 +125,10 @@ class GenRecTrainer(Trainer):
         batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return EpochSampler(len(train_dataset), self.args.seed, lengths, batch_size)
 
+    def get_train_dataloader(self):
+        loader = super().get_train_dataloader()
+        return loader if self.args.world_size == 1 else share_evenly(loader, self.args.world_size)
+
     def _get_num_items_in_batch(self, batch_samples, device):
         """
         What the step's loss is divided by. Packed rows hold different numbers of targets, and rows of like histories
@@ -187,11 +193,11 @@ class GenRecTrainer(Trainer):
         split = cast(EvaluationSplit, self.eval_dataset if eval_dataset is None else eval_dataset)
         mine = slice(self.args.process_index, None, self.args.world_size)
         start = time.perf_counter()
-        model = self.accelerator.unwrap_model(self.model)
         try:
-            rows, _ = model.recommend_rows(
-                split.histories[mine], self.eval_k, batch_size=self.args.per_device_eval_batch_size
-            )
+            with whole_model(self) as model:
+                rows, _ = model.recommend_rows(
+                    split.histories[mine], self.eval_k, batch_size=self.args.per_device_eval_batch_size
+                )
         except UnsoundModel as error:
             raise DivergedTraining(
                 f"the training diverged: after step {self.state.global_step} the model's weights or scores hold NaN or "

@@ -24,20 +24,22 @@ def dense_loss(
 
 
 def other_users_loss(
-    predicted: torch.Tensor, targets: torch.Tensor, users: torch.Tensor, temperature: float
+    predicted: torch.Tensor, targets: torch.Tensor, users: torch.Tensor, temperature: float, start: int = 0
 ) -> torch.Tensor:
     """
     The community's form: each target is told from those of other users, equal items among them, and its vector gets no
     gradient.
 
     Args:
-        predicted, targets: (n, d).
-        users: (n,) whose each target is.
+        predicted: (n, d).
+        targets: (m, d), among them from `start` on the n that were predicted.
+        users: (m,) whose each target is.
     """
     predicted, targets = (
         nn.functional.normalize(at_least_float32(part), dim=-1) for part in (predicted, targets.detach())
     )
     logits = predicted @ targets.T / temperature
-    itself = torch.eye(len(users), dtype=torch.bool, device=users.device)
-    logits = logits.masked_fill((users[:, None] == users) & ~itself, -1e4)
-    return nn.functional.cross_entropy(logits, torch.arange(len(users), device=users.device), reduction="sum")
+    own = start + torch.arange(len(predicted), device=users.device)
+    itself = own[:, None] == torch.arange(len(users), device=users.device)
+    logits = logits.masked_fill((users[own, None] == users) & ~itself, -1e4)
+    return nn.functional.cross_entropy(logits, own, reduction="sum")

@@ -16,6 +16,7 @@ from ...catalogue.published_weights import require_same_weights
 from ...catalogue.transformers_bridge import CACHE, CacheByBothNames, returns_tuples, takes_cache
 from ...catalogue.transformers_bridge import initialization as init
 from ...decoding.code_loss import at_least_float32
+from ...decoding.shared_batch import counts_of_all, own_start, rows_of_all
 from .cobra_beams import CobraBeamDecoder
 from .cobra_layers import CobraLayer, DenseItems, TextLinear
 from .cobra_losses import dense_loss, other_users_loss
@@ -310,20 +311,23 @@ class CobraForCausalLM(CobraRecommenderMixin, CobraPreTrainedModel, GenerationMi
     def _vectors_of_batch(self, input_ids: torch.Tensor, labels: torch.Tensor):
         """
         The ids and labels (B, T) with their vector tokens numbered anew, and the vectors (n, d) that the numbers stand
-        for: those of all items, or of the batch's.
+        for: those of all items, or of the batch's, in training of the batch that all processes share.
         """
         if self.config.negatives == "catalogue":
             return input_ids, labels, self.model.items()
         first = self.config.vocab_size
         both = torch.stack([input_ids, labels])
-        rows, places = (both[both >= first] - first).unique(return_inverse=True)
-        both[both >= first] = places + first
+        named = both[both >= first] - first
+        rows = named.unique()
+        if self.training:
+            rows = rows_of_all(rows).unique()
+        both[both >= first] = torch.searchsorted(rows, named) + first
         return both[0], both[1], self.model.items(rows)
 
     def _losses(self, states, labels, vectors, num_items_in_batch, target_places) -> dict[str, torch.Tensor]:
         """The two terms, unweighted, for states (B, T, d), labels (B, T) and the vectors that they number."""
         config = self.config
-        width = labels.shape[1] - 1
+        num_rows, width = len(labels), labels.shape[1] - 1
         states, labels = states[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
         of_items = places_of(labels >= config.vocab_size, target_places)
         total = len(of_items) if num_items_in_batch is None else num_items_in_batch
@@ -336,7 +340,12 @@ class CobraForCausalLM(CobraRecommenderMixin, CobraPreTrainedModel, GenerationMi
             sparse = sparse + nn.functional.cross_entropy(logits, labels[of_level] - tokens.start, reduction="sum")
         predicted, rows = states[of_items], labels[of_items] - config.vocab_size
         if config.negatives == "other_users":
-            dense = other_users_loss(predicted, vectors[rows], of_items // width, config.dense_temperature)
+            users, targets, start = of_items // width, vectors[rows].detach(), 0
+            if self.training:
+                counts = counts_of_all(len(rows), rows.device)
+                users = rows_of_all(users + own_start(counts_of_all(num_rows, rows.device)), counts)
+                targets, start = rows_of_all(targets, counts), own_start(counts)
+            dense = other_users_loss(predicted, targets, users, config.dense_temperature, start)
         else:
             dense = dense_loss(predicted, vectors, rows, config.dense_temperature)
         return {"sparse": sparse / config.num_levels / total, "dense": dense / total}

@@ -26,16 +26,13 @@ from .rearec_layers import (
     TextItems,
     Whitening,
     dropout,
-    labelled_positions,
     last_items,
-    noise_of_readings,
     real_items,
-    rows_alike,
     rows_at,
-    used_columns,
     whole_table,
 )
 from .rearec_losses import draw_negatives, prediction_state, rearec_loss
+from .rearec_targets import labelled_positions, states_of_targets
 from .rearec_text_catalogue import NewTextItems, TextVectors
 
 
@@ -315,46 +312,15 @@ class ReaRecForNextItem(NewTextItems, ItemRecommenderMixin, ReaRecPreTrainedMode
             positions, is_target = labelled_positions(real, sequence_labels, most_targets)
             labels = sequence_labels.flatten()[places_of(sequence_labels != -100, target_places)]
         readings = places_in_rows(is_target, len(labels))
-        states, noised = self._states_of_targets(
-            input_ids, real, positions, is_target, readings, noise, num_steps, table
+        states, noised = states_of_targets(
+            self.model, input_ids, real, positions, is_target, readings, noise, num_steps=num_steps, item_table=table
         )
         popularity = None if self.processor is None else torch.from_numpy(self.processor.popularity)
-        negatives = draw_negatives(self.config, labels, popularity)
+        negatives = draw_negatives(self.config, labels, popularity, shared=self.training)
         total = len(labels) if num_items_in_batch is None else num_items_in_batch
-        result = rearec_loss(states, noised, table, labels, self.config, negatives, total)
+        result = rearec_loss(states, noised, table, labels, self.config, negatives, total, shared=self.training)
         logits = None if self.training else self._user_vectors(states) @ table[:-1].T
         return ReaRecOutput(loss=result.loss, losses=result.terms, logits=logits, reasoning_states=states)
-
-    def _states_of_targets(self, input_ids, real, positions, is_target, readings, noise, num_steps, item_table):
-        """
-        r_0..r_K of the targets, and the same with noise or `None`, (n, K + 1, d) each. `positions` and `is_target` are
-        (B, M), `readings` (n,) the places of the targets among them, `noise` is (K, n, d).
-        """
-        noise = None if noise is None else noise_of_readings(noise, is_target, readings)  # (K, B, M, d)
-        if real.device.type != "cpu":  # takes longer to start more operations than to read some padding
-            outputs = self.model(
-                input_ids, real, noise=noise, num_steps=num_steps, positions=positions, item_table=item_table
-            )
-            of_both = (outputs.reasoning_states, outputs.noised_states)
-            return [None if states is None else states.flatten(0, 1)[readings] for states in of_both]
-        numbers = is_target.flatten().cumsum(0).view_as(is_target) - 1
-        states, noised, order = [], [], []
-        for rows in rows_alike(real, is_target):
-            width, most = used_columns(real[rows]), used_columns(is_target[rows])
-            chosen = is_target[rows, :most]
-            outputs = self.model(
-                input_ids[rows, :width],
-                real[rows, :width],
-                noise=None if noise is None else noise[:, rows, :most],
-                num_steps=num_steps,
-                positions=positions[rows, :most],
-                item_table=item_table,
-            )
-            states.append(outputs.reasoning_states[chosen])
-            noised.append(outputs.noised_states[chosen] if noise is not None else states[-1])
-            order.append(numbers[rows, :most][chosen])
-        back = torch.cat(order).argsort()
-        return torch.cat(states)[back], torch.cat(noised)[back] if noise is not None else None
 
     def _user_vectors(self, states: torch.Tensor) -> torch.Tensor:
         return prediction_state(states, self.config.reasoning) / self.config.temperature

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...catalogue.device_waits import require
 from ...decoding.attention import FeedForward, MultiHeadAttention
 from .configuration_rearec import ReaRecConfig
 
@@ -47,64 +46,6 @@ def last_items(real: torch.Tensor) -> torch.Tensor:
 def rows_at(states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """Of (B, T, n) those at the positions (B, M), (B, M, n); take_along_dim would fix the shapes of an export."""
     return states.gather(1, positions.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
-
-
-def used_columns(used: torch.Tensor) -> int:
-    """How many columns from the first one on hold all that is used (B, T), at least 1."""
-    return int(last_items(used).max()) + 1
-
-
-def rows_alike(real: torch.Tensor, is_target: torch.Tensor) -> list[torch.Tensor]:
-    """
-    The rows of a batch, parted so that little of what is computed for a part is padding: items and targets of its rows
-    differ by less than a factor of two, or are at most four.
-
-    Args:
-        real: (B, T) boolean, the positions that hold an item.
-        is_target: (B, M) boolean, the places that hold a target.
-    """
-    sizes = torch.stack([real.sum(-1), is_target.sum(-1)], -1).clamp(min=4)
-    parts = (sizes - 1.0).frexp().exponent.unique(dim=0, return_inverse=True)[1]  # 1 + floor(log2(size - 1))
-    return [(parts == part).nonzero().squeeze(-1) for part in range(int(parts.max()) + 1)]
-
-
-def labelled_positions(
-    real: torch.Tensor, sequence_labels: torch.Tensor, most_targets: int | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    The readings of packed rows.
-
-    Args:
-        real: (B, T) boolean, the positions that hold an item.
-        sequence_labels: (B, T), -100 where nothing is predicted.
-        most_targets: M, labels of the row with most of them, where whoever made the batch knows it.
-
-    Returns:
-        the labelled positions of each row in order, filled up with 0, and which of them are no filling: (B, M) each.
-
-    Raises:
-        ValueError: for a label where there is no item.
-    """
-    labelled = sequence_labels != -100
-    require(real | ~labelled, "sequence_labels has a target at a row and position where there is no item.")
-    counts = labelled.sum(-1)
-    most = int(counts.max()) if most_targets is None else most_targets
-    is_target = torch.arange(most, device=real.device) < counts.unsqueeze(-1)
-    in_order = (~labelled).to(torch.uint8).argsort(dim=-1, stable=True)[:, :most]
-    return in_order.masked_fill(~is_target, 0), is_target
-
-
-def noise_of_readings(noise: torch.Tensor, is_target: torch.Tensor, readings: torch.Tensor) -> torch.Tensor:
-    """
-    Noise of the targets (K, n, d), in order, at the places `readings` (n,) of (K, B, M, d).
-
-    Raises:
-        ValueError: if there is not one vector per step and target.
-    """
-    if noise.dim() != 3 or noise.shape[1] != len(readings):
-        raise ValueError(f"noise has shape {tuple(noise.shape)}, expected (K, {len(readings)} targets, d).")
-    spread = noise.new_zeros(len(noise), is_target.numel(), noise.shape[-1]).index_copy(1, readings, noise)
-    return spread.unflatten(1, is_target.shape)
 
 
 def dropout(states: torch.Tensor, share: float, training: bool) -> torch.Tensor:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ...decoding.shared_batch import counts_of_all, own_part_of_draw, own_start, rows_of_all
 from .configuration_rearec import ReaRecConfig
 
 IMPOSSIBLE = -1e10  # logit of a class that does not count; finite, so that its share in a divergence is 0 and not NaN
@@ -36,7 +37,7 @@ class Negatives:
 
 
 def draw_negatives(
-    config: ReaRecConfig, labels: torch.Tensor, popularity: torch.Tensor | None = None
+    config: ReaRecConfig, labels: torch.Tensor, popularity: torch.Tensor | None = None, shared: bool = False
 ) -> Negatives | None:
     """
     Negatives of the loss that the configuration asks for, from torch's generator; `None` for the full softmax.
@@ -45,13 +46,17 @@ def draw_negatives(
         labels: (n,) rows of the targets.
         popularity (*optional*): (N,) how often each item is trained on. An item that never is, and PAD, count as 1, so
             that every class can be drawn.
+        shared: whether other processes draw theirs now, for the rest of the batch.
     """
     device, count = labels.device, config.num_negatives
     if config.loss_type == "softmax":
         return None
     if config.loss_type == "bce":
         # One of the N - 1 other items: those from the target on move up by one.
-        rows = torch.randint(config.num_items - 1, (len(labels), count), device=device)
+        def draw(targets: int) -> torch.Tensor:
+            return torch.randint(config.num_items - 1, (targets, count), device=device)
+
+        rows = own_part_of_draw(draw, len(labels), device) if shared else draw(len(labels))
         return Negatives(rows + (rows >= labels.unsqueeze(-1)), torch.zeros((), device=device))
     if config.negative_sampling == "uniform":
         classes = config.num_items + 1
@@ -273,18 +278,21 @@ def over_negatives(
     return losses.sum() + kl_weight * kl.sum(), torch.cat([losses, kl.unsqueeze(-1)], -1).detach()
 
 
-def contrasts(clean: torch.Tensor, noised: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+def contrasts(
+    clean: torch.Tensor, noised: torch.Tensor, temperature: float, start: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """
     RCL: each noised state (anchor) has to find its own clean state among those of all targets at the same step, by dot
     product.
 
     Args:
-        clean, noised: (n, S, d), r_0..r_K; r_0 has no noise and does not take part.
+        clean: (m, S, d), r_0..r_K; r_0 has no noise and does not take part.
+        noised: (n, S, d), of the targets from `start` on.
 
     Returns:
         the sum over targets of the mean over the steps, and these means (n,) without gradients.
     """
-    own = torch.arange(len(clean), device=clean.device)
+    own = start + torch.arange(len(noised), device=clean.device)
     steps = [
         over_all_classes(noised[:, step, None] / temperature, clean[:, step], own) for step in range(1, clean.shape[1])
     ]
@@ -314,6 +322,7 @@ def rearec_loss(
     config: ReaRecConfig,
     negatives: Negatives | None,
     num_targets: int | torch.Tensor,
+    shared: bool = False,
 ) -> ReaRecLoss:
     """
     The loss of one batch of targets.
@@ -325,6 +334,7 @@ def rearec_loss(
         labels: (n,), rows of the targets.
         negatives: of a sampled loss; `None` for the full softmax.
         num_targets: what sums over targets are divided by.
+        shared: whether other processes do the same now with the rest of the batch.
     """
     taus = torch.tensor(temperatures(config, states.shape[1] - 1), dtype=states.dtype, device=states.device)
     scaled = states / taus.unsqueeze(-1)
@@ -345,6 +355,9 @@ def rearec_loss(
         loss = loss + config.progressive_weight / values.shape[1] * more
         terms["progressive"] = values.mean(1)
     if noised is not None:
-        more, terms["contrastive"] = contrasts(states, noised, config.temperature)
+        counts = counts_of_all(len(states), states.device) if shared else [len(states)]
+        clean = rows_of_all(states, counts) if shared else states
+        start = own_start(counts) if shared else 0
+        more, terms["contrastive"] = contrasts(clean, noised, config.temperature, start)
         loss = loss + config.contrastive_weight * more
     return ReaRecLoss(loss / num_targets, {name: term.sum() / num_targets for name, term in terms.items()})

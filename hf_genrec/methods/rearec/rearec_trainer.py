@@ -2,6 +2,7 @@
 
 import torch
 
+from hf_genrec.decoding.shared_batch import own_part_of_draw
 from hf_genrec.training.loss_terms import LossTermsTrainer
 
 
@@ -24,6 +25,10 @@ class ReaRecTrainer(LossTermsTrainer):
         if model.config.reasoning != "prl" or (self.state.epoch or 0) < self.noise_start_epoch:
             return inputs
         # From the generator that a checkpoint saves: a resumed training draws what it would have drawn.
-        shape = (model.config.steps, num_targets, model.config.hidden_size)
-        noise = torch.randn(shape, dtype=model.dtype, device=inputs["input_ids"].device)
-        return {**inputs, "noise": noise}
+        device = inputs["input_ids"].device
+
+        def draw(targets: int) -> torch.Tensor:
+            shape = (model.config.steps, targets, model.config.hidden_size)
+            return torch.randn(shape, dtype=model.dtype, device=device)
+
+        return {**inputs, "noise": own_part_of_draw(draw, num_targets, device, dim=1)}

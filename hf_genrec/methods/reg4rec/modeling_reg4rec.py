@@ -11,6 +11,7 @@ from transformers.modeling_outputs import Seq2SeqLMOutput, Seq2SeqModelOutput
 from ...catalogue.flat_code import FlatModelCode
 from ...catalogue.transformers_bridge import CACHE, CacheByBothNames, overrides, returns_tuples, takes_cache
 from ...decoding.code_loss import at_least_float32
+from ...decoding.shared_batch import own_part_of_draw
 from .configuration_reg4rec import Reg4RecConfig
 from .recommending_reg4rec import SetRecommenderMixin
 from .reg4rec_layers import Reg4RecDecoder, Reg4RecEncoder, Reg4RecEncoding
@@ -207,7 +208,13 @@ class Reg4RecForConditionalGeneration(SetRecommenderMixin, Reg4RecPreTrainedMode
             if orders is None and fixed:
                 orders = torch.arange(labels.shape[1], device=labels.device).expand(labels.shape)
             elif orders is None:
-                orders = torch.rand(labels.shape, device=labels.device).argsort(1)
+                width, device = labels.shape[1], labels.device
+
+                def draw(targets: int) -> torch.Tensor:
+                    return torch.rand(targets, width, device=device)
+
+                drawn = own_part_of_draw(draw, len(labels), device) if self.training else draw(len(labels))
+                orders = drawn.argsort(1)
             decoder_input_ids = teacher_path(labels, orders, self.config.decoder_start_token_id)  # type: ignore[arg-type]
         outputs = self.model(input_ids, attention_mask, decoder_input_ids, encoder_outputs, cache, use_cache)
         states = outputs.last_hidden_state

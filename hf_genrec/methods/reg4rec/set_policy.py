@@ -39,7 +39,7 @@ def sample_paths(
     num_samples, temperature = checked_count("num_samples", num_samples), checked_temperature(temperature)
     require_sound_weights(model)
     num_prompts, device = len(inputs["input_ids"]), inputs["input_ids"].device
-    input_ids, attention_mask = _readable(model, inputs["input_ids"], inputs["attention_mask"])
+    input_ids, attention_mask = _readable(model.config, inputs["input_ids"], inputs["attention_mask"])
     decoder = PathDecoder(model, model.get_encoder()(input_ids, attention_mask))
     hidden = decoder.start()
     states = sets.start(num_prompts)
@@ -104,25 +104,26 @@ def group_path_logits(model, input_ids: torch.Tensor, attention_mask: torch.Tens
     Logits of the steps of paths, (n, M, V); each history is encoded, and differentiated, once.
 
     Args:
-        model: an encoder-decoder.
+        model: an encoder-decoder, as it is trained.
         input_ids, attention_mask: (n, T * M + M), left-padded histories and behind each the M codes of a path.
         num_codes: M.
     """
+    config = getattr(model, "module", model).config  # what several processes train is wrapped
     paths = input_ids[:, -num_codes:]
-    groups = PromptGroups.find(*_readable(model, input_ids[:, :-num_codes], attention_mask[:, :-num_codes]))
-    fed = torch.nn.functional.pad(paths[:, :-1], (1, 0), value=model.config.decoder_start_token_id)
+    groups = PromptGroups.find(*_readable(config, input_ids[:, :-num_codes], attention_mask[:, :-num_codes]))
+    fed = torch.nn.functional.pad(paths[:, :-1], (1, 0), value=config.decoder_start_token_id)
     table = groups.spread(fed, 0)  # (U, most, M): as many paths for every history
     logits = model(
-        input_ids=torch.where(groups.prompts < 0, model.config.pad_token_id, groups.prompts),
+        input_ids=torch.where(groups.prompts < 0, config.pad_token_id, groups.prompts),
         attention_mask=(groups.prompts >= 0).long(),
         decoder_input_ids=table.flatten(0, 1),
     ).logits
     return logits.unflatten(0, table.shape[:2])[groups.row, groups.place]
 
 
-def _readable(model, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _readable(config, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Histories and their mask; where all are empty with one padded place, for the encoder reads at least one."""
     if input_ids.shape[1]:
         return input_ids, attention_mask
-    shape = (len(input_ids), model.config.num_codebooks)
-    return input_ids.new_full(shape, model.config.pad_token_id), attention_mask.new_zeros(shape)
+    shape = (len(input_ids), config.num_codebooks)
+    return input_ids.new_full(shape, config.pad_token_id), attention_mask.new_zeros(shape)

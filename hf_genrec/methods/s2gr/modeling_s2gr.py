@@ -13,6 +13,7 @@ from ...decoding.code_t5 import CodeT5
 from ...decoding.code_t5_stack import CodeT5Stack
 from ...decoding.history_encoding import HistoryEncoding
 from ...decoding.seq2seq_beams import decode_slots, memory_bias_of, memory_of
+from ...decoding.shared_batch import counts_of_all, own_start, rows_of_all
 from .configuration_s2gr import S2grConfig
 from .s2gr_losses import cluster_losses, cosines, item_losses
 from .thinking_beams import ThinkingBeamDecoder
@@ -169,8 +170,11 @@ class S2grForConditionalGeneration(CodeT5):
                 use_cache=False,
                 return_dict=True,
             ).last_hidden_state[:, 0]
-            items = self.shared(labels).mean(1)
-            losses["item"] = item_losses(vectors, items, labels, config.temperature).sum() / total
+            items, of_items, start = self.shared(labels).mean(1), labels, 0
+            if self.training:
+                counts = counts_of_all(len(labels), labels.device)
+                items, of_items, start = rows_of_all(items, counts), rows_of_all(labels, counts), own_start(counts)
+            losses["item"] = item_losses(vectors, items, of_items, config.temperature, start).sum() / total
             loss = loss + config.item_weight * losses["item"]
             if thoughts.get(0) is not None:
                 near = nn.functional.cosine_similarity(thoughts[0][:, 0], vectors.detach(), dim=-1)

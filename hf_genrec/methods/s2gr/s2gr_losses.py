@@ -21,22 +21,24 @@ def cluster_losses(
     return nn.functional.cross_entropy(cosines(thoughts, centres) / temperature, clusters, reduction="none")
 
 
-def item_losses(vectors: torch.Tensor, items: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
+def item_losses(
+    vectors: torch.Tensor, items: torch.Tensor, labels: torch.Tensor, temperature: float, start: int = 0
+) -> torch.Tensor:
     """
     The target among the targets of the batch; rows of the same item are not set against each other.
 
     Args:
         vectors: (B, d) of the auxiliary decoder.
-        items: (B, d), the mean of each target's code embeddings.
-        labels: (B, L), the targets' codes.
+        items: (m, d), the mean of each target's code embeddings; those of `vectors` from `start` on.
+        labels: (m, L), the targets' codes.
 
     Returns:
         (B,)
     """
     scores = cosines(vectors, items) / temperature
-    own = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    same = (labels[:, None, :] == labels[None, :, :]).all(-1) & ~own
-    rows = torch.arange(len(labels), device=labels.device)
+    rows = start + torch.arange(len(vectors), device=labels.device)
+    itself = rows[:, None] == torch.arange(len(labels), device=labels.device)
+    same = (labels[rows, None, :] == labels).all(-1) & ~itself
     return nn.functional.cross_entropy(scores.masked_fill(same, -torch.inf), rows, reduction="none")
 
 

@@ -9,6 +9,7 @@ from hf_genrec.catalogue.evaluation_mode import evaluation_mode
 from hf_genrec.data.prepared import EvaluationSplit
 from hf_genrec.training.loss_terms import LossTermsTrainer
 from hf_genrec.training.trainer import GenRecTrainer
+from hf_genrec.training.whole_weights import whole_model
 
 
 class S2grTrainer(LossTermsTrainer):
@@ -40,7 +41,7 @@ class S2grTrainer(LossTermsTrainer):
         levels = {name: range(len(model.config.thinking)) for name in ("code", "prefix")}
         levels["cluster"] = model.taught_levels
         sums = {f"{name}_{level + 1}": 0 for name, of_name in levels.items() for level in of_name}
-        with evaluation_mode(model):
+        with whole_model(self) as model, evaluation_mode(model):
             for start in range(0, len(mine), self.args.per_device_eval_batch_size):
                 users = mine[start : start + self.args.per_device_eval_batch_size]
                 examples = [{"history": split.histories[user], "target": split.targets[user][0]} for user in users]
