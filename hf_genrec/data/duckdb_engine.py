@@ -1,8 +1,10 @@
 """DuckDB as the engine of `prepare`: a database on disk for the time of one preparation, in bounded memory."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,9 @@ class DuckDBEngine:
         self.connection = connection
 
     @property
-    def unreadable(self) -> type[Exception]:
+    def unreadable(self) -> tuple[type[Exception], ...]:
         """What is raised for a file that is not as it was said to be."""
-        return duckdb.Error
+        return (duckdb.DataError, duckdb.ProgrammingError, duckdb.OperationalError, duckdb.NotSupportedError)
 
     def read_text(self, path: Path, num_columns: int, delimiter: str) -> ibis.Table:
         """A table without quotes, whose first line is its header: the columns c0, c1, ... as text, empty cells null."""
@@ -69,16 +71,42 @@ def duckdb_engine(folder: Path) -> Iterator[DuckDBEngine]:
     """
     shutil.rmtree(folder, ignore_errors=True)  # of a killed process
     folder.mkdir(parents=True)
-    try:
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        terminated = stack.enter_context(_noting_sigterm())
         connection = ibis.duckdb.connect(
             folder / "log.duckdb", temp_directory=str(folder / "spilled"), memory_limit=MEMORY_LIMIT
         )
         try:
             yield DuckDBEngine(connection)
+        except (RuntimeError, duckdb.InterruptException) as error:
+            if "Query interrupted" not in str(error):
+                raise
+            # DuckDB makes an error of its own of what a signal's handler raised: it is raised again.
+            terminated()
+            raise KeyboardInterrupt from None
         except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
             reason = " ".join(str(error).split())[:200]
             raise OSError(f"{folder}: {reason}: make room there") from error
         finally:
             connection.disconnect()
+
+
+@contextmanager
+def _noting_sigterm() -> Iterator[Callable[[], None]]:
+    """Gives a function that does again what SIGTERM has done, if it came meanwhile."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    came = []
+
+    def note(number: int, frame: Any) -> None:
+        came.append(number)
+        handler(number, frame)
+
+    signal.signal(signal.SIGTERM, note)
+    try:
+        yield lambda: handler(came[0], None) if came else None
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        signal.signal(signal.SIGTERM, handler)
