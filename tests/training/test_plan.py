@@ -34,15 +34,15 @@ def test_activations_without_gradients():
 
 
 def test_what_two_steps_cost():
-    few = StepCounts(operations=[(100.0, 10.0)] * 4)
-    more = StepCounts(operations=[(200.0, 40.0)] * 4)
+    few = StepCounts(operations=[(1e5, 1e5)] * 4)
+    more = StepCounts(operations=[(2e5, 4e5)] * 4)
 
     def seconds(counts):
-        return counts.seconds(1e3, 50.0, 0.25, overlap=False)
+        return counts.seconds(1e9, 5e9, 1e-5, overlap=False)
 
-    per_byte, start = measured_costs((few, seconds(few)), (more, seconds(more)), 1e3)
-    assert (per_byte, start) == pytest.approx((1 / 50, 0.25))
-    assert more.seconds(1e3, 50.0, 0.25, overlap=True) == pytest.approx(4 * (0.25 + 0.8))
+    per_byte, start = measured_costs((few, seconds(few)), (more, seconds(more)), 1e9)
+    assert (per_byte, start) == pytest.approx((2e-10, 1e-5))
+    assert more.seconds(1e9, 5e9, 1e-5, overlap=True) == pytest.approx(4 * (1e-5 + 2e-4))
 
 
 def test_what_is_shared():
