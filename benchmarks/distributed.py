@@ -20,12 +20,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests/training"))
 
 
 def main() -> None:
-    from several_runs import LAUNCHERS, gaps, prepare_all, train_all
+    from several_runs import LAUNCHERS, gaps, prepare_all, pretrain, train_all
 
     argparse.ArgumentParser(description=__doc__, allow_abbrev=False).parse_args()
     ways = [way for way in LAUNCHERS if not way.startswith("ZeRO") or importlib.util.find_spec("deepspeed")]
     with tempfile.TemporaryDirectory() as folder:
         configs = prepare_all(Path(folder))
+        pretrain(configs)
         found = {way: train_all(way, configs, Path(folder) / way) for way in ways}
     alone, rows = found["alone"], []
     for name in alone:

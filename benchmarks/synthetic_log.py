@@ -2,7 +2,7 @@
 
     python -m benchmarks.synthetic_log --rows 10_000_000 --out /tmp/log.parquet
 
-The law, for a log of n rows over n / 100 items:
+The law, for a log of n rows over n / 100 items, or as many as `--items` says:
 
 - an interaction is with the item of rank r with a probability in proportion to 1 / r (Zipf, exponent 1.0); which item
   has which rank is a random permutation;
@@ -37,10 +37,10 @@ ROWS_PER_ITEM = 100
 SCHEMA = pa.schema({"user_id": pa.string(), "item_id": pa.string(), "timestamp": pa.int64()})
 
 
-def blocks(rows: int, seed: int = 0) -> Iterator[pa.Table]:
+def blocks(rows: int, seed: int = 0, num_items: int | None = None) -> Iterator[pa.Table]:
     """The log in tables of about a million rows."""
     generator = np.random.default_rng(seed)
-    num_items = max(10, rows // ROWS_PER_ITEM)
+    num_items = num_items or max(10, rows // ROWS_PER_ITEM)
     item_of_rank = generator.permutation(num_items)
     popularity = np.cumsum(1 / np.arange(1, num_items + 1))
     users, left = 0, rows
@@ -65,7 +65,7 @@ def _named(letter: str, numbers: np.ndarray) -> pa.Array:
     return pc.binary_join_element_wise(letter, pa.array(numbers).cast(pa.string()), "")
 
 
-def write_log(path: Path, rows: int, seed: int = 0) -> None:
+def write_log(path: Path, rows: int, seed: int = 0, num_items: int | None = None) -> None:
     """Writes the log; the suffix says whether it is Parquet or CSV.
 
     Raises:
@@ -76,23 +76,24 @@ def write_log(path: Path, rows: int, seed: int = 0) -> None:
     with whole_file(path) as temporary:
         if path.suffix == ".parquet":
             with pq.ParquetWriter(temporary, SCHEMA) as writer:
-                for block in blocks(rows, seed):
+                for block in blocks(rows, seed, num_items):
                     writer.write_table(block)
             return
         options = pyarrow.csv.WriteOptions(include_header=False, quoting_style="none")
         with temporary.open("wb") as file:
             file.write(b"user_id,item_id,timestamp\n")
-            for block in blocks(rows, seed):
+            for block in blocks(rows, seed, num_items):
                 pyarrow.csv.write_csv(block, file, options)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--items", type=int, help="items that are drawn from; by default a hundredth of the rows")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="log.parquet or log.csv")
     given = parser.parse_args()
-    write_log(given.out, given.rows, given.seed)
+    write_log(given.out, given.rows, given.seed, given.items)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from conftest import make_model, make_processor, run_command
 from tiny_rearec import tiny_rearec
-from tiny_runs import prepared_run
 
 from hf_genrec.serving.item_index import ItemIndex
 from hf_genrec.serving.served_model import Question, ServedModel
-from hf_genrec.trainers import train
+from hf_genrec.trainers import prepare_data, train
+from hf_genrec.training.config import parse_config
 from hf_genrec.training.run_folder import RunFolder
 
 pytest.importorskip("faiss", reason="the extra `index` is not installed")
@@ -81,11 +81,13 @@ def test_an_index_of_other_weights_is_refused(model):
 
 
 @pytest.fixture(scope="module")
-def run(own_data):
+def run(rearec_config, tmp_path_factory):
     """A run folder with data and a model."""
-    config = prepared_run(own_data, "rearec")
+    folder = tmp_path_factory.mktemp("index") / "run"
+    config = parse_config(str(rearec_config), ["--output_dir", str(folder), "--num_train_epochs", "1"])
+    prepare_data.main(config)
     train.main(config)
-    return own_data / "tiny-rearec"
+    return folder
 
 
 def test_from_the_command_to_a_server_and_all_users(run, monkeypatch, capsys, tmp_path):

@@ -1,6 +1,7 @@
-"""Small runs of every method, for test_distributed.py, test_zero.py and benchmarks/distributed.py.
+"""Small runs of every method, for what must hold for all of them.
 
-Trained one after the other by `train_several.py`, in as many processes as start it.
+Those of test_distributed.py, test_zero.py and benchmarks/distributed.py are trained one after the other by
+`train_several.py`, in as many processes as start it.
 """
 
 import json
@@ -83,7 +84,7 @@ def as_options(keys: dict[str, Any]) -> list[str]:
 
 
 def prepare_all(folder: Path) -> dict[str, Path]:
-    """By method, a configuration whose data are prepared and tokenized; those to be post-trained are trained."""
+    """By method, a configuration whose data are prepared and tokenized."""
     rng = np.random.default_rng(0)
     log = ["member,film,seen_at"]
     for user in range(USERS):
@@ -107,10 +108,14 @@ def prepare_all(folder: Path) -> dict[str, Path]:
         config = parse_config(str(configs[method]))
         prepare_data.main(config)
         tokenize_items.main(config)
+    return configs
+
+
+def pretrain(configs: dict[str, Path]) -> None:
+    """Trains the models that are to be post-trained."""
     for method, _ in POST_TRAINED.values():
         once = as_options({"num_train_epochs": 1, "report_to": "none", "use_cpu": "true", "disable_tqdm": "true"})
         train.main(parse_config(str(configs[method]), once))
-    return configs
 
 
 def names_for(way: str) -> list[str]:

@@ -10,14 +10,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from several_runs import LAUNCHERS, POST_TRAINED, RUNS, gaps, prepare_all, train_all
+from several_runs import LAUNCHERS, POST_TRAINED, RUNS, gaps, prepare_all, pretrain, train_all
 
 pytestmark = [pytest.mark.slow, pytest.mark.libraries]
 
 
 @pytest.fixture(scope="module")
 def configs(tmp_path_factory):
-    return prepare_all(tmp_path_factory.mktemp("several"))
+    configs = prepare_all(tmp_path_factory.mktemp("several"))
+    pretrain(configs)
+    return configs
 
 
 @pytest.fixture(scope="module")
