@@ -8,17 +8,17 @@ def require(holds: torch.Tensor, message: str) -> None:
     Refuses a batch unless a condition holds everywhere.
 
     Args:
-        holds: boolean, of any shape.
+        holds: boolean, of any shape; the index of a place is said unless it is a single number.
         message: of the error.
 
     Raises:
-        ValueError: on a processor, with the index of the first place where it does not. An accelerator is not waited
-            for: it ends the process with the message itself.
+        ValueError: on a processor. An accelerator is not waited for: it ends the process with the message itself.
     """
     if holds.device.type != "cpu":
         torch._assert_async(holds.all(), message)
     elif not holds.all():
-        raise ValueError(f"{message} The first place is {(~holds).nonzero()[0].tolist()}.")
+        place = f" The first place is {(~holds).nonzero()[0].tolist()}." if holds.dim() else ""
+        raise ValueError(message + place)
 
 
 def places_of(is_chosen: torch.Tensor, places: torch.Tensor | None = None) -> torch.Tensor:

@@ -63,7 +63,9 @@ def code_loss(
         )
     tokens, legal = soft_targets["tokens"], soft_targets.get("legal")
     labelled = labels != -100
-    require((labelled.sum() == len(tokens)).view(1), f"soft targets of {len(tokens)} codes: give one line per label")
+    require(
+        labelled.sum() == len(tokens), f"soft targets of {len(tokens)} codes for other labels: give a line per code"
+    )
     logits = logits[labelled.to(torch.uint8).argsort(descending=True, stable=True)[: len(tokens)]]
     chosen = logits.gather(1, tokens)
     if legal is not None:

@@ -26,7 +26,7 @@ rows = rows_of_all(own, counts)
 torch.nn.functional.cross_entropy(own @ rows.T / 30, start + torch.arange(len(own)), reduction="sum").backward()
 drawn = own_part_of_draw(lambda count: torch.rand(4, count), len(own), own.device, dim=1)
 found = [counts, start, rows.tolist(), own.grad.tolist(), drawn.tolist(), rows_of_all(rows[:rank]).tolist()]
-print(json.dumps(found), flush=True)
+os.write(1, (json.dumps(found) + "\\n").encode())  # at once: the lines of two processes
 torch.distributed.barrier()
 os._exit(0)
 """

@@ -275,7 +275,7 @@ def test_a_training_that_diverges_ends_with_an_error(fresh, run, train):
 
 def test_processes_that_do_not_train_together(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    arguments = SimpleNamespace(use_cpu=False, world_size=1)
+    arguments = SimpleNamespace(use_cpu=False, world_size=1, fsdp=None)
     join_processes(arguments)
     assert arguments.use_cpu == (not torch.accelerator.is_available())
     with pytest.raises(ValueError, match="2 processes were started, but this one trains with 1"):
