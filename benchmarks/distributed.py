@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.measure import write_result
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests/training"))
+sys.path[:0] = [str(Path(__file__).parents[1] / place) for place in ("tests/training", "tests")]
 
 
 def main() -> None:

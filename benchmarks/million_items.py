@@ -124,7 +124,7 @@ def counts(run: Path) -> dict[str, int]:
 
 
 def per_step(run: Path) -> dict[str, float]:
-    """CPU milliseconds of a step and the share of the targets, from the log of the training."""
+    """CPU milliseconds of a step, from the log of the training."""
     record = json.loads((run / "results/training.json").read_text(encoding="utf-8"))
     lines = [line for line in record["log"] if "loss" in line]
     first, last = lines[0], lines[-1]

@@ -17,7 +17,7 @@ from ibis import _
 
 from hf_genrec.cells import plain_type
 from hf_genrec.data.arguments import DataArguments
-from hf_genrec.data.times import _LIMIT_MS as LIMIT_MS
+from hf_genrec.data.times import LIMIT_MS
 from hf_genrec.dataset_scripts.delimited import DIALECTS
 from hf_genrec.dataset_scripts.parquet_file import ParquetFile
 from hf_genrec.dataset_scripts.places import existing_file

@@ -14,6 +14,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import pytest
 import torch
+from even_and_odd import ITEMS as ITEMS
+from even_and_odd import USERS as USERS
+from even_and_odd import even_and_odd_log
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -106,19 +109,11 @@ def histories() -> list[list[str]]:
     return [["item-3", "item-9", "item-1"], [], ["item-5"], [f"item-{row}" for row in range(8)]]
 
 
-USERS, ITEMS = 40, 24
-
-
 @pytest.fixture(scope="session")
 def own_data(tmp_path_factory):
     """A log and its items as a user would have them: even users like even items."""
     folder = tmp_path_factory.mktemp("mine")
-    rng = np.random.default_rng(0)
-    log = ["member,film,seen_at"]
-    for user in range(USERS):
-        for place, item in enumerate(rng.permutation(np.arange(user % 2, ITEMS, 2))[:8]):
-            log.append(f"u{user:02d},f{item:02d},{1_600_000_000 + 1000 * place}")
-    (folder / "log.csv").write_text("\n".join(log) + "\n")
+    (folder / "log.csv").write_text(even_and_odd_log(np.random.default_rng(0)))
     films = [f"f{item:02d},Film number {item}" for item in range(ITEMS)]
     (folder / "films.csv").write_text("\n".join(["film,name", *films]) + "\n")
     (folder / "mine.yaml").write_text(

@@ -12,7 +12,7 @@ TimeUnit = Literal["s", "ms", "iso"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FACTORS = {"s": 1000, "ms": 1}
 # The end of year 9999. Beyond it a number is not a time but a wrong unit.
-_LIMIT_MS = 253_402_300_800_000
+LIMIT_MS = 253_402_300_800_000
 
 
 def datetime_to_ms(moment: datetime) -> int:
@@ -47,7 +47,7 @@ def parse_time(value: str | int | float | Decimal, unit: TimeUnit) -> int:
             milliseconds = round(value * _FACTORS[unit])
     except (ValueError, OverflowError):  # a number with decimals, or no number
         milliseconds = _decimal_to_ms(value, unit)
-    if abs(milliseconds) > _LIMIT_MS:
+    if abs(milliseconds) > LIMIT_MS:
         raise ValueError(f"{value!r} is no date in time_unit: {unit}; is it in another unit?")
     return milliseconds
 

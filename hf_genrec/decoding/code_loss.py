@@ -5,7 +5,7 @@ from typing import TypedDict
 import torch
 from torch import nn
 
-from ..catalogue.device_waits import require
+from ..catalogue.device_waits import places_of, require
 
 
 class SoftTargets(TypedDict, total=False):
@@ -63,10 +63,14 @@ def code_loss(
         )
     tokens, legal = soft_targets["tokens"], soft_targets.get("legal")
     labelled = labels != -100
-    require(
-        labelled.sum() == len(tokens), f"soft targets of {len(tokens)} codes for other labels: give a line per code"
-    )
-    logits = logits[labelled.to(torch.uint8).argsort(descending=True, stable=True)[: len(tokens)]]
+    if labelled.device.type == "cpu":
+        places = places_of(labelled)
+        if len(places) != len(tokens):
+            raise ValueError(f"soft targets of {len(tokens)} codes for {len(places)} labels: give one line per code")
+    else:  # waiting for their number takes longer than sorting
+        require(labelled.sum() == len(tokens), f"soft targets of {len(tokens)} codes: give one line per label")
+        places = labelled.to(torch.uint8).argsort(descending=True, stable=True)[: len(tokens)]
+    logits = logits[places]
     chosen = logits.gather(1, tokens)
     if legal is not None:
         chosen = chosen.masked_fill(~legal, -torch.inf) / soft_targets.get("temperature", 1.0)

@@ -29,7 +29,7 @@ def checkpoint_to_resume(folder: Path, resume: str | None, lineage: Mapping[str,
     Args:
         folder: the run's `checkpoints/`.
         resume: `None` to start anew, `"last"` for the newest complete checkpoint (a start, where there is none), or a
-        path. Incomplete checkpoints, left by a killed process, are removed, by the first of several processes.
+            path. Incomplete checkpoints, left by a killed process, are removed, by the first of several processes.
         lineage: what the training is made from, see `hf_genrec.training.lineage`.
 
     Raises:

@@ -126,15 +126,14 @@ def make_plan(config: RunConfig, processes: int, device: Device | None = None) -
     trainer.state.max_steps = max(int(steps * arguments.num_train_epochs), 1)
     trainer.state.global_step = trainer.state.max_steps // 2
 
-    batches = [trainer.data_collator(rows) for rows in _sampled(trainer.train_dataset, order, size)]
-    lengths = [len(rows) for rows in _sampled(trainer.train_dataset, order, size)]
     if total > LARGE:
         one, two = (
             trainer.data_collator([trainer.train_dataset[row] for row in order[:rows]]) for rows in (1, min(2, size))
         )
         counted = [_counted(trainer, one, 1), _counted(trainer, two, min(2, size))]
     else:
-        counted = [_counted(trainer, batch, rows) for batch, rows in zip(batches, lengths, strict=True)]
+        samples = _sampled(trainer.train_dataset, order, size)
+        counted = [_counted(trainer, trainer.data_collator(rows), len(rows)) for rows in samples]
     measured = device is None
     if device is None:
         device = _this_machine(trainer, order, max(counted, key=lambda counts: counts.flops), size)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from even_and_odd import ITEMS, even_and_odd_log
 from safetensors.torch import load_file
 
 from hf_genrec.trainers import prepare_data, tokenize_items, train
@@ -26,7 +27,6 @@ LAUNCHERS = {
     "ZeRO-3": ["-m", "accelerate.commands.launch", "--config_file", str(ACCELERATE / "zero3.yaml")],
 }
 
-USERS, ITEMS = 40, 24
 # By method, the keys of a small model without dropout.
 CODES = {"codebook_sizes": [4, 4, 4], "max_history": 8, "vectors": "collaborative", "collaborative_dim": 8}
 TEXTS = {"codebook_sizes": [4, 4, 4], "max_history": 8, "projection_dim": 4, "embeddings_path": "texts.npy"}
@@ -86,11 +86,7 @@ def as_options(keys: dict[str, Any]) -> list[str]:
 def prepare_all(folder: Path) -> dict[str, Path]:
     """By method, a configuration whose data are prepared and tokenized."""
     rng = np.random.default_rng(0)
-    log = ["member,film,seen_at"]
-    for user in range(USERS):
-        for place, item in enumerate(rng.permutation(np.arange(user % 2, ITEMS, 2))[:8]):
-            log.append(f"u{user:02d},f{item:02d},{1_600_000_000 + 1000 * place}")
-    (folder / "log.csv").write_text("\n".join(log) + "\n")
+    (folder / "log.csv").write_text(even_and_odd_log(rng))
     names = [f"f{item:02d}" for item in range(ITEMS)]
     (folder / "films.csv").write_text("\n".join(["film,name", *(f"{name},Film {name}" for name in names)]) + "\n")
     np.save(folder / "texts.npy", rng.normal(size=(ITEMS, 6)).astype(np.float32))

@@ -181,7 +181,7 @@ def test_the_gradient_leans_to_what_both_find_likely():
 
 def test_other_codes_than_are_labelled_are_refused():
     made: SoftTargets = {"tokens": torch.zeros(2, 1, dtype=torch.long), "log_weights": torch.zeros(2, 1)}
-    with pytest.raises(ValueError, match="soft targets of 2 codes for other labels"):
+    with pytest.raises(ValueError, match="soft targets of 2 codes for 3 labels"):
         code_loss(torch.zeros(4, 5), torch.tensor([0, 1, -100, 2]), 0.0, made)
 
 

@@ -89,7 +89,9 @@ def test_a_base_model_without_tokenizer_is_refused(prepared, base_model, tmp_pat
     """transformers would make an empty one, whose codes took the rows of the base's first words."""
     ids = SemanticIds(["a", "b", "c"], CODES, [3, 4], {})
     (tmp_path / "tokenizer.json").write_text('{"version"')
-    with pytest.raises(ValueError, match=r"the tokenizer of base_model .* does not open ") as error:
+    with pytest.raises(
+        ValueError, match=r"the tokenizer of base_model .* does not open \(put its config\.json.*\): "
+    ) as error:
         build_processor(prepared, ids, 5, base_model)
     assert "\n" not in str(error.value)
     (tmp_path / "tokenizer.json").unlink()
