@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from benchmarks.measure import peak_memory_mib, write_result
 from benchmarks.quality import without_teachers
@@ -89,7 +89,7 @@ def shown(row: dict[str, Any]) -> str:
 def prepared(method: str, folder: Path, options: argparse.Namespace) -> Path:
     """The configuration of a method's run, its data prepared and tokenized."""
     fields = without_teachers(yaml.safe_load(find_config(f"{method}/beauty").read_text(encoding="utf-8")))
-    of_data = ("source", "vectors", "text_columns", "projection_dim", "collaborative_", "tokenizer_")
+    of_data = ("source", "vectors", "text_columns", "projection_dim", "collaborative_", "tokenizer_", "category_")
     fields = {key: value for key, value in fields.items() if not key.startswith(of_data)}
     fields |= {"source": "tabular", "source_path": str(folder / "log.csv"), "user_core": 5, "item_core": 5}
     fields |= {"output_dir": str(folder / method), "max_steps": options.steps, "logging_steps": options.steps}
@@ -147,6 +147,7 @@ def measured(config_file: Path, precision: dict[str, Any], options: argparse.Nam
     with warnings.catch_warnings():
         trainer = load_method(config.model.method).build_trainer(config)
         timer = Timer(max(1, options.steps // 5))
+        trainer.remove_callback(PrinterCallback)  # its lines would stand between those of the table
         trainer.add_callback(timer)
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()

@@ -39,6 +39,7 @@ COMMON = {
     "max_history": 20,
     "logging_steps": 10,
     "eval_strategy": "no",
+    "eval_users": 2000,  # what lists with and without the history are compared on at the end of a training
     "save_strategy": "no",
     "load_best_model_at_end": False,
     "exclude_seen": False,
@@ -94,7 +95,8 @@ def main() -> None:
             results[f"train {name}"] = step("train", "--config", config)
             results[f"train {name}"] |= per_step(runs[name])
         results["index"] = step("index", runs["ReaRec"])
-        results["index"] |= ItemIndex.load(RunFolder(runs["ReaRec"])).facts
+        facts = ItemIndex.load(RunFolder(runs["ReaRec"])).facts
+        results["index"] |= {name: value for name, value in facts.items() if name != "vectors"}
         for name, run in runs.items():
             results[f"evaluate {name}"] = step("evaluate", run, "--split", "validation", "--max-users", SAMPLE)
         results |= lists(runs, options.repeats)
