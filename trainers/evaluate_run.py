@@ -19,6 +19,7 @@ from hf_genrec.files import require_writable, write_json
 from hf_genrec.hub import model_fingerprint, write_model_card
 from hf_genrec.method import load_method, load_model
 from hf_genrec.training.lineage import require_model_of
+from hf_genrec.training.processes import require_one_process
 from hf_genrec.training.run_folder import RunFolder
 from hf_genrec.training.teachers import teacher_runs
 from hf_genrec.training.trainer import subsample
@@ -44,6 +45,7 @@ def main(
         max_users: evaluate a random sample of so many users, the same for every model; `-<max_users>-users` is then
             part of the file's name. By default all.
     """
+    require_one_process("evaluate")
     run = RunFolder(Path(run_folder))
     require_writable(run.results, run.model)
     model = load_model(run.require_model())

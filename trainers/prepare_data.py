@@ -20,6 +20,7 @@ from hf_genrec.semantic_ids.text import DEFAULT_COLUMNS
 from hf_genrec.terminal import shown
 from hf_genrec.training.config import RunConfig, parse_command_line
 from hf_genrec.training.lineage import read_from
+from hf_genrec.training.processes import require_one_process
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ ENGINE_FOLDER = ".prepare"  # in the run folder, while the command is at work
 
 def main(config: RunConfig) -> PreparedData:
     """Read the source, filter, split, and save."""
+    require_one_process("prepare")
     require_writable(config.run.path)
     with working_in(config.run.path):
         with _engine(config) as engine:

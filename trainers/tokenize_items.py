@@ -2,6 +2,7 @@
 
     python -m hf_genrec.trainers.tokenize_items --config NAME
     hf-genrec tokenize --config NAME
+    torchrun --standalone --nproc_per_node 8 -m hf_genrec.trainers.tokenize_items --config NAME
 
 Every `item_tokenizer` but `residual_kmeans` is trained by `train_item_tokenizer`. With `codes_path` published codes are
 imported instead; with `codes_run` those of an earlier run are kept, and new items get theirs from its item tokenizer.
@@ -26,10 +27,11 @@ from hf_genrec.semantic_ids.health import health_report
 from hf_genrec.semantic_ids.ids import read_table
 from hf_genrec.semantic_ids.published_codes import load_published_codes
 from hf_genrec.semantic_ids.residual_kmeans import fit_residual_kmeans
+from hf_genrec.semantic_ids.shares import is_first
 from hf_genrec.trainers import train_item_tokenizer
 from hf_genrec.training.config import RunConfig, parse_command_line
 from hf_genrec.training.lineage import require_own_tokenizer, require_prepared, tokenized_from
-from hf_genrec.training.processes import require_one_process
+from hf_genrec.training.processes import end_group, require_one_process, start_group
 from hf_genrec.training.run_folder import RunFolder
 from hf_genrec.training.teachers import require_teachers
 
@@ -46,8 +48,8 @@ def main(config: RunConfig) -> None:
         return
     folder, arguments = config.run.semantic_ids, config.tokenizer
     made = config.data.codes_path is None and arguments.codes_run is None
-    if not made or arguments.item_tokenizer == "residual_kmeans":
-        require_one_process("tokenize", "start it without torchrun; learned item tokenizers train in several processes")
+    if not made:
+        require_one_process("tokenize of codes that are there already")
     require_writable(config.run.path)
     require_teachers(config.training.teachers or {}, config.teachers_dir)
     made_from = tokenized_from(config, require_prepared(config))
@@ -71,6 +73,7 @@ def main(config: RunConfig) -> None:
     elif arguments.item_tokenizer != "residual_kmeans":
         train_item_tokenizer.main(config)
     else:
+        start_group(config.training.use_cpu)
         prepared = PreparedData.load(config.run.data)
         pictures = Pictures.of_report(prepared.report)
         parts = item_parts(prepared.items, prepared.train_sequences(), arguments, pictures=pictures)
@@ -85,7 +88,9 @@ def main(config: RunConfig) -> None:
             image_model=arguments.image_model,
         )
         semantic_ids, health = assign_semantic_ids(prepared.items, parts, tokenizer, arguments)
-        save_semantic_ids(folder, semantic_ids, health, made_from, tokenizer)
+        if is_first():
+            save_semantic_ids(folder, semantic_ids, health, made_from, tokenizer)
+        end_group()
 
 
 if __name__ == "__main__":

@@ -8,9 +8,6 @@ torchrun --standalone --nproc_per_node 2 -m hf_genrec.trainers.train_item_tokeni
 import logging
 import sys
 
-import torch.distributed
-from accelerate import PartialState
-
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.files import require_writable
 from hf_genrec.pictures import Pictures
@@ -20,9 +17,11 @@ from hf_genrec.semantic_ids.build import (
     item_parts,
     save_semantic_ids,
 )
+from hf_genrec.semantic_ids.shares import is_first
 from hf_genrec.training.config import RunConfig, parse_command_line
 from hf_genrec.training.item_tokenizer import train_item_tokenizer
 from hf_genrec.training.lineage import require_prepared, tokenized_from
+from hf_genrec.training.processes import end_group, start_group
 
 logger = logging.getLogger(__name__)
 
@@ -39,18 +38,17 @@ def main(config: RunConfig) -> None:
     require_writable(run.path)
     made_from = tokenized_from(config, require_prepared(config))
     prepared = PreparedData.load(run.data)
-    process = PartialState(cpu=config.training.use_cpu)
-    with process.main_process_first():  # which embeds the texts; the others read them from the cache
-        pictures = Pictures.of_report(prepared.report)
-        parts = item_parts(prepared.items, prepared.train_sequences(), arguments, pictures=pictures)
+    start_group(config.training.use_cpu)
+    pictures = Pictures.of_report(prepared.report)
+    parts = item_parts(prepared.items, prepared.train_sequences(), arguments, pictures=pictures)
     collaborative = None
     if arguments.aligned:
         collaborative = item_collaborative_vectors(prepared.items, prepared.train_sequences(), arguments)
     tokenizer, record = train_item_tokenizer(
         parts, arguments, collaborative, use_cpu=config.training.use_cpu, disable_tqdm=config.training.disable_tqdm
     )
-    if process.is_main_process:
-        semantic_ids, health = assign_semantic_ids(prepared.items, parts, tokenizer, arguments)
+    semantic_ids, health = assign_semantic_ids(prepared.items, parts, tokenizer, arguments)
+    if is_first():
         save_semantic_ids(run.semantic_ids, semantic_ids, health | {"training": record}, made_from, tokenizer)
         logger.info(
             "%s trained in %.0f CPU seconds; codes put to use: %d meanwhile, %d afterwards",
@@ -59,9 +57,7 @@ def main(config: RunConfig) -> None:
             record["revived_codes"],
             record["filled_codes"],
         )
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+    end_group()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,12 @@
 import torch
 
 
+def may_ask(tensor: torch.Tensor) -> bool:
+    """Whether Python may ask for numbers of a tensor: on a processor, and not while a graph is compiled, which every
+    such question would cut in two."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def require(holds: torch.Tensor, message: str) -> None:
     """
     Refuses a batch unless a condition holds everywhere.
@@ -12,9 +18,10 @@ def require(holds: torch.Tensor, message: str) -> None:
         message: of the error.
 
     Raises:
-        ValueError: on a processor. An accelerator is not waited for: it ends the process with the message itself.
+        ValueError: on a processor. An accelerator is not waited for: it ends the process with the message itself. A
+            compiled graph raises RuntimeError.
     """
-    if holds.device.type != "cpu":
+    if not may_ask(holds):
         torch._assert_async(holds.all(), message)
     elif not holds.all():
         place = f" The first place is {(~holds).nonzero()[0].tolist()}." if holds.dim() else ""

@@ -5,7 +5,7 @@ from typing import TypedDict
 import torch
 from torch import nn
 
-from ..catalogue.device_waits import places_of, require
+from ..catalogue.device_waits import may_ask, places_of, require
 
 
 class SoftTargets(TypedDict, total=False):
@@ -63,14 +63,7 @@ def code_loss(
         )
     tokens, legal = soft_targets["tokens"], soft_targets.get("legal")
     labelled = labels != -100
-    if labelled.device.type == "cpu":
-        places = places_of(labelled)
-        if len(places) != len(tokens):
-            raise ValueError(f"soft targets of {len(tokens)} codes for {len(places)} labels: give one line per code")
-    else:  # waiting for their number takes longer than sorting
-        require(labelled.sum() == len(tokens), f"soft targets of {len(tokens)} codes: give one line per label")
-        places = labelled.to(torch.uint8).argsort(descending=True, stable=True)[: len(tokens)]
-    logits = logits[places]
+    logits = logits[_places(labelled, len(tokens))]
     chosen = logits.gather(1, tokens)
     if legal is not None:
         chosen = chosen.masked_fill(~legal, -torch.inf) / soft_targets.get("temperature", 1.0)
@@ -88,6 +81,18 @@ def code_loss(
     return loss.sum()
 
 
+def _places(labelled: torch.Tensor, count: int) -> torch.Tensor:
+    """Where (n,) is labelled, in order: `count` places."""
+    if may_ask(labelled):
+        places = places_of(labelled)
+        if len(places) != count:
+            raise ValueError(f"soft targets of {count} codes for {len(places)} labels: give one line per code")
+        return places
+    # Waiting for their number takes longer than sorting.
+    require(labelled.sum() == count, f"soft targets of {count} codes: give one line per label")
+    return labelled.to(torch.uint8).argsort(descending=True, stable=True)[:count]
+
+
 def soft_targets_of(level: int, soft_targets: SoftTargets, labels: torch.Tensor, start: int, end: int) -> SoftTargets:
     """
     Those of one level's codes, for a head that knows this level alone.
@@ -96,8 +101,9 @@ def soft_targets_of(level: int, soft_targets: SoftTargets, labels: torch.Tensor,
         labels: (B, T) of all levels, -100 where nothing is learned.
         start, end: the level's tokens; the head's first one is `start`.
     """
-    labelled = labels != -100
-    rows = (torch.arange(labels.shape[1], device=labels.device) == level).expand_as(labels)[labelled]
+    rows: slice | torch.Tensor = slice(level, None, labels.shape[1])
+    if len(soft_targets["tokens"]) < labels.numel():
+        rows = (torch.arange(labels.shape[1], device=labels.device) == level).expand_as(labels)[labels != -100]
     tokens = (soft_targets["tokens"][rows] - start).clamp(0, end - start - 1)
     of_level: SoftTargets = {**soft_targets, "tokens": tokens, "log_weights": soft_targets["log_weights"][rows]}
     if "legal" in soft_targets:

@@ -21,6 +21,7 @@ from .ids import SemanticIds
 from .images import embed_images
 from .propagation import propagate
 from .ready_made import ready_embeddings
+from .shares import joined_rows, own_share
 from .text import item_texts
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ def item_parts(
     pictures: Pictures | None = None,
 ) -> dict[str, np.ndarray]:
     """What an item tokenizer is fitted on: by name, the parts (N, D_part) of the items' vectors.
+
+    Where several processes were started together, all have to ask: texts and pictures are encoded in shares.
 
     Args:
         items: one row per item, column item_id and text columns; of `image_model` also image.
@@ -54,9 +57,9 @@ def item_parts(
             parts["embeddings"] = embeddings
         else:
             texts = item_texts(items, arguments.text_columns)
-            parts["text"] = embed_texts(texts, arguments.text_model, embedding_cache)
+            parts["text"] = embed_texts(texts, arguments.text_model, embedding_cache, shared=True)
     if arguments.image_model is not None:
-        parts["image"] = embed_images(items, arguments.image_model, embedding_cache, pictures)
+        parts["image"] = embed_images(items, arguments.image_model, embedding_cache, pictures, shared=True)
     if arguments.vectors == "propagated":
         counts = cooccurrence_counts(train_sequences, items.num_rows, arguments.collaborative_window)
         return {name: propagate(part, counts) for name, part in parts.items()}
@@ -95,7 +98,8 @@ def assign_semantic_ids(
 ) -> tuple[SemanticIds, dict[str, Any]]:
     """Semantic IDs by a fitted tokenizer, collisions settled, and their health report.
 
-    With `collisions: extra_code` the ids have one code more than the tokenizer.
+    With `collisions: extra_code` the ids have one code more than the tokenizer. Where several processes were started
+    together, all have to ask: each encodes its share.
 
     Args:
         items: one row per item, column item_id.
@@ -105,8 +109,9 @@ def assign_semantic_ids(
         ValueError: an item finds no free codes.
     """
     vectors = tokenizer.join(**parts).cpu().numpy()
+    own = tokenizer.encode(vectors[own_share(len(vectors))])
     codes, sizes, collisions = settle_collisions(
-        tokenizer.encode(vectors).cpu().numpy(), vectors, tokenizer, arguments.collisions
+        joined_rows(own.cpu().numpy()), vectors, tokenizer, arguments.collisions
     )
     report = {
         "item_tokenizer": tokenizer.config.model_type,

@@ -11,6 +11,7 @@ from hf_genrec.item_tokenizers.nearest_centroid import nearest_centroid
 
 from .balanced import balanced_centroids, cluster_bounds
 from .parts import one_thread
+from .shares import of_first
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ def fit_codebooks(tokenizer: ItemTokenizer, vectors: np.ndarray, seed: int, bala
     latents = tokenizer.latents(vectors)
     for level, size in enumerate(tokenizer.config.codebook_sizes):
         inputs = latents if tokenizer.ordered else np.ascontiguousarray(latents[:, level])
-        centroids, codes = _fit_level(inputs, level, size, seed, balanced)
+        # All processes find the same, but for rounding where their machines differ.
+        centroids, codes = of_first(_fit_level(inputs, level, size, seed, balanced))
         getattr(tokenizer, f"codebook_{level}").copy_(torch.from_numpy(centroids))
         inputs -= centroids[codes]  # which are the latents themselves where the codebooks are ordered
         logger.info("codebook %d: %d codes, mean squared residual %.4f", level + 1, size, _squared_norms(inputs).mean())

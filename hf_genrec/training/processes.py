@@ -51,6 +51,23 @@ def require_gpus_to_shard(fsdp: bool, has_accelerator: bool) -> None:
         )
 
 
+def start_group(use_cpu: bool) -> None:
+    """Make a group of the processes that were started together; one that was started alone stays alone."""
+    if processes_started() > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=use_cpu)
+
+
+def end_group() -> None:
+    """Wait until all processes of the group have come here, and end it."""
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def by_main_process(work: Callable[[], Any]) -> Any:
     """
     What the first of several processes finds, in all of them, or the error that it ends with: of work that writes or

@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch.distributed
 from transformers import IntervalStrategy
 
 from hf_genrec.catalogue.flat_code import FlatCode, require_flat
@@ -18,6 +17,7 @@ from hf_genrec.files import spelled_out, whole_folder, working_in, write_json
 from hf_genrec.hub import save_model, write_model_card
 from hf_genrec.training.finished_run import DenseRun
 from hf_genrec.training.lineage import changed_settings, write_lineage
+from hf_genrec.training.processes import end_group
 from hf_genrec.training.run_folder import RunFolder
 from hf_genrec.training.seen_items import K, choose_exclude_seen
 from hf_genrec.training.teachers import teachers_cpu_seconds, teachers_folder
@@ -63,9 +63,7 @@ def train_and_save(
         arguments.eval_on_start = False  # it was evaluated when it started
     with working_in(run.path) if trainer.is_world_process_zero() else nullcontext():
         _train_and_save(trainer, run, resume, lineage, item_tokenizer, dense)
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+    end_group()
 
 
 def _train_and_save(

@@ -47,7 +47,7 @@ class TextVectors(nn.Module):
         Raises:
             ValueError: if the texts are not there.
         """
-        if not self._known_to_be_set:
+        if not (self._known_to_be_set or torch.compiler.is_compiling()):
             if not self.text.isfinite().all():
                 raise ValueError("The model has no text embeddings: call set_item_vectors with an array (N, D) first.")
             self._known_to_be_set = True

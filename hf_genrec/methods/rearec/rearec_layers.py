@@ -200,7 +200,7 @@ class TextItems(nn.Module):
 
     def forward(self) -> torch.Tensor:
         """(N + 1, d), PAD last"""
-        if not self._known_to_be_set:
+        if not (self._known_to_be_set or torch.compiler.is_compiling()):
             if not self.vectors.isfinite().all():
                 raise ValueError("The model has no text embeddings: call set_item_vectors with an array (N, D) first.")
             self._known_to_be_set = True

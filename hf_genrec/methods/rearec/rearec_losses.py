@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -20,12 +19,15 @@ def prediction_state(states: torch.Tensor, reasoning: str) -> torch.Tensor:
     return states.mean(-2) if reasoning == "erl" else states[..., -1, :]
 
 
-def temperatures(config: ReaRecConfig, num_steps: int) -> list[float]:
-    """Temperature of the loss of each state r_0..r_K. Intermediate ones are rounded to float32, as published."""
+def temperatures(config: ReaRecConfig, states: torch.Tensor) -> torch.Tensor:
+    """Temperature (K + 1,) of the loss of each of the states (n, K + 1, d), r_0..r_K. Intermediate ones are rounded to
+    float32, as published."""
+    num_steps = states.shape[1] - 1
+    last = states.new_full((num_steps + 1,), config.temperature)
     if config.reasoning != "prl":
-        return [config.temperature] * (num_steps + 1)
+        return last
     scaled = [config.temperature * config.temperature_scale ** (num_steps - step) for step in range(num_steps)]
-    return [*np.array(scaled, dtype=np.float32).tolist(), config.temperature]
+    return torch.cat([torch.tensor(scaled, dtype=torch.float32, device=states.device).to(states), last[-1:]])
 
 
 @dataclass
@@ -336,8 +338,7 @@ def rearec_loss(
         num_targets: what sums over targets are divided by.
         shared: whether other processes do the same now with the rest of the batch.
     """
-    taus = torch.tensor(temperatures(config, states.shape[1] - 1), dtype=states.dtype, device=states.device)
-    scaled = states / taus.unsqueeze(-1)
+    scaled = states / temperatures(config, states).unsqueeze(-1)
 
     def losses(of_states: torch.Tensor, kl_weight: float | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         if negatives is None:

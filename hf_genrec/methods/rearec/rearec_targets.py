@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from ...catalogue.device_waits import require
+from ...catalogue.device_waits import may_ask, require
 from ...decoding.shared_batch import is_shared
 from .rearec_layers import last_items
 
@@ -33,7 +33,7 @@ def states_of_targets(
     noise = None if noise is None else noise_of_readings(noise, is_target, readings)  # (K, B, M, d)
     # A GPU takes longer to start more operations than to read some padding. Processes that gather weights module by
     # module must call each of them equally often.
-    if real.device.type != "cpu" or is_shared():
+    if not may_ask(real) or is_shared():
         outputs = model(input_ids, real, noise=noise, positions=positions, **settings)
         states = outputs.reasoning_states.flatten(0, 1)[readings]
         return states, None if noise is None else outputs.noised_states.flatten(0, 1)[readings]

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from ...catalogue.device_waits import may_ask
 from ...decoding.code_loss import at_least_float32
 
 
@@ -56,7 +57,7 @@ def token_losses(
     for codebook, head in enumerate(heads):
         own = chosen_at[:, codebook, None]
         read = steps == own if next_only else steps <= own  # (n, M)
-        if states.device.type != "cpu":  # waiting for their number takes longer than reading the others, too
+        if not may_ask(states):  # waiting for their number takes longer than reading the others, too
             logits = at_least_float32(head(flat))
             wanted = labels[:, codebook, None].expand(-1, num_steps).flatten() - start
             of_states = nn.functional.cross_entropy(logits, wanted, reduction="none").view(num_targets, num_steps)
