@@ -201,13 +201,14 @@ def fingerprint(parts: Iterable[bytes | memoryview | Path]) -> str:
 
 def source_fingerprint(path: Path) -> str:
     """
-    What a file, or the files of a folder, are known by: of a changed one size and time may be as they were.
+    What a file, or the files of a folder and the folders in it, are known by: of a changed one size and time may be as they were.
 
     Raises:
         OSError: as [`require_stored`], or if there is no such file.
     """
-    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
-    for file in (path, *files):
+    require_stored(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    for file in files:
         require_stored(file)
     return fingerprint(files)
 

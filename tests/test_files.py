@@ -212,6 +212,9 @@ def test_only_what_is_stored_is_fingerprinted(tmp_path):
     assert before == source_fingerprint(folder / "a")
     os.mkfifo(folder / "b")  # is none of its files
     assert source_fingerprint(folder) == before
+    (folder / "inner").mkdir()
+    (folder / "inner/d").write_text("y")
+    assert source_fingerprint(folder) != before
     (folder / "c").symlink_to("/proc/version")
     with pytest.raises(OSError, match="c is no stored file"):
         source_fingerprint(folder)
