@@ -36,7 +36,7 @@ class GRPOArguments(GRPOConfig):
     the rewards, how the best checkpoint is found. `output_dir` is the run folder of the result.
 
     Of TRL's fields, `num_generations` is the group size G, `temperature` that of the samples and of the
-    log-probabilities, `epsilon` the clipping, `beta` the weight of the divergence from the model it starts from,
+    log-probabilities, `epsilon` the clipping, which acts from the second of `num_iterations` steps on the same samples, `beta` the weight of the divergence from the model it starts from,
     `reward_weights` has a weight for each of `rewards`. The batch size counts samples: it is a multiple of G.
 
     Raises:
@@ -57,6 +57,13 @@ class GRPOArguments(GRPOConfig):
         default=1, metadata={"help": "next items of the user that count as targets; the first counts most"}
     )
     horizon_decay: float = field(default=0.8, metadata={"help": "weight of a target against that of the one before it"})
+    ratio: str = field(
+        default="code",
+        metadata={
+            "help": "whose probability is compared with that of the policy that sampled, and clipped: each code's "
+            "(code), or the whole path's (path)"
+        },
+    )
     path_top_n: int = field(default=10, metadata={"help": "path: the target is among so many items"})
     path_errors: int = field(default=2, metadata={"help": "path: wrong codes that are left out of the path at most"})
     targets: str = field(default="all", metadata={"help": "prompts: every prefix (all) or the newest item's (last)"})
@@ -124,6 +131,8 @@ class GRPOArguments(GRPOConfig):
             raise ValueError("output_dir is missing: name the run folder, for instance runs/grpo-ml-100k")
         if self.targets not in ("all", "last"):
             raise ValueError(f"targets: {self.targets!r} is not one of all, last")
+        if self.ratio not in ("code", "path"):
+            raise ValueError(f"ratio: {self.ratio!r} is not one of code, path")
         if not self.rewards or len(set(self.rewards)) < len(self.rewards):
             raise ValueError(f"rewards {self.rewards}: name at least one, and none twice")
         if self.reward_weights is not None and len(self.reward_weights) != len(self.rewards):

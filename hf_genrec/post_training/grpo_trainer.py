@@ -139,12 +139,15 @@ class GenRecGRPOTrainer(GenRecTrainer, GRPOTrainer):
     def _get_per_token_logps_and_entropies(
         self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, **kwargs
     ):
-        """Log-probabilities (n, L) of the codes, the last `logits_to_keep` columns, among the legal ones; entropies."""
+        """Log-probabilities (n, L) of the codes, the last `logits_to_keep` columns, among the legal ones; entropies.
+        With `ratio: path` every code has its path's, so that ratios and divergences are those of whole paths."""
         parts = []
         for rows in torch.arange(len(input_ids), device=input_ids.device).split(batch_size or len(input_ids)):
             with self.accelerator.autocast():
                 parts.append(self._log_probs(model, input_ids[rows], attention_mask[rows], logits_to_keep))
         log_probs, entropies = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        if self.args.ratio == "path":
+            log_probs = log_probs.sum(1, keepdim=True).expand_as(log_probs)
         return log_probs, entropies if compute_entropy else None, None
 
     def _log_probs(self, model, input_ids, attention_mask, num_codes: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -237,6 +237,49 @@ def test_the_loss_is_the_clipped_objective_and_the_divergence(model, tmp_path):
     assert loss.item() == pytest.approx((-objective + 0.5 * estimate).item(), abs=1e-5)
 
 
+def test_the_ratio_of_paths(model, tmp_path):
+    """Equation (9) as it is printed: r_i is a path's probability over that of the policy it was sampled from."""
+    trainer = make_trainer(model, tmp_path, beta=0.0, ratio="path")
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    rows = [trainer.train_dataset[row] for row in range(6) for _ in range(8)]
+    scored = trainer._generate_and_score_completions(rows)
+    input_ids = torch.cat([scored["prompt_ids"], scored["completion_ids"]], dim=1)
+    mask = torch.cat([scored["prompt_mask"], scored["completion_mask"]], dim=1)
+    of_codes, _ = trainer._log_probs(model, input_ids, mask, 3)
+    older = of_codes.detach() - torch.tensor([0.1, -0.4, 0.05])  # of the codes, as the older policy had them
+    older[::2] = of_codes.detach()[::2] + torch.tensor([0.2, 0.1, 0.0])
+    advantages = torch.linspace(-2, 2, len(older))
+    paths = older.sum(1, keepdim=True).expand_as(older)
+    loss = trainer.compute_loss(model, scored | {"old_per_token_logps": paths, "advantages": advantages})
+    ratios = (of_codes.sum(1) - older.sum(1)).exp()
+    assert ratios.min() < 0.85
+    objective = torch.minimum(ratios * advantages, ratios.clamp(0.85, 1.15) * advantages).mean()
+    assert loss.item() == pytest.approx(-objective.item(), abs=1e-6)
+    weight = model.model.embed_tokens.weight
+    (found,) = torch.autograd.grad(loss, weight, retain_graph=True)
+    (expected,) = torch.autograd.grad(-objective, weight)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("ratio", ["code", "path"])
+def test_the_clip_acts_on_samples_that_are_used_again(tmp_path, ratio):
+    """In the first step on them the policy is the one that sampled: every ratio is 1."""
+
+    def clipped(**settings):
+        model = make_model(make_processor(6, (2, 3), max_history=6))
+        trainer = make_trainer(
+            model, tmp_path, max_steps=6, learning_rate=2e-2, warmup_steps=0, ratio=ratio, **settings
+        )
+        trainer.train()
+        return [line["clip_ratio/region_mean"] for line in trainer.state.log_history if "entropy" in line]
+
+    again = clipped(num_iterations=3)
+    assert again[0] == again[3] == 0
+    assert min(again[1], again[2], again[4], again[5]) > 0
+    assert clipped() == [0] * 6
+
+
 def test_adapters_are_trained_and_merged(model, tmp_path):
     before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
     lora = LoraConfig(r=8, lora_alpha=32, target_modules="all-linear", modules_to_save=["query_embeddings"])
@@ -309,6 +352,7 @@ def test_prompts_are_prefixes_and_the_items_after_them():
         ({"temperature": float("inf")}, "temperature inf"),
         ({"beta": -1.0}, r"beta -1\.0: give a number, 0 or more"),
         ({"epsilon": float("nan")}, "epsilon nan"),
+        ({"ratio": "sequence"}, "ratio: 'sequence' is not one of code, path"),
         ({"layer_precision_budget": float("nan")}, "layer_precision_budget nan"),
         ({"reward_weights": [1.0, float("nan")]}, r"reward_weights \[1\.0, nan\]: give numbers"),
         ({"lora_r": 0}, "lora_r 0: give a whole number, at least 1, or null"),
