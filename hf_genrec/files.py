@@ -201,7 +201,8 @@ def fingerprint(parts: Iterable[bytes | memoryview | Path]) -> str:
 
 def source_fingerprint(path: Path) -> str:
     """
-    What a file, or the files of a folder and the folders in it, are known by: of a changed one size and time may be as they were.
+    What a file, or the files of a folder and the folders in it, are known by: of a changed one size and time may be as
+    they were.
 
     Raises:
         OSError: as [`require_stored`], or if there is no such file.

@@ -76,7 +76,8 @@ def main(config: RunConfig) -> None:
         start_group(config.training.use_cpu)
         prepared = PreparedData.load(config.run.data)
         pictures = Pictures.of_report(prepared.report)
-        parts = item_parts(prepared.items, prepared.train_sequences(), arguments, pictures=pictures)
+        sequences = prepared.train_sequences()
+        parts = item_parts(prepared.items, sequences, arguments, pictures=pictures)
         tokenizer = fit_residual_kmeans(
             parts,
             arguments.codebook_sizes,
@@ -87,7 +88,7 @@ def main(config: RunConfig) -> None:
             text_columns=arguments.text_columns,
             image_model=arguments.image_model,
         )
-        semantic_ids, health = assign_semantic_ids(prepared.items, parts, tokenizer, arguments)
+        semantic_ids, health = assign_semantic_ids(prepared.items, parts, tokenizer, arguments, sequences)
         if is_first():
             save_semantic_ids(folder, semantic_ids, health, made_from, tokenizer)
         end_group()

@@ -40,14 +40,15 @@ def main(config: RunConfig) -> None:
     prepared = PreparedData.load(run.data)
     start_group(config.training.use_cpu)
     pictures = Pictures.of_report(prepared.report)
-    parts = item_parts(prepared.items, prepared.train_sequences(), arguments, pictures=pictures)
+    sequences = prepared.train_sequences()
+    parts = item_parts(prepared.items, sequences, arguments, pictures=pictures)
     collaborative = None
     if arguments.aligned:
-        collaborative = item_collaborative_vectors(prepared.items, prepared.train_sequences(), arguments)
+        collaborative = item_collaborative_vectors(prepared.items, sequences, arguments)
     tokenizer, record = train_item_tokenizer(
         parts, arguments, collaborative, use_cpu=config.training.use_cpu, disable_tqdm=config.training.disable_tqdm
     )
-    semantic_ids, health = assign_semantic_ids(prepared.items, parts, tokenizer, arguments)
+    semantic_ids, health = assign_semantic_ids(prepared.items, parts, tokenizer, arguments, sequences)
     if is_first():
         save_semantic_ids(run.semantic_ids, semantic_ids, health | {"training": record}, made_from, tokenizer)
         logger.info(

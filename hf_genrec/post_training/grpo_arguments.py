@@ -36,8 +36,9 @@ class GRPOArguments(GRPOConfig):
     the rewards, how the best checkpoint is found. `output_dir` is the run folder of the result.
 
     Of TRL's fields, `num_generations` is the group size G, `temperature` that of the samples and of the
-    log-probabilities, `epsilon` the clipping, which acts from the second of `num_iterations` steps on the same samples, `beta` the weight of the divergence from the model it starts from,
-    `reward_weights` has a weight for each of `rewards`. The batch size counts samples: it is a multiple of G.
+    log-probabilities, `epsilon` the clipping, which acts from the second of `num_iterations` steps on the same samples
+    on, `beta` the weight of the divergence from the model it starts from, `reward_weights` has a weight for each of
+    `rewards`. The batch size counts samples: it is a multiple of G.
 
     Raises:
         ValueError: for values that do not fit together, or an option of TRL that has no meaning here.

@@ -1,6 +1,7 @@
 """The path of an item from its text to its semantic ID."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,11 @@ def item_collaborative_vectors(
 
 
 def assign_semantic_ids(
-    items: pa.Table, parts: dict[str, np.ndarray], tokenizer: ItemTokenizer, arguments: TokenizerArguments
+    items: pa.Table,
+    parts: dict[str, np.ndarray],
+    tokenizer: ItemTokenizer,
+    arguments: TokenizerArguments,
+    train_sequences: Sequence[np.ndarray] | None = None,
 ) -> tuple[SemanticIds, dict[str, Any]]:
     """Semantic IDs by a fitted tokenizer, collisions settled, and their health report.
 
@@ -104,6 +109,7 @@ def assign_semantic_ids(
     Args:
         items: one row per item, column item_id.
         parts: what `item_parts` made of them.
+        train_sequences: as there; the report then says what codes tell of the next item.
 
     Raises:
         ValueError: an item finds no free codes.
@@ -122,7 +128,7 @@ def assign_semantic_ids(
         "collisions": collisions,
     }
     semantic_ids = SemanticIds([str(item_id) for item_id in items.column("item_id").to_pylist()], codes, sizes, report)
-    return semantic_ids, health_report(semantic_ids, tokenizer, vectors)
+    return semantic_ids, health_report(semantic_ids, tokenizer, vectors, train_sequences)
 
 
 def save_semantic_ids(

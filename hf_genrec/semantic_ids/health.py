@@ -1,5 +1,6 @@
 """How well the codes of a catalogue are used, as numbers and as a picture."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ def health_report(
     semantic_ids: SemanticIds,
     tokenizer: ItemTokenizer | None = None,
     vectors: np.ndarray | None = None,
+    sequences: Sequence[np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """Usage per level, collisions and, where the quantized vectors (N, D) are at hand, the reconstruction error.
+    """Usage per level, collisions and, where the quantized vectors (N, D) are at hand, the reconstruction error; where
+    the training sequences are (rows of the catalogue, a user's each), what each level tells of the next item.
 
     Per level: `size`, `used` codes, `usage` = used / size, `entropy` of the code frequencies in nats and
     `perplexity` = exp(entropy), the number of equally frequent codes with that entropy. `reconstruction_error` is the
     mean squared distance to what the codes decode to, divided by the vectors' variance: of ordered codes the error
-    after each level, of unordered ones that of the whole set; a level that `extra_code` added has none.
+    after each level, of unordered ones that of the whole set; a level that `extra_code` added has none. `next_bits` is
+    the mutual information of an item's code and the next item's at the same level, see [`next_item_information`].
 
     Example: codes [0, 0, 1, 1] in a codebook of 4 -> usage 0.5, entropy log 2, perplexity 2.
     """
@@ -49,7 +53,42 @@ def health_report(
                 levels[level]["reconstruction_error"] = _reconstruction_error(tokenizer, codes[:, : level + 1], vectors)
         else:
             health["reconstruction_error"] = _reconstruction_error(tokenizer, codes[:, :made], vectors)
+    if sequences is not None:
+        for level, bits in zip(
+            levels, next_item_information(codes, semantic_ids.codebook_sizes, sequences), strict=True
+        ):
+            level["next_bits"] = bits
     return health
+
+
+def next_item_information(codes: np.ndarray, sizes: Sequence[int], sequences: Sequence[np.ndarray]) -> list[float]:
+    """
+    How many bits the code of an item tells of the code of the item after it, of each codebook: the mutual information
+    of the two over all neighbours in the sequences. Few pairs seem to tell something of each other in any case: what
+    the same pairs do when they are dealt out anew is taken off, and what is then below 0 is 0.
+
+    Args:
+        codes: (N, L).
+        sequences: rows of the catalogue, oldest first, a user's each.
+    """
+    newest = np.concatenate([np.zeros(0, np.int64), *(sequence[:-1] for sequence in sequences)])
+    following = np.concatenate([np.zeros(0, np.int64), *(sequence[1:] for sequence in sequences)])
+    dealt = np.random.default_rng(0).permutation(following)
+    return [
+        max(
+            0.0,
+            _information(column[newest], column[following], size) - _information(column[newest], column[dealt], size),
+        )
+        for column, size in zip(codes.T, sizes, strict=True)
+    ]
+
+
+def _information(first: np.ndarray, second: np.ndarray, size: int) -> float:
+    """Mutual information in bits of pairs of codes below `size`."""
+    pairs, counts = np.unique(first * size + second, return_counts=True)
+    of_first, of_second = np.bincount(first, minlength=size), np.bincount(second, minlength=size)
+    expected = of_first[pairs // size] * of_second[pairs % size] / max(1, len(first))
+    return float((counts * np.log2(counts / expected)).sum() / max(1, len(first)))
 
 
 def _reconstruction_error(tokenizer: ItemTokenizer, codes: np.ndarray, vectors: np.ndarray) -> float:
@@ -90,7 +129,8 @@ def draw_health(semantic_ids: SemanticIds, health: dict[str, Any], path: str | P
             axis.set_ylabel("items")
         axis.set_title(
             f"codebook {number + 1}: {level['used']} of {level['size']} codes used ({level['usage']:.0%})\n"
-            f"perplexity {level['perplexity']:.3g}",
+            f"perplexity {level['perplexity']:.3g}"
+            + (f", tells {level['next_bits']:.2f} bits of the next item" if "next_bits" in level else ""),
             fontsize=9 if small else 11,
         )
         axis.legend(frameon=False, fontsize=8 if small else 9)

@@ -10,7 +10,7 @@ import pytest
 from learned_tokenizers import make_mpq
 from safetensors.numpy import load_file, save_file
 
-from hf_genrec.semantic_ids.health import draw_health, health_report
+from hf_genrec.semantic_ids.health import draw_health, health_report, next_item_information
 from hf_genrec.semantic_ids.ids import SemanticIds, read_table
 from hf_genrec.semantic_ids.published_codes import load_published_codes
 from hf_genrec.semantic_ids.residual_kmeans import fit_residual_kmeans
@@ -180,6 +180,24 @@ def test_health_by_hand():
     assert (first["perplexity"], second["perplexity"]) == (pytest.approx(2), 1)
     assert (health["items"], health["unique_ids"], health["collisions"]["after"]["items"]) == (4, 2, 4)
     assert "reconstruction_error" not in first
+
+
+def test_what_codes_tell_of_the_next_item():
+    """The first code alternates, the second is drawn anew each time, and the third has four classes that stay."""
+    rng = np.random.default_rng(0)
+    codes = np.stack(np.meshgrid(range(2), range(8), range(4), indexing="ij"), axis=-1).reshape(-1, 3)
+    row_of = {tuple(code): row for row, code in enumerate(codes.tolist())}
+    sequences = [
+        np.array([row_of[place % 2, int(rng.integers(8)), user % 4] for place in range(41)]) for user in range(200)
+    ]
+    alternates, drawn, stays = next_item_information(codes, [2, 8, 4], sequences)
+    assert alternates == pytest.approx(1, abs=1e-3)  # bits: an even number of neighbours, half of each kind
+    assert drawn < 0.01
+    assert stays == pytest.approx(2, abs=0.01)
+    assert next_item_information(codes, [2, 8, 4], []) == [0, 0, 0]
+    ids = SemanticIds([str(row) for row in range(64)], codes, [2, 8, 4])
+    levels = health_report(ids, sequences=sequences)["levels"]
+    assert [level["next_bits"] for level in levels] == [alternates, drawn, stays]
 
 
 def test_reconstruction_error_is_the_share_of_variance_left(tmp_path):
