@@ -96,6 +96,7 @@ class NextItemExamples(Dataset):
         sequences: per user the training items as catalogue rows, oldest first.
         targets: `"all"` makes every item a target (the first one after an empty history), `"last"` only the newest.
         max_history: newest items of the prefix that are read.
+        horizon: how many items from the target on an example has, where the sequence has as many.
 
     Attributes:
         users, positions, lengths (`np.ndarray`): (examples,) user, position and number of history items of each
@@ -106,10 +107,13 @@ class NextItemExamples(Dataset):
         ValueError: if no target is left.
     """
 
-    def __init__(self, sequences: Sequence[np.ndarray], targets: Targets = "all", max_history: int = 50):
+    def __init__(
+        self, sequences: Sequence[np.ndarray], targets: Targets = "all", max_history: int = 50, horizon: int = 1
+    ):
         self.sequences = FlatSequences.of(sequences)
         self.targets = targets
         self.max_history = max_history
+        self.horizon = horizon
         self._sizes = self.sequences.lengths
         self._numbers = first_numbers(self._sizes, targets)
         self.num_targets = int(self._numbers[-1])
@@ -132,11 +136,15 @@ class NextItemExamples(Dataset):
     def __getitem__(self, index: int) -> dict:
         """
         `history` (n,) int64 catalogue rows, oldest first; `target`, a catalogue row; and `target_numbers`, its place
-        among [`target_positions`].
+        among [`target_positions`]. With a `horizon` above 1 also `targets` (1 to horizon,), the target and what
+        follows.
         """
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         user, position = _positions(self._sizes, self.targets, index % len(self), self._numbers)
         sequence = self.sequences[user]
         history = sequence[max(position - self.max_history, 0) : position]
-        return {"history": history, "target": sequence[position], "target_numbers": index}
+        example = {"history": history, "target": sequence[position], "target_numbers": index}
+        if self.horizon > 1:
+            example["targets"] = sequence[position : position + self.horizon]
+        return example

@@ -31,7 +31,7 @@ def health_report(
     Example: codes [0, 0, 1, 1] in a codebook of 4 -> usage 0.5, entropy log 2, perplexity 2.
     """
     codes = semantic_ids.codes
-    levels = []
+    levels: list[dict[str, Any]] = []
     for level, size in enumerate(semantic_ids.codebook_sizes):
         counts = np.bincount(codes[:, level], minlength=size)
         share = counts[counts > 0] / max(1, len(codes))
@@ -54,10 +54,9 @@ def health_report(
         else:
             health["reconstruction_error"] = _reconstruction_error(tokenizer, codes[:, :made], vectors)
     if sequences is not None:
-        for level, bits in zip(
-            levels, next_item_information(codes, semantic_ids.codebook_sizes, sequences), strict=True
-        ):
-            level["next_bits"] = bits
+        told = next_item_information(codes, semantic_ids.codebook_sizes, sequences)
+        for row, bits in zip(levels, told, strict=True):
+            row["next_bits"] = bits
     return health
 
 

@@ -28,6 +28,12 @@ class Reg4RecArguments:
         default="confidence",
         metadata={"help": "the surest codebook's code is next (confidence), or codebook 1, 2, ... (fixed)"},
     )
+    code_reading: str = field(
+        default="path",
+        metadata={
+            "help": "what follows depends on the codes so far and their order (path), or on the codes alone (set)"
+        },
+    )
     category_weight: float = field(default=0.2, metadata={"help": "weight of the category loss"})
     reflection_threshold: float | None = field(
         default=None,
@@ -46,6 +52,17 @@ class Reg4RecArguments:
         default=0.3,
         metadata={"help": "share of the training with codes in random order, before the model's own is taught; 1: all"},
     )
+    own_order_loss: str = field(
+        default="all",
+        metadata={
+            "help": "what a step of the model's own order teaches: the codes of all unused codebooks (all), or the one "
+            "that is chosen, as equation (6) has it (next)"
+        },
+    )
+    horizon: int = field(
+        default=1, metadata={"help": "next items of the user that are targets; the first counts most (MSRA)"}
+    )
+    horizon_decay: float = field(default=0.8, metadata={"help": "weight of a target against that of the one before it"})
 
     def __post_init__(self) -> None:
         # It imports torch, which the keys need not.
@@ -56,8 +73,15 @@ class Reg4RecArguments:
             raise ValueError(f"category_rule: {self.category_rule!r} is not one of {', '.join(get_args(CategoryRule))}")
         if not 0 <= self.confidence_order_from <= 1:
             raise ValueError(f"confidence_order_from must be from 0 to 1, not {self.confidence_order_from}")
+        if self.own_order_loss not in ("all", "next"):
+            raise ValueError(f"own_order_loss: {self.own_order_loss!r} is not one of all, next")
+        if self.horizon < 1 or not 0 < self.horizon_decay <= 1:
+            raise ValueError(
+                f"horizon {self.horizon}, horizon_decay {self.horizon_decay}: give at least 1, and above 0 to 1"
+            )
 
     def config_fields(self) -> dict[str, Any]:
         """The settings that are fields of `Reg4RecConfig`."""
-        own = ("method", "category_column", "category_rule", "confidence_order_from")
+        own = {"method", "category_column", "category_rule"}
+        own |= {"confidence_order_from", "own_order_loss", "horizon", "horizon_decay"}
         return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in own}

@@ -9,6 +9,7 @@ from ...catalogue.transformers_bridge import CACHE_NAMES, PreTrainedConfig
 from ...decoding.attention import require_layer_settings
 
 CODE_ORDERS = ("confidence", "fixed")
+CODE_READINGS = ("path", "set")
 COUNTS = (
     "num_categories",
     "max_history",
@@ -71,6 +72,12 @@ class Reg4RecConfig(FlatCode, PreTrainedConfig):
             M, in training, recommending and post-training (the paper's ablation "w/o CRSS", and the order for residual
             codes).
 
+        code_reading (`str`, defaults to `"path"`):
+            What the decoder makes of the codes chosen so far. `"path"`: a code reads those before it, so that the same
+            codes in another order say something else. `"set"`: a code reads the history alone, and the start token,
+            which is read again after each code, reads them all: what comes next depends on which codes are chosen and
+            not on their order. It reads twice the tokens.
+
     > Loss
 
     Args:
@@ -115,6 +122,7 @@ class Reg4RecConfig(FlatCode, PreTrainedConfig):
     dropout: float = 0.1
     attention_dropout: float = 0.0
     code_order: str = "confidence"
+    code_reading: str = "path"
     category_weight: float = 0.2
     reflection_threshold: float | None = None
     reflection_interval: int = 1
@@ -142,6 +150,8 @@ class Reg4RecConfig(FlatCode, PreTrainedConfig):
     def _check(self):
         if self.code_order not in CODE_ORDERS:
             raise ValueError(f"code_order={self.code_order!r}: use one of {', '.join(CODE_ORDERS)}.")
+        if self.code_reading not in CODE_READINGS:
+            raise ValueError(f"code_reading={self.code_reading!r}: use one of {', '.join(CODE_READINGS)}.")
         for name in ("reflection_threshold", "max_rollbacks", "category_weight"):
             value = getattr(self, name)
             if value is not None and value < 0:

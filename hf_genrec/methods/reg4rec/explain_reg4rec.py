@@ -6,7 +6,8 @@ import torch
 from hf_genrec.catalogue.evaluation_mode import evaluation_mode
 from hf_genrec.explanation import Explanation
 from hf_genrec.methods.reg4rec.modeling_reg4rec import Reg4RecForConditionalGeneration
-from hf_genrec.methods.reg4rec.reg4rec_search import PathDecoder, next_codebooks
+from hf_genrec.methods.reg4rec.path_decoder import PathDecoder
+from hf_genrec.methods.reg4rec.reg4rec_search import next_codebooks
 from hf_genrec.semantic_ids.code_path import code_path
 
 

@@ -96,9 +96,12 @@ class Reg4RecModel(Reg4RecPreTrainedModel):
             )
         if use_cache and cache is None:
             cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        embeddings = self.encoder.embed_tokens(decoder_input_ids)
+        embed = self.encoder.embed_tokens
+        start = None
+        if self.config.code_reading == "set":  # looked up: processes that share out weights gather them at a lookup
+            start = embed(decoder_input_ids.new_tensor(self.config.decoder_start_token_id))
         return Reg4RecModelOutput(
-            last_hidden_state=self.decoder(embeddings, encoder_outputs, cache),
+            last_hidden_state=self.decoder(embed(decoder_input_ids), encoder_outputs, cache, start),
             encoder_last_hidden_state=encoder_outputs.last_hidden_state,
             **{CACHE: cache},  # type: ignore[arg-type]
         )
@@ -174,6 +177,8 @@ class Reg4RecForConditionalGeneration(SetRecommenderMixin, Reg4RecPreTrainedMode
         labels: torch.Tensor | None = None,
         category_labels: torch.Tensor | None = None,
         orders: torch.Tensor | None = None,
+        target_weights: torch.Tensor | None = None,
+        next_only: bool | None = None,
         encoder_outputs: Reg4RecEncoding | None = None,
         cache: EncoderDecoderCache | None = None,
         use_cache: bool | None = None,
@@ -183,16 +188,21 @@ class Reg4RecForConditionalGeneration(SetRecommenderMixin, Reg4RecPreTrainedMode
         r"""
         Args:
             input_ids, attention_mask, decoder_input_ids, encoder_outputs, cache: see [`Reg4RecModel.forward`].
-            labels (`torch.LongTensor` of shape `(B, M)`, *optional*):
-                The target's token ids, column r of codebook r. They are also what the decoder reads, in the order of
-                `orders`.
-            category_labels (`torch.LongTensor` of shape `(B,)`, *optional*):
-                The target's category; without it the loss has no category term.
-            orders (`torch.LongTensor` of shape `(B, M)`, *optional*):
+            labels (`torch.LongTensor` of shape `(R, M)`, *optional*):
+                The targets' token ids, column r of codebook r. They are also what the decoder reads, in the order of
+                `orders`. R is B or a multiple of it: the targets of one history stand one after the other.
+            category_labels (`torch.LongTensor` of shape `(R,)`, *optional*):
+                The targets' categories; without them the loss has no category term.
+            orders (`torch.LongTensor` of shape `(R, M)`, *optional*):
                 The codebook whose code is chosen at each step, a permutation per target. By default drawn uniformly
                 from torch's generator, or 0, 1, ..., M - 1 where `code_order="fixed"`.
+            target_weights (`torch.FloatTensor` of shape `(R,)`, *optional*):
+                How much each target's loss counts, by default 1; those of a history add up to 1.
+            next_only (`bool`, *optional*):
+                Learn at each step the code that is chosen there alone, and not those of all unused codebooks; by
+                default with `code_order="fixed"`.
             num_items_in_batch (*optional*):
-                Targets in the whole optimisation step. The loss is then the sum over targets divided by it.
+                Histories in the whole optimisation step. The loss is then the sum over targets divided by it.
 
         Returns:
             [`Reg4RecOutput`]: row i of `logits` and `category_logits` is for what is chosen after the first i + 1
@@ -226,12 +236,14 @@ class Reg4RecForConditionalGeneration(SetRecommenderMixin, Reg4RecPreTrainedMode
             special = self.config.vocab_size - self.config.num_codes  # type: ignore[operator]
             logits = nn.functional.pad(codes, (0, special), value=torch.finfo(codes.dtype).min)
         if labels is not None:
-            total = len(labels) if num_items_in_batch is None else num_items_in_batch
-            of_tokens = token_losses(states, self.code_heads, labels, orders, next_only=fixed)  # type: ignore[arg-type]
-            losses = {"token": of_tokens.sum() / total}
+            total: Any = len(outputs.encoder_last_hidden_state) if num_items_in_batch is None else num_items_in_batch
+            weights: Any = 1 if target_weights is None else target_weights
+            next_only = fixed if next_only is None else next_only
+            of_tokens = token_losses(states, self.code_heads, labels, orders, next_only)  # type: ignore[arg-type]
+            losses = {"token": (weights * of_tokens).sum() / total}
             loss = losses["token"]
             if category_labels is not None:
-                losses["category"] = category_losses(category_logits, category_labels).sum() / total
+                losses["category"] = (weights * category_losses(category_logits, category_labels)).sum() / total
                 loss = loss + self.config.category_weight * losses["category"]
         return Reg4RecOutput(
             loss=loss,

@@ -63,7 +63,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Causal attention to the path, attention to the history, feed-forward (pre-norm)."""
+    """Attention to the path so far, attention to the history, feed-forward (pre-norm)."""
 
     def __init__(self, config: Reg4RecConfig, index: int):
         super().__init__()
@@ -77,19 +77,19 @@ class DecoderLayer(nn.Module):
         self,
         states: torch.Tensor,
         encoding: Reg4RecEncoding,
-        causal: torch.Tensor | None,
+        allowed: torch.Tensor | None,
         cache: EncoderDecoderCache | None,
     ) -> torch.Tensor:
-        """(R, S, d), R a multiple of the encoding's B; `causal` (S, past + S)."""
+        """(R, S, d), R a multiple of the encoding's B; `allowed` (S, past + S), what is read of the path."""
         normed = self.attention_norm(states)
         keys, values = self.attention.keys_values(normed)
         if cache is not None:
             keys, values = cache.self_attention_cache.update(keys, values, self.index)
-        states = states + self.dropout(self.attention(normed, keys, values, causal))
+        states = states + self.dropout(self.attention(normed, keys, values, allowed))
 
         keys, values = self._history(encoding, cache)
-        allowed = encoding.item_mask[:, None, None]
-        read = self.cross_attention(self.cross_norm(states), keys, values, allowed)
+        is_item = encoding.item_mask[:, None, None]
+        read = self.cross_attention(self.cross_norm(states), keys, values, is_item)
         states = states + self.dropout(read)
         return states + self.dropout(self.feed_forward(self.feed_forward_norm(states)))
 
@@ -159,6 +159,9 @@ class Reg4RecDecoder(nn.Module):
     A code's embedding says which codebook it is of. There are no positions: the codes chosen so far are a set, so the
     place of a code in the path says nothing about the item, and how many are chosen shows in how the start token's
     share of the attention shrinks.
+
+    By `code_reading` a code reads the codes before it, or itself alone. Then the start token stands behind each code,
+    too, and reads all codes before it and itself: tokens at even places are start tokens, at odd ones codes.
     """
 
     def __init__(self, config: Reg4RecConfig):
@@ -167,24 +170,40 @@ class Reg4RecDecoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.layers: Any = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = _norm(config)
+        self.reads_sets = config.code_reading == "set"
 
     def forward(
-        self, embeddings: torch.Tensor, encoding: Reg4RecEncoding, cache: EncoderDecoderCache | None = None
+        self,
+        embeddings: torch.Tensor,
+        encoding: Reg4RecEncoding,
+        cache: EncoderDecoderCache | None = None,
+        start: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Args:
             embeddings: (R, S, d), of start token and codes; with a filled cache only those that are new. R is a
                 multiple of the encoding's B: the paths of one history stand one after the other.
             cache (*optional*): keys and values of the codes so far, and of the histories.
+            start (*optional*): (d,), the start token's embedding, where codes are read as a set.
 
         Returns:
             (R, S, d)
         """
-        length, causal = embeddings.shape[1], None
+        past = 0 if cache is None else int(cache.get_seq_length())
+        first = 0 if past else 1
+        if self.reads_sets and start is not None:
+            codes = embeddings[:, first:]
+            pairs = torch.stack([codes, start.expand_as(codes)], dim=2).flatten(1, 2)
+            embeddings = torch.cat([embeddings[:, :first], pairs], dim=1)
+        length, allowed = embeddings.shape[1], None
         if length > 1:
-            past = 0 if cache is None else int(cache.get_seq_length())
-            causal = torch.ones(length, past + length, dtype=torch.bool, device=embeddings.device).tril(past)
+            allowed = torch.ones(length, past + length, dtype=torch.bool, device=embeddings.device).tril(past)
+        if self.reads_sets and allowed is not None:
+            places = torch.arange(past + length, device=embeddings.device)
+            own = places[past:, None] == places
+            allowed &= own | ((places[past:, None] % 2 == 0) & (places % 2 == 1))
         states = self.dropout(self.embedding_norm(embeddings))
         for layer in self.layers:
-            states = layer(states, encoding, causal, cache)
-        return self.norm(states)
+            states = layer(states, encoding, allowed, cache)
+        states = self.norm(states)
+        return states[:, 1 - first :: 2] if self.reads_sets else states

@@ -3,16 +3,15 @@ back where the category prediction jumps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from transformers import DynamicCache, EncoderDecoderCache
 
 from ...catalogue.best_columns import best_columns
 from ...catalogue.evaluation_mode import evaluation_mode
 from ...catalogue.item_sets import ItemSets, SetStates
 from ...catalogue.sound_scores import require_sound
 from .configuration_reg4rec import CODE_ORDERS
+from .path_decoder import PathDecoder
 from .reg4rec_layers import Reg4RecEncoding
 
 
@@ -21,73 +20,6 @@ def js_divergence(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
     log_m = torch.logaddexp(log_p, log_q) - torch.log(torch.tensor(2.0, dtype=log_p.dtype))
     of_p, of_q = ((log.exp() * (log - log_m)).masked_fill(log == -torch.inf, 0.0).sum(-1) for log in (log_p, log_q))
     return 0.5 * (of_p + of_q)
-
-
-class PathDecoder:
-    """
-    Decoder states of growing paths, as many for each user. The users' histories are encoded before, and their keys and
-    values are made once for all paths.
-
-    Args:
-        model ([`Reg4RecForConditionalGeneration`])
-        encoding: the histories of B users.
-    """
-
-    def __init__(self, model, encoding: Reg4RecEncoding):
-        self.model = model
-        self.encoding = encoding
-        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        self.num_users = len(encoding.last_hidden_state)
-        self.width = 1
-
-    def start(self) -> torch.Tensor:
-        """(B, 1, d), the states after the start token."""
-        return self._decode(None, self.encoding, self.cache)
-
-    def extend(self, tokens: torch.Tensor, parents: torch.Tensor | None = None) -> torch.Tensor:
-        """
-        Append a code to each path.
-
-        Args:
-            tokens: (B, W)
-            parents (*optional*): (B, W), the paths of the step before that they continue; by default each its own.
-
-        Returns:
-            (B, W, d)
-        """
-        if parents is not None:
-            first_row = torch.arange(self.num_users, device=tokens.device)[:, None] * self.width
-            self.cache.self_attention_cache.batch_select_indices((first_row + parents).flatten())
-            self.width = tokens.shape[1]
-        return self._decode(tokens.reshape(-1, 1), self.encoding, self.cache).view(*tokens.shape, -1)
-
-    def replace(self, users: torch.Tensor, paths: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """
-        Give some paths another newest code.
-
-        Args:
-            users, paths, tokens: (n,)
-
-        Returns:
-            (n, d)
-        """
-        rows = users * self.width + paths
-        own: Any = self.cache.self_attention_cache.layers
-        cross: Any = self.cache.cross_attention_cache.layers
-        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        for index, (path, history) in enumerate(zip(own, cross, strict=True)):
-            cache.self_attention_cache.update(path.keys[rows, :, :-1], path.values[rows, :, :-1], index)
-            cache.cross_attention_cache.update(history.keys[users], history.values[users], index)
-            cache.is_updated[index] = True
-        states = self._decode(tokens[:, None], self.encoding.of_users(users), cache)
-        replaced: Any = cache.self_attention_cache.layers
-        for path, new in zip(own, replaced, strict=True):
-            path.keys[rows, :, -1], path.values[rows, :, -1] = new.keys[:, :, -1], new.values[:, :, -1]
-        return states.squeeze(1)
-
-    def _decode(self, ids: torch.Tensor | None, encoding: Reg4RecEncoding, cache: EncoderDecoderCache) -> torch.Tensor:
-        outputs = self.model.model(decoder_input_ids=ids, encoder_outputs=encoding, cache=cache)
-        return outputs.last_hidden_state
 
 
 @dataclass
@@ -423,20 +355,24 @@ def confidence_orders(model, input_ids: torch.Tensor, attention_mask: torch.Tens
 
     Args:
         input_ids, attention_mask: (B, T * M) histories.
-        labels: (B, M) token ids of the targets, column r of codebook r.
+        labels: (R, M) token ids of the targets, column r of codebook r; R is B or a multiple of it, the targets of one
+            history one after the other.
 
     Returns:
-        (B, M) int64, a permutation of the codebooks in each row.
+        (R, M) int64, a permutation of the codebooks in each row.
     """
     with evaluation_mode(model):
+        tokens = labels.view(len(input_ids), -1, labels.shape[1])
         decoder = PathDecoder(model, model.get_encoder()(input_ids, attention_mask))
-        log_probs = model.code_log_probs(decoder.start()[:, 0])
-        used = torch.zeros_like(labels, dtype=torch.bool)
-        orders = torch.empty_like(labels)
-        for step in range(labels.shape[1]):
-            codebook = next_codebooks(log_probs, used, model.config.codebook_sizes, "confidence")[:, None]
-            orders[:, step] = codebook.squeeze(1)
-            used.scatter_(1, codebook, True)
-            if step + 2 < labels.shape[1]:  # of the last codebook nothing is to be asked
-                log_probs = model.code_log_probs(decoder.extend(labels.gather(1, codebook))[:, 0])
-    return orders
+        log_probs = model.code_log_probs(decoder.start()).expand(-1, tokens.shape[1], -1)
+        used = torch.zeros_like(tokens, dtype=torch.bool)
+        orders = torch.empty_like(tokens)
+        for step in range(tokens.shape[2]):
+            codebook = next_codebooks(log_probs, used, model.config.codebook_sizes, "confidence")[..., None]
+            orders[..., step] = codebook.squeeze(2)
+            used = used.scatter(2, codebook, True)
+            if step + 2 < tokens.shape[2]:  # of the last codebook nothing is to be asked
+                fed = tokens.gather(2, codebook).squeeze(2)
+                parents = torch.zeros_like(fed) if decoder.width < fed.shape[1] else None
+                log_probs = model.code_log_probs(decoder.extend(fed, parents))
+    return orders.view_as(labels)

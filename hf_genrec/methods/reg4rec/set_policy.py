@@ -11,7 +11,7 @@ import torch
 from hf_genrec.catalogue.item_sets import ItemSets
 from hf_genrec.catalogue.request_checks import checked_count, checked_temperature
 from hf_genrec.catalogue.sound_scores import require_sound, require_sound_weights
-from hf_genrec.methods.reg4rec.reg4rec_search import PathDecoder
+from hf_genrec.methods.reg4rec.path_decoder import PathDecoder
 from hf_genrec.post_training.prompt_groups import PromptGroups
 
 

@@ -35,7 +35,9 @@ def build_trainer(config: RunConfig) -> Reg4RecTrainer:
     set_seed(arguments.seed)
     processor = build_set_processor(prepared, semantic_ids, config.data.max_history, config.model)
     model = build_reg4rec(config.model, processor)
-    examples, collator = build_set_examples(arguments, prepared.train_sequences(), processor)
+    examples, collator = build_set_examples(
+        arguments, prepared.train_sequences(), processor, config.model.horizon, config.model.horizon_decay
+    )
     trainer = Reg4RecTrainer(
         model,
         arguments,
@@ -43,6 +45,7 @@ def build_trainer(config: RunConfig) -> Reg4RecTrainer:
         eval_dataset=subsample(validation, arguments.eval_users, arguments.seed),
         data_collator=collator,
         confidence_order_from=config.model.confidence_order_from,
+        own_order_loss=config.model.own_order_loss,
     )
     categories = category_report(processor)
     logger.info(
@@ -87,12 +90,17 @@ def build_reg4rec(arguments: Reg4RecArguments, processor: Reg4RecProcessor) -> R
 
 
 def build_set_examples(
-    arguments: GenRecTrainingArguments, sequences: Sequence[np.ndarray], processor: Reg4RecProcessor
+    arguments: GenRecTrainingArguments,
+    sequences: Sequence[np.ndarray],
+    processor: Reg4RecProcessor,
+    horizon: int = 1,
+    horizon_decay: float = 1.0,
 ) -> tuple[NextItemExamples, CodeSetCollator]:
-    """The training targets, a row each, and the collator that makes batches of them."""
+    """The training targets, a row each with the `horizon` items that come next, and the collator that makes batches of
+    them."""
     # An item of a history sees the later ones, so that targets with other histories cannot share its row.
-    examples = NextItemExamples(sequences, cast(Targets, arguments.targets), processor.max_history)
-    return examples, CodeSetCollator(processor)
+    examples = NextItemExamples(sequences, cast(Targets, arguments.targets), processor.max_history, horizon)
+    return examples, CodeSetCollator(processor, horizon_decay)
 
 
 def category_report(processor: Reg4RecProcessor) -> dict:

@@ -143,8 +143,10 @@ def test_the_search_equals_one_in_plain_python(num_beams, order, unique, lookahe
     [(0.02, 1, 2, 1), (0.02, 1, 2, 4), (0.05, 1, 1, 3), (0.05, 2, 3, 4), (0.0, 1, 5, 10), (0.02, 1, 0, 4)],
 )
 @pytest.mark.parametrize("lookahead", [True, False])
-def test_corp_equals_one_in_plain_python(threshold, interval, max_rollbacks, num_beams, lookahead):
-    model = make_reg4rec(make_set_processor(num_items=20, sizes=(3, 4, 3, 2)), seed=1)
+@pytest.mark.parametrize("code_reading", ["path", "set"])
+def test_corp_equals_one_in_plain_python(threshold, interval, max_rollbacks, num_beams, lookahead, code_reading):
+    processor = make_set_processor(num_items=20, sizes=(3, 4, 3, 2))
+    model = make_reg4rec(processor, seed=1, code_reading=code_reading)
     reflection = Reflection(threshold, interval, max_rollbacks)
     found = search(model, num_beams=num_beams, reflection=reflection, lookahead=lookahead)
     for line, history in enumerate(HISTORIES):
@@ -331,7 +333,7 @@ class Fake:
     """A model whose S(c) is always the same and whose category distribution is that of the newest token."""
 
     def __init__(self, log_probs: torch.Tensor, categories: torch.Tensor):
-        self.config = SimpleNamespace(decoder_start_token_id=len(log_probs))
+        self.config = SimpleNamespace(decoder_start_token_id=len(log_probs), code_reading="path")
         self.log_probs, self.categories = log_probs, categories
         self.fed = []
 

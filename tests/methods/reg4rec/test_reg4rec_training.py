@@ -67,7 +67,8 @@ def make_trainer(prepared, folder, fields=None, confidence_order_from=0.3, **set
         }
         | settings
     )
-    examples, collator = build_set_examples(training, prepared.train_sequences(), processor)
+    horizon = arguments.horizon, arguments.horizon_decay
+    examples, collator = build_set_examples(training, prepared.train_sequences(), processor, *horizon)
     return Reg4RecTrainer(
         build_reg4rec(arguments, processor),
         training,
@@ -79,8 +80,9 @@ def make_trainer(prepared, folder, fields=None, confidence_order_from=0.3, **set
     )
 
 
-def test_every_user_gets_exactly_the_items_of_its_parity(prepared, tmp_path):
-    trainer = make_trainer(prepared, tmp_path, num_train_epochs=10, logging_steps=60)
+@pytest.mark.parametrize("fields", [{}, {"horizon": 2, "code_reading": "set"}], ids=["as it comes", "horizon and sets"])
+def test_every_user_gets_exactly_the_items_of_its_parity(prepared, tmp_path, fields):
+    trainer = make_trainer(prepared, tmp_path, fields, num_train_epochs=10, logging_steps=60)
     before = {name: tensor.detach().clone() for name, tensor in trainer.model.named_parameters()}
     trainer.train()
     assert [name for name, tensor in trainer.model.named_parameters() if torch.equal(tensor, before[name])] == []
@@ -146,6 +148,47 @@ def test_when_the_models_own_order_is_taught(prepared, tmp_path, monkeypatch, sh
     assert len(taught) == 12
     assert taught[: 12 - own] == [None] * (12 - own)
     assert all(a is b for a, b in zip(taught[12 - own :], given, strict=True))
+
+
+def test_the_literal_loss_of_the_own_order(prepared, tmp_path):
+    """Equation (6): at each step the code that is chosen there, alone."""
+    trainer = make_trainer(prepared, tmp_path, {"category_weight": 0.0}, confidence_order_from=0.0)
+    trainer.own_order_loss = "next"
+    batch = trainer.data_collator([trainer.train_dataset[row] for row in range(9)])
+    model = trainer.model.eval()
+    orders = confidence_orders(model, batch["input_ids"], batch["attention_mask"], batch["labels"])
+    with torch.no_grad():
+        found = trainer.compute_loss(model, batch)
+        logits = model(**batch, orders=orders).logits
+    chosen = batch["labels"].gather(1, orders)
+    assert found.item() == pytest.approx(-logits.gather(2, chosen[..., None]).sum().item() / 9, rel=1e-5)
+    trainer.own_order_loss = "all"
+    with torch.no_grad():
+        assert abs(trainer.compute_loss(model, batch) - found) > 1e-3
+
+
+def test_several_next_items_are_targets(prepared, tmp_path):
+    """The loss of a history is the weighted mean of those of its targets, each by itself: 1, w, w^2, normalised."""
+    trainer = make_trainer(prepared, tmp_path, {"horizon": 3, "horizon_decay": 0.5})
+    examples = [trainer.train_dataset[row] for row in (0, 2, 4, 7)]  # of five targets a user
+    assert [len(example["targets"]) for example in examples] == [3, 3, 1, 3]
+    batch, model = trainer.data_collator(examples), trainer.model.eval()
+    assert batch["input_ids"].shape[0] == 4
+    assert batch["labels"].shape[0] == batch["category_labels"].shape[0] == 12
+    weights = [[4 / 7, 2 / 7, 1 / 7]] * 2 + [[1, 0, 0]] + [[4 / 7, 2 / 7, 1 / 7]]
+    torch.testing.assert_close(batch["target_weights"].view(4, 3), torch.tensor(weights))
+    orders = confidence_orders(model, batch["input_ids"], batch["attention_mask"], batch["labels"])
+    with torch.no_grad():
+        together = model(**batch, orders=orders).losses
+        apart = {"token": 0.0, "category": 0.0}
+        for example, own in zip(examples, weights, strict=True):
+            for target, weight in zip(example["targets"], own, strict=False):
+                one = trainer.data_collator([{"history": example["history"], "target": target}])
+                order = confidence_orders(model, one["input_ids"], one["attention_mask"], one["labels"])
+                for name, loss in model(**one, orders=order).losses.items():
+                    apart[name] += weight * loss.item() / 4
+    assert {name: loss.item() for name, loss in together.items()} == pytest.approx(apart, rel=1e-5)
+    assert trainer._get_num_items_in_batch([batch, batch], "cpu") == 8
 
 
 def test_accumulated_batches_have_the_gradient_of_one(prepared, tmp_path):
