@@ -105,7 +105,8 @@ def train(method: str, log: Path, folder: Path) -> dict[str, Any]:
         if method == "care":
             measured(program("hf_genrec.cli", "tokenize", *given, "--method", "care", "--codes_path", str(codes)))
             given += ["--codes_path", str(codes), "--codebook_sizes", *[str(CODES)] * 3]
-        given += ["--max_steps", "1", "--eval_users", "1000", "--max_history", "50", "--packed_row_tokens", "256"]
+            given += ["--packed_row_tokens", "256"]
+        given += ["--max_steps", "1", "--eval_users", "1000", "--max_history", "50"]
         found[name] = measured([sys.executable, "-c", PROBE, "train", "--config", configuration, *given])
     sequences = pq.ParquetFile(folder / "large/data/sequences.parquet").metadata
     interactions = sum(sequences.row_group(group).column(1).num_values for group in range(sequences.num_row_groups))

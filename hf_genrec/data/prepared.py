@@ -256,6 +256,8 @@ def _read_sequences(path: Path, item_ids: pa.Array) -> dict[str, Any]:
                 user += len(batch)
     lengths, num_validation, num_test = counts[0], counts[1].copy(), counts[2].copy()
     user_ids = Ids(pa.concat_arrays(users)) if users else Ids.of([])
+    batch = rows = columns = column = None  # or the last part would hold on to what all were decoded in
+    users.clear()
     for pool in (pa.default_memory_pool(), pa.system_memory_pool()):
         pool.release_unused()  # what decoding took
     return {
