@@ -207,12 +207,18 @@ EVERY_METHOD: list[tuple[str, str, str, str, str, tuple[int, ...], float]] = [
     ("CodeTree", OWN, "labels", "none", "codetree", (1,), 14),
     ("CodeTree", OF_SASREC, "labels", "none", "codetree-recommender-codes", (1,), 14),
     ("CodeTree", OF_SASREC, "TCA4Rec, from one", "none", "codetree-soft-targets", (1,), 14),
+    ("CodeTree", "CoBa RQ-VAE", "labels", "none", "codetree-coba-codes", (1,), 14),
+    ("CodeTree", "LETTER", "labels", "none", "codetree-letter-codes", (1,), 14),
+    ("CodeTree", OF_SASREC, "distilled from one", "none", "codetree-distilled-from-one", (1,), 14),
     ("CodeTree", OF_SASREC, "distilled from two", "none", DISTILLED, THREE, 14),
     ("TIGER", OF_SASREC, "labels", "none", "tiger-recommender-codes", (1,), 30),
+    ("S2GR", OF_SASREC, "labels", "before each code", "s2gr-recommender-codes", (1,), 30),
     ("COBRA", OF_SASREC, "labels", "none", "cobra-recommender-codes", (1,), 30),
+    ("LIGER", OF_SASREC, "labels", "none", "liger-recommender-codes", (1,), 30),
     ("CARE as published", OWN, "labels", "queries", "care", THREE, 30),
     ("CARE's decoder", OWN, "labels", "none", "care-no-queries", (1,), 30),
     ("CARE's decoder", OF_SASREC, "labels", "none", BEST, THREE, 30),
+    ("CARE's decoder", OF_SASREC, "TCA4Rec, from one", "none", f"{BEST}-soft-targets", (1,), 30),
 ]
 
 
@@ -245,6 +251,20 @@ def every_method_beside() -> list[list[str]]:
                 f"{np.mean([test['users_per_second'] for test in tests]):,.0f}",
             ]
         )
+    return lines
+
+
+def heads() -> list[list[str]]:
+    """Beauty, test split: lists of one and the same model by its codes, by its dense vector, and by both."""
+    lines = [["", "codes alone", "dense alone", "both", "users a CPU second"]]
+    found = {row["cell"]: row for row in read_rows("heads", BEAUTY)}
+    for label, cell, both in (
+        ("COBRA", "cobra-recommender-codes", "fusion"),
+        ("LIGER", "liger-recommender-codes", "hybrid"),
+    ):
+        rows = [found[f"{cell}-{BEAUTY}-seed1-30min {way}"] for way in ("sparse", "dense", both)]
+        figures = [f"{row['recall@10']:.4f}, {row['ndcg@10']:.4f}" for row in rows]
+        lines.append([label, *figures, ", ".join(f"{row['users_per_cpu_second']:,.0f}" for row in rows)])
     return lines
 
 
@@ -400,6 +420,7 @@ TABLES = {
     "adaptive depth": adaptive_depth,
     "every method": every_method,
     "every method beside": every_method_beside,
+    "heads": heads,
     "CodeTree": codetree,
     "CodeTree against recommenders": against_recommenders,
     "where CodeTree is ahead": where_codetree_is_ahead,
