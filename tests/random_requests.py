@@ -14,6 +14,7 @@ from tiny_cobra import make_cobra, make_cobra_processor
 from tiny_codetree import make_codetree
 from tiny_ensemble import tiny_ensemble
 from tiny_liger import make_liger
+from tiny_mdgr import make_mdgr
 from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
 from tiny_s2gr import make_s2gr
@@ -67,6 +68,8 @@ def make_models() -> dict[str, object]:
         "sets": make_reg4rec(sets[0]),
         "sets, shared codes": make_reg4rec(sets[1]),
         "sets in order": make_reg4rec(sets[0], code_order="fixed"),
+        "slots": make_mdgr(sets[0]),
+        "slots, shared codes": make_mdgr(sets[1]),
     }
 
 
