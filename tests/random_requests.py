@@ -1,5 +1,6 @@
 """Random requests to `recommend`, `score_items` and `generate`, right and wrong ones, and what must come of each."""
 
+import inspect
 import io
 import traceback
 from decimal import Decimal
@@ -156,7 +157,8 @@ class Request:
         searches = "trie" in dir(self.model.processor) or "item_sets" in dir(self.model.processor)
         num_items = len(self.model.processor.item_ids if self.candidates is None else set(self.candidates))
         self.exhaustive = True
-        if "item_sets" in dir(self.model.processor) and rng.random() < 0.2:
+        takes_back = "reflection_threshold" in inspect.signature(self.model.recommend_rows).parameters
+        if takes_back and rng.random() < 0.2:
             self.arguments["reflection_threshold"] = THRESHOLDS[rng.integers(len(THRESHOLDS))]
         if searches and rng.random() < 0.3:
             beams = [1, 4, 24, 50, 10**7, 10**9, 10**30, np.int16(30), np.uint8(24)][rng.integers(9)]

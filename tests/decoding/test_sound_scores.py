@@ -112,6 +112,9 @@ def spoil_scores(model, value: float) -> None:
         model.code_heads[1].register_forward_hook(
             lambda module, args, logits: logits.index_fill(-1, torch.tensor([1]), value)
         )
+    elif hasattr(model, "slot_logits"):
+        slots_of = model.slot_logits
+        model.slot_logits = lambda *args: slots_of(*args).index_fill(-1, torch.tensor([1]), value)
     elif hasattr(model, "level_logits"):
         logits_of = model.level_logits
         model.level_logits = lambda *args: logits_of(*args).index_fill(-1, torch.tensor([1]), value)

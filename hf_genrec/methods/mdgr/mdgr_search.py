@@ -196,7 +196,7 @@ class SlotSearch:
         scores = scores.masked_fill(~different, -torch.inf).gather(1, kept)
         states = states.at((self.users[:, None] * columns.shape[1] + kept).flatten())
         parents, tokens = parents.gather(1, kept), tokens.gather(1, kept)
-        slots = self.sets.codebook_of[tokens.clamp(min=0)]
+        slots = self.sets.codebook_of[tokens.clamp(min=0)].clamp(min=0)  # of a dead path any
         self._go_on(parents, slots[..., None], tokens.clamp(min=0)[..., None], scores, states)
 
     # ---- several codes ----

@@ -177,6 +177,15 @@ def test_lists_are_legal_and_scored_exactly(data):
         assert listed[line] == pytest.approx(scores[line, processor.rows(found[line])].tolist(), abs=1e-4)
 
 
+@pytest.mark.parametrize("order", ["guided", "any"])
+def test_users_with_fewer_items_than_others(model, order):
+    """Of items without the first code of a codebook, one user has seen all but two."""
+    items = [item for item, codes in zip(model.processor.item_ids, model.processor.codes, strict=True) if all(codes)]
+    found, _ = model.recommend([items[2:], []], len(items), True, items, order=order, warmup_codes=2, parallel_width=1)
+    assert set(found[0]) == set(items[:2])
+    assert set(found[1]) == set(items)
+
+
 @pytest.mark.parametrize(("warmup", "width"), [(4, 1), (2, 2), (2, 1), (1, 3), (3, 1)])
 def test_paths_in_any_order_are_the_best_of_all_orders(warmup, width):
     """Brute force over all orders: with beams for every set of codes, none of the best sums is missed."""
