@@ -77,12 +77,13 @@ class MdgrDecoderLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, states: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, allowed: torch.Tensor
+        self, states: torch.Tensor, encoding: MdgrEncoding, of_history: tuple[torch.Tensor, torch.Tensor] | None
     ) -> torch.Tensor:
-        """(R, L, d), R a multiple of B; keys and values of the histories (B, heads, T, D), `allowed` (B, 1, 1, T)."""
+        """(R, L, d), R a multiple of the encoding's B; keys and values (B, heads, T, D), if they are made already."""
         normed = self.attention_norm(states)
         states = states + self.dropout(self.attention(normed, *self.attention.keys_values(normed), None))
-        read = self.cross_attention(self.cross_norm(states), keys, values, allowed)
+        keys, values = of_history or self.cross_attention.keys_values(encoding.last_hidden_state)
+        read = self.cross_attention(self.cross_norm(states), keys, values, encoding.item_mask[:, None, None])
         states = states + self.dropout(read)
         return states + self.dropout(self.feed_forward(self.feed_forward_norm(states)))
 
@@ -154,24 +155,24 @@ class MdgrDecoder(nn.Module):
         self.layers: Any = nn.ModuleList(MdgrDecoderLayer(config) for _ in range(config.num_hidden_layers))
 
     def memory(self, encoding: MdgrEncoding) -> Memory:
-        """Keys and values of the histories' items, in every layer."""
+        """Keys and values of the histories' items, in every layer: for several passes over the same histories."""
         return [layer.cross_attention.keys_values(encoding.last_hidden_state) for layer in self.layers]
 
     def forward(
-        self, codes: torch.Tensor, masked: torch.Tensor, memory: Memory, item_mask: torch.Tensor
+        self, codes: torch.Tensor, masked: torch.Tensor, encoding: MdgrEncoding, memory: Memory | None = None
     ) -> torch.Tensor:
         """
         Args:
             codes: (R, L, d), embeddings of the codes; not read where `masked`.
             masked: (R, L) boolean.
-            memory: of [`memory`]; R is a multiple of its B: the rows of one history stand one after the other.
-            item_mask: (B, T) boolean.
+            encoding: of B histories; R is a multiple of B: the rows of one history stand one after the other.
+            memory (*optional*): of [`memory`], if it is made already.
 
         Returns:
             (R, L, d)
         """
         mask_vectors = self.mask_vectors(torch.arange(masked.shape[1], device=masked.device))
         states = self.dropout(torch.where(masked[..., None], mask_vectors, codes))
-        for layer, (keys, values) in zip(self.layers, memory, strict=True):
-            states = layer(states, keys, values, item_mask[:, None, None])
+        for layer, of_history in zip(self.layers, memory or [None] * len(self.layers), strict=True):
+            states = layer(states, encoding, of_history)
         return states

@@ -47,15 +47,14 @@ class MdgrTrainer(GenRecTrainer):
         num_targets, num_codebooks = labels.shape
         if keys.views == "guided":
             hidden = torch.ones_like(labels, dtype=torch.bool)
+
+            def confidence(hidden: torch.Tensor) -> torch.Tensor:
+                ids = labels.masked_fill(hidden, model.config.mask_token_id)
+                logits = model(inputs["input_ids"], inputs["attention_mask"], ids).logits
+                of_slots = model.code_log_probs(logits).split(list(model.config.codebook_sizes), -1)
+                return torch.stack([of_slot.amax(-1) for of_slot in of_slots], -1)
+
             with torch.no_grad(), evaluation_mode(model):
-                encoding = model.get_encoder()(inputs["input_ids"], inputs["attention_mask"])
-
-                def confidence(hidden: torch.Tensor) -> torch.Tensor:
-                    ids = labels.masked_fill(hidden, model.config.mask_token_id)
-                    logits = model(decoder_input_ids=ids, encoder_outputs=encoding).logits
-                    of_slots = model.code_log_probs(logits).split(list(model.config.codebook_sizes), -1)
-                    return torch.stack([of_slot.amax(-1) for of_slot in of_slots], -1)
-
                 return guided_views(confidence, hidden, keys.guided_first, keys.guided_refresh)
 
         shape = {

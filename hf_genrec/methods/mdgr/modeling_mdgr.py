@@ -98,11 +98,9 @@ class MdgrModel(MdgrPreTrainedModel):
                 f"decoder_input_ids have shape {tuple(decoder_input_ids.shape)} for {num_histories} histories: give "
                 f"as many rows of {num_slots} codes to each."
             )
-        if memory is None:
-            memory = self.decoder.memory(encoder_outputs)
         masked = decoder_input_ids == mask
         codes = self.encoder.embed_tokens(decoder_input_ids)
-        states = self.decoder(codes, masked, memory, encoder_outputs.item_mask)
+        states = self.decoder(codes, masked, encoder_outputs, memory)
         return MdgrModelOutput(
             last_hidden_state=self.encoder.norm(states),
             encoder_last_hidden_state=encoder_outputs.last_hidden_state,

@@ -72,7 +72,8 @@ class MdgrRecommenderMixin(CodeVectors, SetRecommenderMixin):
 
     def _steps(self, warmup_codes: int | None, parallel_width: int | None) -> StepOptions:
         num_codebooks = self.config.num_codebooks
-        warmup = self.config.warmup_codes if warmup_codes is None else checked_count("warmup_codes", warmup_codes, 0)
+        warmup = self.config.warmup_codes if warmup_codes is None else warmup_codes
+        warmup = checked_count("warmup_codes", warmup, 0)
         if warmup > num_codebooks:
             raise ValueError(f"warmup_codes={shown(warmup)}: an item has {num_codebooks} codes, give at most so many.")
         width = self.config.parallel_width if parallel_width is None else parallel_width
