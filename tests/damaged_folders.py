@@ -28,12 +28,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 import torch
 from conftest import make_model, make_processor
-from learned_tokenizers import make_mpq, make_rq_vae
+from learned_tokenizers import make_mpq, make_opq, make_rq_vae
 from safetensors.torch import load_file, save_file
 from tiny_cobra import make_cobra, make_cobra_processor
 from tiny_codetree import make_codetree
 from tiny_ensemble import tiny_ensemble
 from tiny_liger import make_liger
+from tiny_mdgr import make_code_set_processor, make_mdgr
 from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
 from tiny_s2gr import make_s2gr
@@ -53,6 +54,7 @@ MAKERS = {
     "rearec": (lambda seed: tiny_rearec(seed=seed), make_rq_vae),
     "s2gr": (lambda seed: make_s2gr(make_processor(unique=seed % 2 == 0, seed=seed), seed), make_rq_vae),
     "tiger": (lambda seed: make_tiger(make_processor(unique=seed % 2 == 0, seed=seed), seed), make_rq_vae),
+    "mdgr": (lambda seed: make_mdgr(make_code_set_processor(unique=seed % 2 == 0, seed=seed), seed), make_opq),
     "reg4rec": (lambda seed: make_reg4rec(make_set_processor(unique=seed % 2 == 0, seed=seed)), make_mpq),
 }
 SECONDS = 20  # of one mutation

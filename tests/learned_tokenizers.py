@@ -5,10 +5,12 @@ import torch
 from hf_genrec.item_tokenizers.configuration_coba import CobaConfig
 from hf_genrec.item_tokenizers.configuration_letter import LetterConfig
 from hf_genrec.item_tokenizers.configuration_mpq import MpqConfig
+from hf_genrec.item_tokenizers.configuration_opq import OpqConfig
 from hf_genrec.item_tokenizers.configuration_rq_vae import RqVaeConfig
 from hf_genrec.item_tokenizers.modeling_coba import CobaTokenizer
 from hf_genrec.item_tokenizers.modeling_letter import LetterTokenizer
 from hf_genrec.item_tokenizers.modeling_mpq import MpqTokenizer
+from hf_genrec.item_tokenizers.modeling_opq import OpqTokenizer
 from hf_genrec.item_tokenizers.modeling_rq_vae import RqVaeTokenizer
 
 
@@ -16,6 +18,19 @@ def make_mpq(sizes=(7, 5, 6), **settings):
     tokenizer = _make(MpqTokenizer, MpqConfig, sizes, codebook_stds=[1.0] * len(sizes), **settings)
     tokenizer.mean_gate.copy_(torch.rand(len(sizes)).softmax(0))
     return tokenizer
+
+
+def make_opq(sizes=(7, 5, 6), dim=10, seed=0, **fields):
+    """Fitted, not learned; its rotation is a random one."""
+    torch.manual_seed(seed)
+    tokenizer = OpqTokenizer(OpqConfig(codebook_sizes=list(sizes), input_dim=dim, part_dims=[dim], **fields))
+    rows, columns = tokenizer.rotation.shape
+    tokenizer.rotation.copy_(torch.linalg.qr(torch.randn(columns, rows))[0].T)
+    for number in range(len(sizes)):
+        tokenizer.get_buffer(f"codebook_{number}").normal_()
+    tokenizer.part_mean.zero_()
+    tokenizer.part_scale.fill_(1.0)
+    return tokenizer.eval()
 
 
 def make_rq_vae(sizes=(7, 7, 7), **settings):

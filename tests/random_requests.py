@@ -1,5 +1,6 @@
 """Random requests to `recommend`, `score_items` and `generate`, right and wrong ones, and what must come of each."""
 
+import inspect
 import io
 import traceback
 from decimal import Decimal
@@ -14,6 +15,7 @@ from tiny_cobra import make_cobra, make_cobra_processor
 from tiny_codetree import make_codetree
 from tiny_ensemble import tiny_ensemble
 from tiny_liger import make_liger
+from tiny_mdgr import make_mdgr
 from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
 from tiny_s2gr import make_s2gr
@@ -67,6 +69,8 @@ def make_models() -> dict[str, object]:
         "sets": make_reg4rec(sets[0]),
         "sets, shared codes": make_reg4rec(sets[1]),
         "sets in order": make_reg4rec(sets[0], code_order="fixed"),
+        "slots": make_mdgr(sets[0]),
+        "slots, shared codes": make_mdgr(sets[1]),
     }
 
 
@@ -153,7 +157,8 @@ class Request:
         searches = "trie" in dir(self.model.processor) or "item_sets" in dir(self.model.processor)
         num_items = len(self.model.processor.item_ids if self.candidates is None else set(self.candidates))
         self.exhaustive = True
-        if "item_sets" in dir(self.model.processor) and rng.random() < 0.2:
+        takes_back = "reflection_threshold" in inspect.signature(self.model.recommend_rows).parameters
+        if takes_back and rng.random() < 0.2:
             self.arguments["reflection_threshold"] = THRESHOLDS[rng.integers(len(THRESHOLDS))]
         if searches and rng.random() < 0.3:
             beams = [1, 4, 24, 50, 10**7, 10**9, 10**30, np.int16(30), np.uint8(24)][rng.integers(9)]

@@ -4,8 +4,9 @@
     hf-genrec tokenize --config NAME
     torchrun --standalone --nproc_per_node 8 -m hf_genrec.trainers.tokenize_items --config NAME
 
-Every `item_tokenizer` but `residual_kmeans` is trained by `train_item_tokenizer`. With `codes_path` published codes are
-imported instead; with `codes_run` those of an earlier run are kept, and new items get theirs from its item tokenizer.
+Every `item_tokenizer` but `residual_kmeans` and `opq` is trained by `train_item_tokenizer`. With `codes_path` published
+codes are imported instead; with `codes_run` those of an earlier run are kept, and new items get theirs from its item
+tokenizer.
 `collisions` settles only codes made here; published ones are kept. For a method without codes there is nothing to do.
 """
 
@@ -17,6 +18,7 @@ from hf_genrec.data.prepared import PreparedData
 from hf_genrec.files import require_writable
 from hf_genrec.method import load_method
 from hf_genrec.pictures import Pictures
+from hf_genrec.semantic_ids.arguments import FITTED
 from hf_genrec.semantic_ids.build import (
     assign_semantic_ids,
     continue_semantic_ids,
@@ -25,6 +27,7 @@ from hf_genrec.semantic_ids.build import (
 )
 from hf_genrec.semantic_ids.health import health_report
 from hf_genrec.semantic_ids.ids import read_table
+from hf_genrec.semantic_ids.opq import fit_opq
 from hf_genrec.semantic_ids.published_codes import load_published_codes
 from hf_genrec.semantic_ids.residual_kmeans import fit_residual_kmeans
 from hf_genrec.semantic_ids.shares import is_first
@@ -70,7 +73,7 @@ def main(config: RunConfig) -> None:
     elif config.data.codes_path is not None:
         semantic_ids = load_published_codes(config.data.codes_path, PreparedData.load(config.run.data).item_ids)
         save_semantic_ids(folder, semantic_ids, health_report(semantic_ids), made_from)
-    elif arguments.item_tokenizer != "residual_kmeans":
+    elif arguments.item_tokenizer not in FITTED:
         train_item_tokenizer.main(config)
     else:
         start_group(config.training.use_cpu)
@@ -78,7 +81,8 @@ def main(config: RunConfig) -> None:
         pictures = Pictures.of_report(prepared.report)
         sequences = prepared.train_sequences()
         parts = item_parts(prepared.items, sequences, arguments, pictures=pictures)
-        tokenizer = fit_residual_kmeans(
+        fit = fit_opq if arguments.item_tokenizer == "opq" else fit_residual_kmeans
+        tokenizer = fit(
             parts,
             arguments.codebook_sizes,
             weights=arguments.part_weights,

@@ -11,6 +11,7 @@ import sys
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.files import require_writable
 from hf_genrec.pictures import Pictures
+from hf_genrec.semantic_ids.arguments import FITTED
 from hf_genrec.semantic_ids.build import (
     assign_semantic_ids,
     item_collaborative_vectors,
@@ -29,8 +30,10 @@ logger = logging.getLogger(__name__)
 def main(config: RunConfig) -> None:
     """Load, build, train, save."""
     run, arguments = config.run, config.tokenizer
-    if arguments.item_tokenizer == "residual_kmeans":
-        raise ValueError("item_tokenizer: residual_kmeans is not trained: use `hf-genrec tokenize`, or set another one")
+    if arguments.item_tokenizer in FITTED:
+        raise ValueError(
+            f"item_tokenizer: {arguments.item_tokenizer} is not trained: use `hf-genrec tokenize`, or set another one"
+        )
     if arguments.codes_run is not None:
         raise ValueError(
             "codes_run keeps the codes of an earlier run, and nothing is trained: use `hf-genrec tokenize`"

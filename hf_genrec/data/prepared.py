@@ -239,33 +239,43 @@ def _read_sequences(path: Path, item_ids: pa.Array) -> dict[str, Any]:
         with pq.ParquetFile(path, memory_map=True) as file:
             _check_columns(path, file.schema_arrow, _SEQUENCES)
             paths = [file.schema.column(place).path for place in range(len(file.schema))]
-        encoded = [place for place, column in enumerate(paths) if column.startswith("item_ids.")]
-        with pq.ParquetFile(path, memory_map=True, read_dictionary=[paths[place] for place in encoded]) as file:
-            groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
-            values = np.empty(sum(group.column(encoded[0]).num_values for group in groups), dtype=np.int32)
-            counts = np.empty((3, file.metadata.num_rows), dtype=np.int64)  # lengths, validation and test targets
-            users, size, user = [], 0, 0
-            for batch in file.iter_batches(CHUNK // 8, columns=list(_SEQUENCES), use_threads=False):
-                rows = _item_rows(path, batch, item_ids)
-                values[size : size + len(rows)] = rows
-                size += len(rows)
-                columns = (pc.list_value_length(batch["item_ids"]), batch["num_validation"], batch["num_test"])
-                for line, column in zip(counts, columns, strict=True):
-                    line[user : user + len(batch)] = np.from_dlpack(column)
-                users.append(pa.concat_arrays([batch["user_id"]]))
-                user += len(batch)
-    lengths, num_validation, num_test = counts[0], counts[1].copy(), counts[2].copy()
-    user_ids = Ids(pa.concat_arrays(users)) if users else Ids.of([])
-    batch = rows = columns = column = None  # or the last part would hold on to what all were decoded in
-    users.clear()
+        encoded = [column for column in paths if column.startswith("item_ids.")]
+        values, counts, user_ids = _decoded(path, encoded, item_ids)
     for pool in (pa.default_memory_pool(), pa.system_memory_pool()):
-        pool.release_unused()  # what decoding took
+        pool.release_unused()  # what decoding took, which nothing holds any longer
+    lengths, num_validation, num_test = counts[0], counts[1].copy(), counts[2].copy()
     return {
         "user_ids": user_ids,
-        "sequences": FlatSequences.from_lengths(values[:size], lengths),
+        "sequences": FlatSequences.from_lengths(values, lengths),
         "num_validation": num_validation,
         "num_test": num_test,
     }
+
+
+def _decoded(path: Path, encoded: list[str], item_ids: pa.Array) -> tuple[np.ndarray, np.ndarray, Ids]:
+    """
+    Part by part: the items of all users, (interactions,) int32; lengths, validation and test targets, (3, users) int64;
+    and the users' ids.
+
+    Args:
+        encoded: the file's column of item ids.
+    """
+    with pq.ParquetFile(path, memory_map=True, read_dictionary=encoded) as file:
+        place = [file.schema.column(place).path for place in range(len(file.schema))].index(encoded[0])
+        groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
+        values = np.empty(sum(group.column(place).num_values for group in groups), dtype=np.int32)
+        counts = np.empty((3, file.metadata.num_rows), dtype=np.int64)
+        users, size, user = [], 0, 0
+        for batch in file.iter_batches(CHUNK // 8, columns=list(_SEQUENCES), use_threads=False):
+            rows = _item_rows(path, batch, item_ids)
+            values[size : size + len(rows)] = rows
+            size += len(rows)
+            columns = (pc.list_value_length(batch["item_ids"]), batch["num_validation"], batch["num_test"])
+            for line, column in zip(counts, columns, strict=True):
+                line[user : user + len(batch)] = np.from_dlpack(column)
+            users.append(pa.concat_arrays([batch["user_id"]]))
+            user += len(batch)
+    return values[:size], counts, Ids(pa.concat_arrays(users)) if users else Ids.of([])
 
 
 def _item_rows(path: Path, batch: pa.RecordBatch, item_ids: pa.Array) -> np.ndarray:

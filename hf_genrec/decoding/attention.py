@@ -23,13 +23,13 @@ def require_layer_settings(hidden_size: int, num_heads: int, hidden_act: str) ->
 class MultiHeadAttention(nn.Module):
     """Multi-head attention; its keys and values are made apart, so that they can be kept."""
 
-    def __init__(self, hidden_size: int, num_heads: int, dropout: float):
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float, projection_bias: bool = True):
         super().__init__()
         self.num_heads = num_heads
         self.dropout = dropout  # of the attention weights
-        self.query = nn.Linear(hidden_size, hidden_size)
-        self.key = nn.Linear(hidden_size, hidden_size)
-        self.value = nn.Linear(hidden_size, hidden_size)
+        self.query = nn.Linear(hidden_size, hidden_size, bias=projection_bias)
+        self.key = nn.Linear(hidden_size, hidden_size, bias=projection_bias)
+        self.value = nn.Linear(hidden_size, hidden_size, bias=projection_bias)
         self.output = nn.Linear(hidden_size, hidden_size)
 
     def heads(self, states: torch.Tensor) -> torch.Tensor:

@@ -15,9 +15,9 @@ from ..catalogue.sound_scores import require_sound_weights
 MOST_PENALTY = 20.0  # of a length: scores divided by lengths to this power are numbers still
 
 
-class ItemGeneration:
+class CodeVectors:
     """
-    Placed before a model class with `generate`.
+    Placed before a model class whose items have codes.
 
     Attributes:
         level_decay (`float`): weight of a code in the similarity of two items, in units of that of the code before it.
@@ -25,7 +25,6 @@ class ItemGeneration:
 
     level_decay = 1.0
     device: Any
-    generation_config: Any
     get_input_embeddings: Any
     _require_processor: Any
 
@@ -42,6 +41,12 @@ class ItemGeneration:
         table = table * weights.sqrt().unsqueeze(-1).to(table.device)
         places = torch.from_numpy(processor.codes) + (sizes.cumsum(0) - sizes)  # (N, L)
         return table[places.to(table.device)].flatten(1)
+
+
+class ItemGeneration(CodeVectors):
+    """Placed before a model class with `generate`."""
+
+    generation_config: Any
 
     def generate(self, inputs=None, generation_config=None, logits_processor=None, *args, **kwargs):
         """

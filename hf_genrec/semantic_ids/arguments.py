@@ -5,7 +5,8 @@ from typing import Literal, get_args
 
 Vectors = Literal["text", "collaborative", "both", "propagated", "image"]
 CollisionPolicy = Literal["resolve", "extra_code", "spread", "keep"]
-ItemTokenizerName = Literal["residual_kmeans", "rq_vae", "letter", "coba", "mpq"]
+ItemTokenizerName = Literal["residual_kmeans", "rq_vae", "letter", "coba", "mpq", "opq"]
+FITTED = ("residual_kmeans", "opq")  # to the items by k-means; the others are trained by gradient descent
 
 CODEBOOK_SIZES = {
     "residual_kmeans": [256] * 3,
@@ -13,6 +14,7 @@ CODEBOOK_SIZES = {
     "letter": [256] * 4,
     "coba": [256] * 3,
     "mpq": [300] * 8,
+    "opq": [256] * 4,
 }
 PROJECTION_DIM = 64
 
@@ -63,22 +65,22 @@ class TokenizerArguments:
     item_tokenizer: ItemTokenizerName = field(
         default="residual_kmeans",
         metadata={
-            "help": "What makes the codes: residual_kmeans, or, trained by gradient descent, rq_vae, letter, coba or "
-            "mpq (codes without an order)."
+            "help": "What makes the codes: residual_kmeans or opq (without an order), or, trained by gradient descent, "
+            "rq_vae, letter, coba or mpq (without an order)."
         },
     )
     codebook_sizes: list[int] = field(
         default=None,  # type: ignore[arg-type]  # by item_tokenizer, in __post_init__
         metadata={
             "help": "Number of codes of each codebook, first level first; null is three times 256 for residual_kmeans "
-            "and coba, four times 256 for rq_vae and letter, eight times 300 for mpq."
+            "and coba, four times 256 for rq_vae, letter and opq, eight times 300 for mpq."
         },
     )
     projection_dim: int | None = field(
         default=PROJECTION_DIM,
         metadata={
-            "help": "residual_kmeans: principal components of the vectors that are quantized; null quantizes them "
-            "whole, as the trained ones always do."
+            "help": "residual_kmeans, opq: principal components of the vectors that are quantized; null quantizes "
+            "them whole, as the trained ones always do."
         },
     )
     latent_dim: int = field(default=64, metadata={"help": "Trained item tokenizers: length of the codewords."})
@@ -155,11 +157,11 @@ class TokenizerArguments:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
         if self.codebook_sizes is None:
             self.codebook_sizes = list(CODEBOOK_SIZES[self.item_tokenizer])
-        if self.item_tokenizer != "residual_kmeans":
+        if self.item_tokenizer not in FITTED:
             if self.projection_dim not in (None, PROJECTION_DIM):
                 raise ValueError(
-                    f"projection_dim {self.projection_dim} is for residual_kmeans; leave it out: {self.item_tokenizer} "
-                    "learns what to keep of the vectors"
+                    f"projection_dim {self.projection_dim} is for residual_kmeans and opq; leave it out: "
+                    f"{self.item_tokenizer} learns what to keep of the vectors"
                 )
             self.projection_dim = None
         if not self.codebook_sizes or min(self.codebook_sizes) < 1:

@@ -9,6 +9,7 @@ from conftest import exit_code, make_model, make_processor
 from tiny_cobra import make_cobra, make_cobra_processor
 from tiny_codetree import make_codetree
 from tiny_liger import make_liger
+from tiny_mdgr import make_mdgr
 from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
 from tiny_s2gr import make_s2gr
@@ -32,6 +33,7 @@ MODELS = {
     "sets": lambda: make_reg4rec(make_set_processor()),
     "sets, codes taken back": lambda: make_reg4rec(make_set_processor(), reflection_threshold=0.01),
     "sets in order": lambda: make_reg4rec(make_set_processor(), code_order="fixed"),
+    "slots": lambda: make_mdgr(),
 }
 
 
@@ -110,6 +112,9 @@ def spoil_scores(model, value: float) -> None:
         model.code_heads[1].register_forward_hook(
             lambda module, args, logits: logits.index_fill(-1, torch.tensor([1]), value)
         )
+    elif hasattr(model, "slot_logits"):
+        slots_of = model.slot_logits
+        model.slot_logits = lambda *args: slots_of(*args).index_fill(-1, torch.tensor([1]), value)
     elif hasattr(model, "level_logits"):
         logits_of = model.level_logits
         model.level_logits = lambda *args: logits_of(*args).index_fill(-1, torch.tensor([1]), value)

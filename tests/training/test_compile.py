@@ -12,6 +12,7 @@ pytestmark = pytest.mark.slow  # a second or more each, and preparing every meth
 # What cannot be one: by run, how often its graph is cut, and where.
 CUTS = {
     "reg4rec, random and own orders": 5,  # the search for the orders that the model itself would take
+    "mdgr, guided views": 2,  # what the model is sure of, asked without dropout
     "cobra, negatives of the batch": 4,  # which of the batch's items are the same
     "cobra, negatives of other users": 4,
     "rearec, erl": 3,  # the softmax over all items, a function of its own that keeps no logits

@@ -218,7 +218,7 @@ def test_new_items_get_codes_without_training(name, policy, monkeypatch, tmp_pat
 
 def test_arguments_that_do_not_fit_are_refused():
     with pytest.raises(
-        ValueError, match="item_tokenizer must be one of residual_kmeans, rq_vae, letter, coba, mpq, not 'vae'"
+        ValueError, match="item_tokenizer must be one of residual_kmeans, rq_vae, letter, coba, mpq, opq, not 'vae'"
     ):
         TokenizerArguments(item_tokenizer="vae")
     with pytest.raises(ValueError, match="projection_dim 32 is for residual_kmeans"):
@@ -247,7 +247,7 @@ def test_tokenize_ends_in_the_same_folder_for_every_item_tokenizer(own_data, mon
     shared = ["--config", own_data / "mine.yaml", "--output_dir", run]
     run_command(monkeypatch, capsys, "prepare", *shared)
     before = None
-    for name in ("mpq", "letter", "coba", "rq_vae", "residual_kmeans"):
+    for name in ("mpq", "letter", "coba", "rq_vae", "opq", "residual_kmeans"):
         options = ["--item_tokenizer", name, "--tokenizer_epochs", 2, "--latent_dim", 6, "--collaborative_dim", 6]
         run_command(monkeypatch, capsys, "tokenize", *shared, *options)
         folder = run / "semantic_ids"
@@ -256,13 +256,13 @@ def test_tokenize_ends_in_the_same_folder_for_every_item_tokenizer(own_data, mon
         assert len(np.unique(ids.codes, axis=0)) == 24
         assert ids.report["item_tokenizer"] == name
         health = json.loads((folder / "health.json").read_text())
-        assert ("reconstruction_error" in health) == (name == "mpq")
+        assert ("reconstruction_error" in health) == (name in ("mpq", "opq"))
         files = {path.name for path in folder.iterdir()} - {"item_tokenizer"}
         assert files == {"semantic_ids.safetensors", "semantic_ids.json", "health.json", "health.png"}
-        assert ("training" in health) == (name != "residual_kmeans")
+        assert ("training" in health) == (name not in ("opq", "residual_kmeans"))
         tokenizer = AutoModel.from_pretrained(folder / "item_tokenizer")
         assert tokenizer.config.model_type == name
-        assert tokenizer.ordered == ids.report["ordered"] == (name != "mpq")
+        assert tokenizer.ordered == ids.report["ordered"] == (name not in ("mpq", "opq"))
         code = {path.stem for path in (folder / "item_tokenizer").glob("*.py")}
         assert {f"modeling_{name}", f"configuration_{name}"} <= code
         assert before is None or f"modeling_{before}" not in code

@@ -13,7 +13,7 @@ from ...catalogue.transformers_bridge import CACHE, CacheByBothNames, overrides,
 from ...decoding.code_loss import at_least_float32
 from ...decoding.shared_batch import own_part_of_draw
 from .configuration_reg4rec import Reg4RecConfig
-from .recommending_reg4rec import SetRecommenderMixin
+from .recommending_reg4rec import Reg4RecRecommenderMixin
 from .reg4rec_layers import Reg4RecDecoder, Reg4RecEncoder, Reg4RecEncoding
 from .reg4rec_losses import category_losses, teacher_path, token_losses
 
@@ -127,7 +127,7 @@ class Reg4RecOutput(CacheByBothNames, Seq2SeqLMOutput):
 
 
 @overrides("_expand_inputs_for_generation")
-class Reg4RecForConditionalGeneration(SetRecommenderMixin, Reg4RecPreTrainedModel, GenerationMixin):
+class Reg4RecForConditionalGeneration(Reg4RecRecommenderMixin, Reg4RecPreTrainedModel, GenerationMixin):
     """
     REG4Rec with one head per codebook, all on the same state, and a head for the item's category. `generate` writes the
     codes of the next item in any order, `recommend` returns items.

@@ -1,36 +1,25 @@
 """Item ids <-> sets of token ids: the processor of REG4Rec, with its catalogue, item sets and categories."""
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from safetensors.torch import save_file
 
-from ...catalogue.catalogue_files import TENSORS_FILE, save_items
-from ...catalogue.item_sets import ItemSets
-from ...catalogue.processing_codes import CodeProcessor
-from ...catalogue.saved_files import load_tensors, naming, saved_file
-from ...decoding.set_logits_processor import SetLogitsProcessor
+from ...catalogue.catalogue_files import TENSORS_FILE
+from ...catalogue.saved_files import naming, saved_file
+from ...decoding.processing_code_sets import CodeSetProcessor
 
-SETS_FILE = "item_sets.safetensors"
 UNKNOWN_CATEGORY = -1
 
 
-class Reg4RecProcessor(CodeProcessor):
+class Reg4RecProcessor(CodeSetProcessor):
     """
-    Turns histories of item ids into rows of codes, and generated codes, in whatever order, back into items.
+    [`CodeSetProcessor`] whose items have categories.
 
     Args:
-        tokenizer: a tokenizer whose first tokens are all codes, codebook after codebook, then the answer token.
-        codebook_sizes (`list[int]`): codes per codebook, M numbers.
-        max_history (`int`): the newest items of a history that are read; older ones are cut off.
+        tokenizer, codebook_sizes, max_history: see [`CodeSetProcessor`].
         category_names (`list[str]`): names of the items' categories.
 
-    The catalogue is attached with [`set_catalogue`] and is saved and loaded with the processor.
-
     Attributes:
-        item_sets ([`ItemSets`]): the catalogue's codes as sets.
         categories (`np.ndarray`): (N,) int64, the category of each item, -1 where it is not known.
 
     Example:
@@ -42,7 +31,6 @@ class Reg4RecProcessor(CodeProcessor):
     """
 
     categories: np.ndarray
-    item_sets: ItemSets
 
     def __init__(
         self,
@@ -54,15 +42,7 @@ class Reg4RecProcessor(CodeProcessor):
         super().__init__(tokenizer, codebook_sizes, max_history)
         if not all(isinstance(name, str) for name in category_names) or isinstance(category_names, str):
             raise ValueError("category_names must be a list of strings.")
-        if tokenizer.pad_token_id is None:
-            raise ValueError("The tokenizer has no padding token: use code_tokenizer.")
         self.category_names = list(category_names)
-        expected = np.arange(sum(self.codebook_sizes) + 1)
-        if not np.array_equal(np.concatenate([*self.code_token_ids, [self.answer_token_id]]), expected):
-            raise ValueError(
-                "The tokenizer's first tokens must be the codes, codebook after codebook, and the answer token: use "
-                "code_tokenizer."
-            )
 
     # ---- catalogue ----
 
@@ -78,24 +58,18 @@ class Reg4RecProcessor(CodeProcessor):
         Attach the items that can be recommended.
 
         Args:
-            item_ids: N different ids.
-            codes: (N, M) codes, column r of codebook r. Items may share theirs; then the more popular one is listed
-                first.
-            titles (*optional*): N titles for people to read.
-            popularity (*optional*): (N,) training interactions of each item.
+            item_ids, codes, titles, popularity: see [`CodeSetProcessor.set_catalogue`].
             categories (*optional*): (N,) places in `category_names`, -1 where the category is not known. Only training
                 reads them.
 
         Raises:
-            ValueError: for an empty catalogue, an id that stands twice, lengths that differ, a code outside its
-                codebook or a category without a name.
+            ValueError: as there, or for a category without a name.
         """
         if categories is None:
             categories = np.full(len(item_ids), UNKNOWN_CATEGORY)
         categories = self._checked_categories(item_ids, categories)
-        self._check_and_attach(item_ids, codes, titles, popularity)
+        super().set_catalogue(item_ids, codes, titles, popularity)
         self.categories = categories
-        self.item_sets = ItemSets.from_token_ids(self.token_ids, self.popularity)
         return self
 
     def _checked_categories(self, item_ids: Sequence[str], categories) -> np.ndarray:
@@ -118,9 +92,8 @@ class Reg4RecProcessor(CodeProcessor):
         Raises:
             ValueError: as [`set_catalogue`].
         """
-        self._with_new_items(item_ids, codes, titles)
+        super().add_items(item_ids, codes, titles)
         self.categories = np.concatenate([self.categories, np.full(len(item_ids), UNKNOWN_CATEGORY)])
-        self.item_sets = ItemSets.from_token_ids(self.token_ids, self.popularity)
         return self
 
     def remove_items(self, item_ids: Sequence[str]) -> "Reg4RecProcessor":
@@ -133,73 +106,16 @@ class Reg4RecProcessor(CodeProcessor):
         kept, ids, titles = self._without(item_ids)
         return self.set_catalogue(ids, self.codes[kept], titles, self.popularity[kept], self.categories[kept])
 
-    # ---- histories ----
-
-    def prompts(self, histories: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
-        """
-        Inputs of histories given as catalogue rows, oldest first: the codes of the newest `max_history` items.
-
-        Returns:
-            `input_ids` and `attention_mask`, (B, T * M) int64, padded on the left by whole items. T is the longest
-            history's length, and at least 1.
-        """
-        histories = self._newest(histories)
-        width = max((len(history) for history in histories), default=0) or 1
-        input_ids = np.full((len(histories), width, self.num_levels), self.tokenizer.pad_token_id, dtype=np.int64)
-        attention_mask = np.zeros_like(input_ids)
-        for line, history in enumerate(histories):
-            input_ids[line, width - len(history) :] = self.token_ids[history]
-            attention_mask[line, width - len(history) :] = 1
-        tensors = {"input_ids": input_ids, "attention_mask": attention_mask}
-        return {name: torch.from_numpy(array.reshape(len(histories), -1)) for name, array in tensors.items()}
-
-    # ---- answers ----
-
-    def set_logits_processor(
-        self, candidates: Sequence[str] | None = None, order: str = "confidence"
-    ) -> SetLogitsProcessor:
-        """
-        The constraint for `model.generate`, over the whole catalogue or over `candidates` (item ids); `order` is the
-        model's `code_order`.
-
-        Raises:
-            ValueError: for an unknown or no candidate, or another order.
-        """
-        self._require_catalogue()
-        if candidates is None:
-            return SetLogitsProcessor(self.item_sets, order)
-        return SetLogitsProcessor(self.item_sets.restrict(self.rows(candidates, where="candidates")), order)
-
-    def _decoded(self, sequences: torch.Tensor) -> list[str | None]:
-        """Of the codes after the start token, in any order: several sequences may be one item."""
-        codes = sequences[:, 1:]
-        if codes.shape[1] != self.num_levels:
-            return [None] * len(codes)
-        leaves = self.item_sets.walk(codes).first_leaves()
-        rows = self.item_sets.items[self.item_sets.item_starts[leaves.clamp(min=0)].long()]
-        return [
-            self.item_ids[row] if leaf >= 0 else None for leaf, row in zip(leaves.tolist(), rows.tolist(), strict=True)
-        ]
-
     # ---- files ----
 
-    def _save_catalogue(self, save_directory):
-        arrays = {"codes": self.codes, "categories": self.categories, "popularity": self.popularity}
-        save_items(save_directory, self.item_ids, self.titles, **arrays)
-        save_file(
-            {name: tensor.contiguous() for name, tensor in self.item_sets.state_dict().items()},
-            os.path.join(save_directory, SETS_FILE),
-        )
+    def _saved_arrays(self) -> dict[str, np.ndarray]:
+        return super()._saved_arrays() | {"categories": self.categories}
 
     def _load_catalogue(self, pretrained_model_name_or_path, **place):
         arrays = self._load_codes(pretrained_model_name_or_path, ["categories"], **place)
         with naming(saved_file(pretrained_model_name_or_path, TENSORS_FILE, **place)):
             self.categories = self._checked_categories(self.item_ids, arrays["categories"])
-        path = str(saved_file(pretrained_model_name_or_path, SETS_FILE, **place))
-        tensors, _ = load_tensors(path)
-        with naming(path):
-            self.item_sets = ItemSets.from_state_dict(tensors)
-            self.item_sets.require_catalogue(self.token_ids, self.popularity)
+        self._load_sets(pretrained_model_name_or_path, **place)
 
 
 Reg4RecProcessor.register_for_auto_class("AutoProcessor")

@@ -1,0 +1,180 @@
+"""What MDGR is made of: an encoder that reads one position per item, and a decoder of one slot per codebook.
+
+Both are pre-norm transformers, and both see everything at once. Several rows of slots may belong to one history: they
+stand one after the other, and share its encoding and its cross-attention's keys and values.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.utils import ModelOutput
+
+from ...decoding.attention import FeedForward, MultiHeadAttention
+from .configuration_mdgr import MdgrConfig
+
+Memory = list[tuple[torch.Tensor, torch.Tensor]]  # of each layer, keys and values of the histories
+
+
+@dataclass
+class MdgrEncoding(ModelOutput):
+    """
+    Histories as the decoder reads them.
+
+    Args:
+        last_hidden_state: (B, T, d), a state per item, zeros where there is none.
+        item_mask: (B, T) boolean, the positions to attend to.
+    """
+
+    last_hidden_state: torch.Tensor = None  # type: ignore[assignment]  # a ModelOutput wants defaults
+    item_mask: torch.Tensor = None  # type: ignore[assignment]
+
+    def of_users(self, users: torch.Tensor) -> "MdgrEncoding":
+        """The histories at `users` (n,), in that order and as often as they stand there."""
+        return MdgrEncoding(self.last_hidden_state[users], self.item_mask[users])
+
+
+def _attention(config: MdgrConfig) -> MultiHeadAttention:
+    return MultiHeadAttention(
+        config.hidden_size, config.num_attention_heads, config.attention_dropout, projection_bias=False
+    )
+
+
+def _feed_forward(config: MdgrConfig) -> FeedForward:
+    return FeedForward(config.hidden_size, config.intermediate_size, config.hidden_act)
+
+
+def _norm(config: MdgrConfig) -> nn.Module:
+    norm = nn.RMSNorm if config.norm_type == "rmsnorm" else nn.LayerNorm
+    return norm(config.hidden_size, eps=config.norm_eps)
+
+
+class MdgrEncoderLayer(nn.Module):
+    """Bidirectional attention and feed-forward (pre-norm)."""
+
+    def __init__(self, config: MdgrConfig):
+        super().__init__()
+        self.attention_norm, self.attention = _norm(config), _attention(config)
+        self.feed_forward_norm, self.feed_forward = _norm(config), _feed_forward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, states: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+        """(B, T, d); `allowed` (B, 1, 1, T)."""
+        normed = self.attention_norm(states)
+        states = states + self.dropout(self.attention(normed, *self.attention.keys_values(normed), allowed))
+        return states + self.dropout(self.feed_forward(self.feed_forward_norm(states)))
+
+
+class MdgrDecoderLayer(nn.Module):
+    """Attention among the slots, attention to the history, feed-forward (pre-norm)."""
+
+    def __init__(self, config: MdgrConfig):
+        super().__init__()
+        self.attention_norm, self.attention = _norm(config), _attention(config)
+        self.cross_norm, self.cross_attention = _norm(config), _attention(config)
+        self.feed_forward_norm, self.feed_forward = _norm(config), _feed_forward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, states: torch.Tensor, encoding: MdgrEncoding, of_history: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> torch.Tensor:
+        """(R, L, d), R a multiple of the encoding's B; keys and values (B, heads, T, D), if they are made already."""
+        normed = self.attention_norm(states)
+        states = states + self.dropout(self.attention(normed, *self.attention.keys_values(normed), None))
+        keys, values = of_history or self.cross_attention.keys_values(encoding.last_hidden_state)
+        read = self.cross_attention(self.cross_norm(states), keys, values, encoding.item_mask[:, None, None])
+        states = states + self.dropout(read)
+        return states + self.dropout(self.feed_forward(self.feed_forward_norm(states)))
+
+
+class MdgrEncoder(nn.Module):
+    """
+    Histories of codes -> a state per item.
+
+    Holds the table of code embeddings, which decoder and head read, too, and the last norm, which is the decoder's.
+    """
+
+    main_input_name = "input_ids"
+
+    def __init__(self, config: MdgrConfig):
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)  # type: ignore[arg-type]
+        self.embed_places = nn.Embedding(config.max_history, config.hidden_size)  # from the oldest item on
+        self.item_in = nn.Linear(config.num_codebooks * config.hidden_size, config.hidden_size)
+        self.item_out = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers: Any = nn.ModuleList(MdgrEncoderLayer(config) for _ in range(config.num_encoder_layers))
+        self.norm = _norm(config)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs) -> MdgrEncoding:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, T * L)`):
+                Codes of the history's items, oldest first, those of an item codebook after codebook; padded by whole
+                items on either side; T is at least 1. Of a row without items, one padding item is read.
+            attention_mask (`torch.Tensor` of shape `(B, T * L)`, *optional*):
+                1 for codes, 0 for padding; by default what is not the padding token.
+
+        Raises:
+            ValueError: for half an item, none at all, or more than `max_history`.
+        """
+        num_codebooks, width = self.config.num_codebooks, input_ids.shape[1]
+        length = width // num_codebooks
+        if width % num_codebooks or not 1 <= length <= self.config.max_history:
+            raise ValueError(
+                f"input_ids are {width} tokens wide: give 1 to max_history={self.config.max_history} items of "
+                f"{num_codebooks} codes."
+            )
+        pad: Any = self.config.pad_token_id
+        is_code = input_ids.ne(pad) if attention_mask is None else attention_mask.bool()
+        item_mask = is_code[:, ::num_codebooks].clone()
+        item_mask[:, -1] |= ~item_mask.any(1)
+
+        codes = self.embed_tokens(input_ids.unflatten(1, (length, num_codebooks))).flatten(2)  # (B, T, L * d)
+        items = self.item_out(torch.relu(self.item_in(codes)))
+        places = (item_mask.long().cumsum(1) - 1).clamp(min=0)
+        states = self.dropout(items + self.embed_places(places))
+        for layer in self.layers:
+            states = layer(states, item_mask[:, None, None])
+        return MdgrEncoding(self.norm(states).masked_fill(~item_mask[..., None], 0.0), item_mask)
+
+
+class MdgrDecoder(nn.Module):
+    """
+    Embeddings of slots -> their states, before the last norm.
+
+    There are no positions: a masked slot's vector and a code's embedding say which codebook they are of.
+    """
+
+    def __init__(self, config: MdgrConfig):
+        super().__init__()
+        self.mask_vectors = nn.Embedding(config.num_codebooks, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers: Any = nn.ModuleList(MdgrDecoderLayer(config) for _ in range(config.num_hidden_layers))
+
+    def memory(self, encoding: MdgrEncoding) -> Memory:
+        """Keys and values of the histories' items, in every layer: for several passes over the same histories."""
+        return [layer.cross_attention.keys_values(encoding.last_hidden_state) for layer in self.layers]
+
+    def forward(
+        self, codes: torch.Tensor, masked: torch.Tensor, encoding: MdgrEncoding, memory: Memory | None = None
+    ) -> torch.Tensor:
+        """
+        Args:
+            codes: (R, L, d), embeddings of the codes; not read where `masked`.
+            masked: (R, L) boolean.
+            encoding: of B histories; R is a multiple of B: the rows of one history stand one after the other.
+            memory (*optional*): of [`memory`], if it is made already.
+
+        Returns:
+            (R, L, d)
+        """
+        mask_vectors = self.mask_vectors(torch.arange(masked.shape[1], device=masked.device))
+        states = self.dropout(torch.where(masked[..., None], mask_vectors, codes))
+        memories: Sequence[Any] = [None] * len(self.layers) if memory is None else memory
+        for layer, of_history in zip(self.layers, memories, strict=True):
+            states = layer(states, encoding, of_history)
+        return states
