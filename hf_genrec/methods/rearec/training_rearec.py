@@ -11,10 +11,10 @@ from transformers import set_seed
 from hf_genrec.catalogue.processing_rows import ItemProcessor
 from hf_genrec.data.examples import Targets
 from hf_genrec.data.prepared import PreparedData
+from hf_genrec.data.sequence_rows import PackedSequences, SequenceCollator
 from hf_genrec.methods.rearec.arguments import ReaRecArguments
 from hf_genrec.methods.rearec.modeling_rearec import ReaRecConfig, ReaRecForNextItem
 from hf_genrec.methods.rearec.rearec_trainer import ReaRecTrainer
-from hf_genrec.data.sequence_rows import PackedSequences, SequenceCollator
 from hf_genrec.training.arguments import GenRecTrainingArguments
 from hf_genrec.training.config import RunConfig
 from hf_genrec.training.text_vectors import new_text_vectors, text_vectors
