@@ -6,8 +6,15 @@ from typing import Any, Literal
 from hf_genrec.methods.s3rec.s3rec_choices import LOSSES, POSITIONS, PREFIXES
 
 # What is no field of `S3RecConfig`.
-OF_TRAINING = ("method", "attribute_columns", "mask_probability")
-OF_TRAINING += tuple(f"pretrain_{name}" for name in ("epochs", "prefixes", "batch_size", "learning_rate"))
+OF_TRAINING = (
+    "method",
+    "attribute_columns",
+    "mask_probability",
+    "pretrain_epochs",
+    "pretrain_prefixes",
+    "pretrain_batch_size",
+    "pretrain_learning_rate",
+)
 # What the fine-tuning alone reads.
 OF_FINE_TUNING = ("loss_type",)
 

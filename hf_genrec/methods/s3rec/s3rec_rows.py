@@ -139,7 +139,7 @@ class PretrainingCollator:
     def __call__(self, examples: Sequence[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
         """The arguments of `S3RecForPretraining.forward`."""
         width = max(len(example["items"]) for example in examples)
-        arrays = {name: np.full((len(examples), width), self.pad) for name in examples[0]}
+        arrays: dict[str, np.ndarray] = {name: np.full((len(examples), width), self.pad) for name in examples[0]}
         for line, example in enumerate(examples):
             for name, row in example.items():
                 arrays[name][line, width - len(row) :] = row
