@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
-from ...catalogue.device_waits import places_of, require
+from ...catalogue.device_waits import may_ask, places_of, require
 from ...catalogue.flat_code import FlatModelCode
 from ...catalogue.published_weights import require_same_weights
 from ...catalogue.transformers_bridge import returns_tuples
@@ -130,6 +130,27 @@ class S3RecModel(S3RecPreTrainedModel):
             hidden = layer(hidden, allowed)
         return BaseModelOutput(last_hidden_state=hidden)
 
+    def by_length(self, input_ids: torch.Tensor, real: torch.Tensor, causal: bool) -> torch.Tensor:
+        """
+        The states (B, T, d) of [`forward`]; on a processor rows of like lengths at a time, so that little of what is
+        computed is padding, whose states are 0 then. A GPU takes longer to start more operations than to read some
+        padding.
+
+        Args:
+            real: (B, T) boolean, which of `input_ids` hold an item or MASK.
+        """
+        if not may_ask(real):
+            return self(input_ids, real, causal=causal).last_hidden_state
+        states = self.item_embeddings.weight.new_zeros(*input_ids.shape, self.config.hidden_size)
+        parts = (real.sum(-1).clamp(min=4) - 1.0).frexp().exponent  # lengths differ by less than a factor of two
+        for part in parts.unique():
+            rows = (parts == part).nonzero()  # (n, 1)
+            used = real[rows[:, 0]].any(0)
+            columns = used.nonzero().squeeze(1) if used.any() else torch.arange(real.shape[1])[-1:]
+            found = self(input_ids[rows, columns], real[rows, columns], causal=causal)
+            states = states.index_put((rows, columns), found.last_hidden_state)
+        return states
+
 
 def real_items(input_ids: torch.Tensor, attention_mask: torch.Tensor | None, pad: int) -> torch.Tensor:
     """Which of the columns (B, T) hold an item or MASK."""
@@ -220,8 +241,8 @@ class S3RecForPretraining(S3RecPreTrainedModel):
             raise ValueError(f"The model knows {config.num_attributes} attributes: give them with the items, or none.")
         rows = torch.cat([input_ids, masked_segment, segment, other_segment])
         masks = None if attention_mask is None else attention_mask.repeat(4, 1)
-        states = self.model(rows, masks, causal=False).last_hidden_state
         real = real_items(rows, masks, config.num_items)
+        states = self.model.by_length(rows, real, causal=False)
         hidden = states[: len(input_ids)]
         context, own, other = last_states(states, real)[len(input_ids) :].chunk(3)
 
@@ -305,8 +326,8 @@ class S3RecForNextItem(ItemRecommenderMixin, S3RecPreTrainedModel):
             ValueError: for arguments that do not go together, or targets where there is no item.
         """
         config = self.config
-        states = self.model(input_ids, attention_mask).last_hidden_state
         real = real_items(input_ids, attention_mask, config.num_items)
+        states = self.model.by_length(input_ids, real, causal=True)
         if labels is None and sequence_labels is None:
             logits = last_states(states, real) @ self.item_vectors()[: config.num_items].T
             return S3RecOutput(logits=logits, hidden_states=states)

@@ -79,6 +79,18 @@ def test_later_items_are_seen_in_the_pretraining_alone():
     assert not torch.allclose(both[0], both[1])
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_rows_of_like_lengths_have_the_states_of_the_whole_batch(causal):
+    model, rng = tiny_s3rec().model.double(), np.random.default_rng(0)
+    ids = torch.full((12, WIDTH), PAD)
+    for line, length in enumerate([0, 1, 2, 4, 5, 6, 8, 9, 3, 7, 1, 9]):
+        place = 0 if line % 2 else WIDTH - length  # padded on either side
+        ids[line, place : place + length] = torch.from_numpy(rng.integers(0, ITEMS, length))
+    real = ids != PAD
+    expected = model(ids, causal=causal).last_hidden_state
+    torch.testing.assert_close(model.by_length(ids, real, causal=causal)[real], expected[real])
+
+
 def test_too_long_a_history_is_refused():
     with pytest.raises(ValueError, match=f"cut them to the newest max_history={WIDTH}"):
         tiny_s3rec()(torch.zeros(1, WIDTH + 1, dtype=torch.int64))

@@ -97,7 +97,8 @@ def of_pretraining(case: Case) -> dict[str, float]:
     masked = batch["input_ids"] == case.config.num_items + 1
     read, table = output.hidden_states, case.model.model.item_embeddings.weight
     gaps = {
-        "states": case.gap("masked_sequence_output", read),
+        "states": case.gap("masked_sequence_output", case.model.model(batch["input_ids"], causal=False)[0]),
+        "states of items": case.gap("masked_sequence_output", read[real], real),
         "segment context": case.gap("segment_context", output.segment_context),
         "segment": case.gap("pos_segment", output.segment),
         "negative segment": case.gap("neg_segment", output.other_segment),
@@ -142,7 +143,9 @@ def of_fine_tuning(case: Case) -> dict[str, float]:
             scores[user, case.inputs[f"user_sequence_{user}"][:-left_out]] = 0
         best = scores.topk(20).values
         expected = scores.gather(1, case.outputs[f"{split}_top20"])
-        gaps["scores of the best 20"] = max(gaps.get("scores of the best 20", 0), float((best - expected).abs().max()))
+        gaps["scores of the best 20"] = max(
+            gaps.get("scores of the best 20", 0), float((best - expected).detach().abs().max())
+        )
     return gaps | {"loss": abs(output.loss.item() - case.facts[f"loss_{case.name}"]["bce"])}
 
 
