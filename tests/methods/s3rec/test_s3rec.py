@@ -181,6 +181,19 @@ def test_every_weight_learns_but_that_of_padding(batch):
     assert model.model.item_embeddings.weight.grad[PAD].abs().sum() == 0
 
 
+def test_every_task_is_learned(batch):
+    model = tiny_pretraining()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    before = {name: value.item() for name, value in model(**batch).losses.items()}
+    for _ in range(40):
+        optimizer.zero_grad()
+        model(**batch).loss.backward()
+        optimizer.step()
+    after = {name: value.item() for name, value in model(**batch).losses.items()}
+    assert before.keys() == {"aap", "mip", "map", "sp"}
+    assert {name for name in before if not after[name] < 0.9 * before[name]} == set()
+
+
 def test_fine_tuning_at_every_position_is_a_row_per_target():
     model = tiny_s3rec(positions_from="oldest").double()
     items = torch.tensor([[4, 9, 2, 7]])

@@ -82,7 +82,6 @@ def test_the_run_folder(trained):
     for line in lines:
         weighted = 0.2 * line["loss_aap"] + line["loss_mip"] + line["loss_map"] + 0.5 * line["loss_sp"]
         assert line["loss"] == pytest.approx(weighted, abs=2e-3)
-    assert sum(line["loss"] for line in lines[-3:]) < sum(line["loss"] for line in lines[:3])
     second = json.loads((trained / "results/training.json").read_text())
     assert second["num_targets"] == USERS * 5  # of 8 items two are held out, and the first has none before it
     assert second["cpu_seconds"] > first["cpu_seconds"] > 0  # of both stages
