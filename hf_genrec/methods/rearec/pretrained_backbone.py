@@ -55,15 +55,14 @@ def start_from_pretraining(model: ReaRecForNextItem, run_folder: str, data: str)
     found = {name.removeprefix("model."): weight for name, weight in tensors.items() if name.startswith("model.")}
     backbone = model.model
     own = backbone.state_dict()
-    weights = {ours: found.pop(pretrained_name(ours), None) for ours in own if not any(part in ours for part in OWN)}
-    weights |= found  # nothing is left out silently
-    for name, rows in (("items.embeddings.weight", config.num_items + 1), ("position_embeddings.weight", None)):
-        if weights[name] is not None:
-            weights[name] = weights[name][:rows]  # without MASK
-    if weights["position_embeddings.weight"] is not None:
-        padding = own["position_embeddings.weight"][-1:].cpu()
-        weights["position_embeddings.weight"] = torch.cat([weights["position_embeddings.weight"], padding])
-    require_same_weights({name: own[name] for name in own if not any(part in name for part in OWN)}, weights)
+    items, places = "item_embeddings.weight", "position_embeddings.weight"
+    if items in found:
+        found[items] = found[items][: config.num_items + 1]  # without MASK
+    if places in found:
+        found[places] = torch.cat([found[places], own[places][-1:].cpu()])
+    wanted = [name for name in own if not any(part in name for part in OWN)]
+    weights = {name: found.pop(pretrained_name(name), None) for name in wanted} | found  # nothing is dropped silently
+    require_same_weights({name: own[name] for name in wanted}, weights)
     backbone.load_state_dict(weights, strict=False)
     logger.info("the backbone starts from the pretraining in %s, whose cost is not counted here", folder)
 
