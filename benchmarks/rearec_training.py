@@ -36,8 +36,8 @@ from torch.utils.data import DataLoader
 
 from benchmarks.measure import alternate, arguments, threads, write_result
 from benchmarks.packing import evenly
+from hf_genrec.data.sequence_rows import PackedSequences, SequenceCollator
 from hf_genrec.methods.rearec.modeling_rearec import ReaRecConfig, ReaRecForNextItem
-from hf_genrec.methods.rearec.sequence_rows import PackedSequences, SequenceCollator
 
 HISTORY, TARGETS, DROPOUT = 50, 2048, 0.5
 SIZE: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 256, "temperature": 1.0}

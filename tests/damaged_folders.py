@@ -38,6 +38,7 @@ from tiny_mdgr import make_code_set_processor, make_mdgr
 from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
 from tiny_s2gr import make_s2gr
+from tiny_s3rec import tiny_s3rec
 from tiny_tiger import make_tiger
 from transformers.utils.logging import disable_progress_bar
 
@@ -52,6 +53,7 @@ MAKERS = {
     "codetree": (lambda seed: make_codetree(make_processor(unique=seed % 2 == 0, seed=seed), seed), make_rq_vae),
     "liger": (lambda seed: make_liger(unique=seed % 2 == 0, seed=seed), make_rq_vae),
     "rearec": (lambda seed: tiny_rearec(seed=seed), make_rq_vae),
+    "s3rec": (lambda seed: tiny_s3rec(seed=seed), make_rq_vae),
     "s2gr": (lambda seed: make_s2gr(make_processor(unique=seed % 2 == 0, seed=seed), seed), make_rq_vae),
     "tiger": (lambda seed: make_tiger(make_processor(unique=seed % 2 == 0, seed=seed), seed), make_rq_vae),
     "mdgr": (lambda seed: make_mdgr(make_code_set_processor(unique=seed % 2 == 0, seed=seed), seed), make_opq),

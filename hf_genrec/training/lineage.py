@@ -133,7 +133,7 @@ def require_recommender(run_folder: str, data: str) -> str | None:
         ValueError: if there is none, or it was trained on other data: it might know what is held out here.
     """
     folder = recommender_folder(run_folder, "soft_targets_run")
-    _require_trained_on(folder, data, "train the run that soft_targets_run names on the same data")
+    require_trained_on(folder, data, "train the run that soft_targets_run names on the same data")
     return model_fingerprint(folder)
 
 
@@ -271,10 +271,16 @@ def require_model_of(model_folder: Path, prepared: PreparedData, item_ids: list[
         ValueError: for another catalogue, other data, or a model that does not say what it was made from.
     """
     prepared.require_catalogue(item_ids, f"the items of {model_folder}", remedy)
-    return _require_trained_on(model_folder, prepared.fingerprint, remedy)
+    return require_trained_on(model_folder, prepared.fingerprint, remedy)
 
 
-def _require_trained_on(model_folder: Path, data: str, remedy: str) -> dict[str, Any]:
+def require_trained_on(model_folder: Path, data: str, remedy: str) -> dict[str, Any]:
+    """
+    What the model in a folder was made from, if it was trained on the data of this fingerprint.
+
+    Raises:
+        ValueError: for other data, or a model that does not say what it was made from.
+    """
     lineage = read_lineage(model_folder)
     if lineage is None:
         raise ValueError(f"{model_folder} does not say what it was trained on (no {LINEAGE_FILE}): {remedy}")

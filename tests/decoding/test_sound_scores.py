@@ -13,6 +13,7 @@ from tiny_mdgr import make_mdgr
 from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
 from tiny_s2gr import make_s2gr
+from tiny_s3rec import tiny_s3rec
 from tiny_tiger import make_tiger
 
 from hf_genrec.methods.reg4rec.reg4rec_search import js_divergence
@@ -29,6 +30,7 @@ MODELS = {
     "codes down a tree": lambda: make_codetree(make_processor()),
     "codes, ranked by vectors": lambda: make_liger(),
     "scores": lambda: tiny_rearec(),
+    "scores of the newest state": lambda: tiny_s3rec(),
     "scores, depth by a rule": lambda: tiny_rearec(depth_rule="kl", depth_threshold=0.1),
     "sets": lambda: make_reg4rec(make_set_processor()),
     "sets, codes taken back": lambda: make_reg4rec(make_set_processor(), reflection_threshold=0.01),

@@ -42,6 +42,8 @@ KEYS: dict[str, dict[str, Any]] = {
     "cobra": TEXTS | SMALL | {"dropout": 0, "item_embeddings": True},
     "liger": TEXTS | SMALL | T5 | {"projector_sizes": [8], "projector_dropout": 0, "input_dropout": 0},
     "codetree": CODES | SMALL | {"hidden_dropout": 0, "attention_dropout": 0},
+    # Its pretraining is not sharded.
+    "s3rec": {"max_history": 8, "hidden_dropout": 0, "attention_dropout": 0, "pretrain_epochs": 0} | SMALL,
 }
 
 # By name: the method, further keys, and the rows of a step, of 40 users with 6 targets each. 14, 6 and 46 leave some
@@ -68,6 +70,9 @@ RUNS: dict[str, tuple[str, dict[str, Any], int]] = {
     "rearec, a row per target": ("rearec", UNPACKED | {"reasoning": "prl", "noise_start_epoch": 0}, 48),
     "rearec, uniform negatives": ("rearec", SAMPLED, 8),
     "rearec, popular negatives": ("rearec", SAMPLED | {"negative_sampling": "popularity"}, 8),
+    "s3rec": ("s3rec", {}, 8),
+    "s3rec, a row per target": ("s3rec", UNPACKED, 48),
+    "s3rec, over all items": ("s3rec", {"loss_type": "softmax"}, 8),
     "rearec, binary cross-entropy": ("rearec", SAMPLED | {"loss_type": "bce"}, 8),
 }
 OPTIONS = {

@@ -10,10 +10,11 @@ from hf_genrec.methods.rearec.rearec_choices import BACKBONES, LOSSES, REASONING
 class ReaRecArguments:
     """
     The ReaRec model: what a user sets of `ReaRecConfig`, with its names and defaults, the length of the text
-    embeddings, and when the noise of PRL begins.
+    embeddings, when the noise of PRL begins, and what the backbone starts from.
 
     Raises:
-        ValueError: for values that `ReaRecConfig` refuses, or settings of the text for a backbone that reads none.
+        ValueError: for values that `ReaRecConfig` refuses, or settings of the text for a backbone that reads none, or
+            a pretraining for one that does.
     """
 
     method: Literal["rearec"] = field(default="rearec", metadata={"help": "what is trained"})
@@ -68,6 +69,13 @@ class ReaRecArguments:
         default="uniform", metadata={"help": f"sampled_softmax: one of {', '.join(SAMPLING)}"}
     )
 
+    pretrained_backbone_run: str | None = field(
+        default=None,
+        metadata={
+            "help": "run folder of a pretraining (method: s3rec with positions_from: oldest) of the same data and "
+            "sizes, whose weights the backbone starts from; for sasrec and bert4rec"
+        },
+    )
     windows: bool = field(
         default=False,
         metadata={
@@ -87,6 +95,11 @@ class ReaRecArguments:
                 f"text_dim={self.text_dim} with backbone={self.backbone!r}: give at least 1 for unisrec and morec, and "
                 f"leave it out for the others"
             )
+        if self.pretrained_backbone_run is not None and self.reads_text:
+            raise ValueError(
+                f"pretrained_backbone_run with backbone={self.backbone!r}: give it to sasrec and bert4rec, which have "
+                f"a vector per item"
+            )
         if self.noise_start_epoch < 0:
             raise ValueError(f"noise_start_epoch must be 0 or more, not {self.noise_start_epoch}")
 
@@ -97,5 +110,5 @@ class ReaRecArguments:
 
     def config_fields(self) -> dict[str, Any]:
         """The settings that are fields of `ReaRecConfig`."""
-        own = ("method", "text_dim", "noise_start_epoch", "windows")
+        own = ("method", "text_dim", "noise_start_epoch", "pretrained_backbone_run", "windows")
         return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in own}

@@ -14,6 +14,7 @@ from ...catalogue.flat_code import FlatModelCode
 from ...catalogue.published_weights import require_same_weights
 from ...catalogue.transformers_bridge import initialization as init
 from ...catalogue.transformers_bridge import returns_tuples
+from ...decoding.post_norm_layers import dropout
 from ...decoding.recommend_by_scores import ItemRecommenderMixin
 from .configuration_rearec import ReaRecConfig
 from .rearec_depth_rules import ConfidenceRule, HaltingRule, adaptive_predictions, build_depth_rule
@@ -25,7 +26,6 @@ from .rearec_layers import (
     ReaRecLayer,
     TextItems,
     Whitening,
-    dropout,
     last_items,
     real_items,
     rows_at,

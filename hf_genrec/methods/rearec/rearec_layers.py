@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...decoding.attention import FeedForward, MultiHeadAttention
+from ...decoding.post_norm_layers import PostNormAttention, PostNormFeedForward, dropout
 from .configuration_rearec import ReaRecConfig
 
 # Added to what may not be attended to: its probability is exactly 0 as soon as one other score is not masked.
@@ -48,27 +48,8 @@ def rows_at(states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     return states.gather(1, positions.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
 
 
-def dropout(states: torch.Tensor, share: float, training: bool) -> torch.Tensor:
-    """
-    Dropout of a share of the numbers. A processor draws uniform numbers four times as fast as it draws the mask of
-    torch's own dropout.
-    """
-    if not training or not 0 < share < 1 or states.device.type != "cpu":
-        return nn.functional.dropout(states, share, training)
-    kept = torch.rand_like(states, dtype=torch.float32).ge_(share).mul_(1 / (1 - share))
-    return states * kept.to(states.dtype)
-
-
-class ReaRecAttention(MultiHeadAttention):
-    """Multi-head attention with its residual and layer norm (post-norm)."""
-
-    def __init__(self, config: ReaRecConfig):
-        super().__init__(config.hidden_size, config.num_attention_heads, config.attention_dropout)
-        self.hidden_dropout = config.hidden_dropout
-        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    def _add(self, hidden: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
-        return self.layer_norm(hidden + dropout(added, self.hidden_dropout, self.training))
+class ReaRecAttention(PostNormAttention):
+    """The attention of a layer: of a history, and of one reasoning step after the other."""
 
     def encode(self, hidden: torch.Tensor, cache: LayerCache, allowed: torch.Tensor) -> torch.Tensor:
         """
@@ -79,7 +60,7 @@ class ReaRecAttention(MultiHeadAttention):
         Returns:
             (B, R, d)
         """
-        return self._add(hidden, self(hidden, cache.keys, cache.values, allowed.unsqueeze(1)))
+        return self.add(hidden, self(hidden, cache.keys, cache.values, allowed.unsqueeze(1)))
 
     def reason(self, hidden: torch.Tensor, cache: LayerCache, mask: torch.Tensor) -> tuple[torch.Tensor, LayerCache]:
         """
@@ -107,19 +88,7 @@ class ReaRecAttention(MultiHeadAttention):
         read = (to_items.flatten(1, 2) @ values).view(*query.shape[:3], *query.shape[1::2])  # (B, heads, M, heads, D)
         read = read.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
         read = read + (to_steps.unsqueeze(-1) * torch.stack(cache.step_values, 3)).sum(3)
-        return self._add(hidden, self.output(read.transpose(1, 2).flatten(2))), cache
-
-
-class ReaRecFeedForward(FeedForward):
-    """Two linear layers with their residual and layer norm (post-norm)."""
-
-    def __init__(self, config: ReaRecConfig):
-        super().__init__(config.hidden_size, config.intermediate_size, config.hidden_act)
-        self.hidden_dropout = config.hidden_dropout
-        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.layer_norm(hidden + dropout(super().forward(hidden), self.hidden_dropout, self.training))
+        return self.add(hidden, self.output(read.transpose(1, 2).flatten(2))), cache
 
 
 class ReasoningAdapter(nn.Module):
@@ -140,7 +109,7 @@ class ReaRecLayer(nn.Module):
     def __init__(self, config: ReaRecConfig):
         super().__init__()
         self.attention = ReaRecAttention(config)
-        self.feed_forward = ReaRecFeedForward(config)
+        self.feed_forward = PostNormFeedForward(config)
         self.adapter = ReasoningAdapter(config) if config.reasoning_adapter_size else None
 
     def encode(

@@ -11,10 +11,11 @@ from transformers import set_seed
 from hf_genrec.catalogue.processing_rows import ItemProcessor
 from hf_genrec.data.examples import Targets
 from hf_genrec.data.prepared import PreparedData
+from hf_genrec.data.sequence_rows import PackedSequences, SequenceCollator
 from hf_genrec.methods.rearec.arguments import ReaRecArguments
 from hf_genrec.methods.rearec.modeling_rearec import ReaRecConfig, ReaRecForNextItem
+from hf_genrec.methods.rearec.pretrained_backbone import start_from_pretraining
 from hf_genrec.methods.rearec.rearec_trainer import ReaRecTrainer
-from hf_genrec.methods.rearec.sequence_rows import PackedSequences, SequenceCollator
 from hf_genrec.training.arguments import GenRecTrainingArguments
 from hf_genrec.training.config import RunConfig
 from hf_genrec.training.text_vectors import new_text_vectors, text_vectors
@@ -34,6 +35,8 @@ def build_trainer(config: RunConfig) -> ReaRecTrainer:
     vectors = text_vectors(prepared.items, config.tokenizer, config.model.text_dim) if config.model.reads_text else None
     set_seed(arguments.seed)
     model = build_rearec(config.model, build_item_processor(prepared, config.data.max_history), vectors)
+    if config.model.pretrained_backbone_run is not None:
+        start_from_pretraining(model, config.model.pretrained_backbone_run, prepared.fingerprint)
     rows, collator = build_rows(arguments, prepared.train_sequences(), model.config, config.model.windows)
     return ReaRecTrainer(
         model,

@@ -1,10 +1,11 @@
 """One category for each item, from a column of the items table."""
 
-import json
 from collections import Counter
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
+
+from hf_genrec.data.cell_values import cell_values
 
 if TYPE_CHECKING:  # the method's keys are read where no log is
     import pyarrow as pa
@@ -43,7 +44,7 @@ def item_categories(
         )
     name = column or DEFAULT_COLUMN
     cells = items.column(name).to_pylist() if name in items.column_names else [None] * items.num_rows
-    values = [_values(cell) for cell in cells]
+    values = [cell_values(cell) for cell in cells]
     if rule == "frequent":
         carriers = Counter(value for of_item in values for value in set(of_item))
         limit = MAX_SHARE * items.num_rows
@@ -55,14 +56,3 @@ def item_categories(
     names = sorted(counts, key=lambda value: (-counts[value], value))
     place = {value: index for index, value in enumerate(names)}
     return np.array([place[value] for value in chosen], dtype=np.int64), names
-
-
-def _values(cell: str | None) -> list[str]:
-    if not cell:
-        return []
-    try:
-        parsed = json.loads(cell)
-    except (ValueError, RecursionError):  # a name that only looks like a list
-        parsed = None
-    parts = parsed if isinstance(parsed, list) else cell.split(", ")
-    return [str(part).strip() for part in parts if str(part).strip()]

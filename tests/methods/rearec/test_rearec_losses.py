@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hf_genrec.decoding.post_norm_layers import dropout
 from hf_genrec.methods.rearec import rearec_losses
 from hf_genrec.methods.rearec.modeling_rearec import ReaRecConfig
-from hf_genrec.methods.rearec.rearec_layers import dropout
 from hf_genrec.methods.rearec.rearec_losses import over_all_classes, rearec_loss
 from hf_genrec.methods.rearec.rearec_targets import rows_alike, used_columns
 

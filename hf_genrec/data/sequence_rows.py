@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ...data.examples import Targets, first_numbers, target_positions, target_runs
-from ...data.flat_sequences import FlatSequences
-from ...data.windows import item_windows
+from hf_genrec.data.examples import Targets, first_numbers, target_positions, target_runs
+from hf_genrec.data.flat_sequences import FlatSequences
+from hf_genrec.data.windows import item_windows
 
 
 class PackedSequences(Dataset):

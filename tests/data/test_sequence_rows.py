@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_genrec.data.sequence_rows import PackedSequences, SequenceCollator
 from hf_genrec.methods.rearec.modeling_rearec import ReaRecConfig, ReaRecForNextItem
-from hf_genrec.methods.rearec.sequence_rows import PackedSequences, SequenceCollator
 
 ITEMS, MAX_HISTORY = 12, 4
 
