@@ -415,7 +415,10 @@ def test_vectors_of_users_and_items_multiply_to_scores(tmp_path):
 def test_embed_refuses_what_it_cannot_do(tmp_path, model, items):
     make_run(tmp_path / "run", model, users=2)
     for arguments, message in (
-        ((tmp_path / "run", "users"), "is a model of care, which has no vectors of users and items: rearec or s3rec has"),
+        (
+            (tmp_path / "run", "users"),
+            "is a model of care, which has no vectors of users and items: rearec or s3rec has",
+        ),
         ((tmp_path / "run", "items"), "is a model of care"),
         ((tmp_path / "run", "faces"), "use text, users or items"),
         ((items,), "is no run folder: name a folder for the result as --output"),
