@@ -5,35 +5,16 @@ stand one after the other, and share its encoding and its cross-attention's keys
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers.utils import ModelOutput
 
 from ...decoding.attention import FeedForward, MultiHeadAttention
+from ...decoding.code_set_encoding import CodeSetEncoding, code_sets_of_items
 from .configuration_mdgr import MdgrConfig
 
 Memory = list[tuple[torch.Tensor, torch.Tensor]]  # of each layer, keys and values of the histories
-
-
-@dataclass
-class MdgrEncoding(ModelOutput):
-    """
-    Histories as the decoder reads them.
-
-    Args:
-        last_hidden_state: (B, T, d), a state per item, zeros where there is none.
-        item_mask: (B, T) boolean, the positions to attend to.
-    """
-
-    last_hidden_state: torch.Tensor = None  # type: ignore[assignment]  # a ModelOutput wants defaults
-    item_mask: torch.Tensor = None  # type: ignore[assignment]
-
-    def of_users(self, users: torch.Tensor) -> "MdgrEncoding":
-        """The histories at `users` (n,), in that order and as often as they stand there."""
-        return MdgrEncoding(self.last_hidden_state[users], self.item_mask[users])
 
 
 def _attention(config: MdgrConfig) -> MultiHeadAttention:
@@ -78,7 +59,7 @@ class MdgrDecoderLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, states: torch.Tensor, encoding: MdgrEncoding, of_history: tuple[torch.Tensor, torch.Tensor] | None
+        self, states: torch.Tensor, encoding: CodeSetEncoding, of_history: tuple[torch.Tensor, torch.Tensor] | None
     ) -> torch.Tensor:
         """(R, L, d), R a multiple of the encoding's B; keys and values (B, heads, T, D), if they are made already."""
         normed = self.attention_norm(states)
@@ -109,7 +90,7 @@ class MdgrEncoder(nn.Module):
         self.layers: Any = nn.ModuleList(MdgrEncoderLayer(config) for _ in range(config.num_encoder_layers))
         self.norm = _norm(config)
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs) -> MdgrEncoding:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs) -> CodeSetEncoding:
         """
         Args:
             input_ids (`torch.LongTensor` of shape `(B, T * L)`):
@@ -121,25 +102,14 @@ class MdgrEncoder(nn.Module):
         Raises:
             ValueError: for half an item, none at all, or more than `max_history`.
         """
-        num_codebooks, width = self.config.num_codebooks, input_ids.shape[1]
-        length = width // num_codebooks
-        if width % num_codebooks or not 1 <= length <= self.config.max_history:
-            raise ValueError(
-                f"input_ids are {width} tokens wide: give 1 to max_history={self.config.max_history} items of "
-                f"{num_codebooks} codes."
-            )
-        pad: Any = self.config.pad_token_id
-        is_code = input_ids.ne(pad) if attention_mask is None else attention_mask.bool()
-        item_mask = is_code[:, ::num_codebooks].clone()
-        item_mask[:, -1] |= ~item_mask.any(1)
-
-        codes = self.embed_tokens(input_ids.unflatten(1, (length, num_codebooks))).flatten(2)  # (B, T, L * d)
+        codes_of_items, item_mask = code_sets_of_items(self.config, input_ids, attention_mask)
+        codes = self.embed_tokens(codes_of_items).flatten(2)  # (B, T, L * d)
         items = self.item_out(torch.relu(self.item_in(codes)))
         places = (item_mask.long().cumsum(1) - 1).clamp(min=0)
         states = self.dropout(items + self.embed_places(places))
         for layer in self.layers:
             states = layer(states, item_mask[:, None, None])
-        return MdgrEncoding(self.norm(states).masked_fill(~item_mask[..., None], 0.0), item_mask)
+        return CodeSetEncoding(self.norm(states).masked_fill(~item_mask[..., None], 0.0), item_mask)
 
 
 class MdgrDecoder(nn.Module):
@@ -155,12 +125,12 @@ class MdgrDecoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.layers: Any = nn.ModuleList(MdgrDecoderLayer(config) for _ in range(config.num_hidden_layers))
 
-    def memory(self, encoding: MdgrEncoding) -> Memory:
+    def memory(self, encoding: CodeSetEncoding) -> Memory:
         """Keys and values of the histories' items, in every layer: for several passes over the same histories."""
         return [layer.cross_attention.keys_values(encoding.last_hidden_state) for layer in self.layers]
 
     def forward(
-        self, codes: torch.Tensor, masked: torch.Tensor, encoding: MdgrEncoding, memory: Memory | None = None
+        self, codes: torch.Tensor, masked: torch.Tensor, encoding: CodeSetEncoding, memory: Memory | None = None
     ) -> torch.Tensor:
         """
         Args:

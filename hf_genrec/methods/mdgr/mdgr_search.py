@@ -15,7 +15,7 @@ from ...catalogue.best_columns import best_columns
 from ...catalogue.flat_lists import rank_in_list
 from ...catalogue.item_sets import ItemSets, SetStates
 from ...catalogue.sound_scores import require_sound
-from .mdgr_layers import MdgrEncoding
+from ...decoding.code_set_encoding import CodeSetEncoding
 
 
 def step_sizes(num_codebooks: int, warmup_codes: int, parallel_width: int) -> list[int]:
@@ -35,7 +35,7 @@ class SlotDecoder:
         encoding: the histories of B users.
     """
 
-    def __init__(self, model, encoding: MdgrEncoding):
+    def __init__(self, model, encoding: CodeSetEncoding):
         self.model = model
         self.encoding = encoding
         self.memory = model.model.decoder.memory(encoding)
@@ -75,7 +75,7 @@ def surest_slots(
 
 
 @torch.no_grad()
-def path_scores(model, encoding: MdgrEncoding, tokens: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+def path_scores(model, encoding: CodeSetEncoding, tokens: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
     """
     Exact scores of items by teacher forcing along the model's path to each.
 
@@ -130,7 +130,7 @@ class SlotSearch:
     def __init__(
         self,
         model,
-        encoding: MdgrEncoding,
+        encoding: CodeSetEncoding,
         sets: ItemSets,
         num_beams: int,
         sizes: Sequence[int],

@@ -14,9 +14,10 @@ from transformers.utils import ModelOutput
 from ...catalogue.flat_code import FlatModelCode
 from ...catalogue.transformers_bridge import returns_tuples
 from ...decoding.code_loss import at_least_float32
+from ...decoding.code_set_encoding import CodeSetEncoding
 from ...decoding.shared_batch import rows_of_all
 from .configuration_mdgr import MdgrConfig
-from .mdgr_layers import MdgrDecoder, MdgrEncoder, MdgrEncoding, Memory
+from .mdgr_layers import MdgrDecoder, MdgrEncoder, Memory
 from .recommending_mdgr import MdgrRecommenderMixin
 
 
@@ -66,7 +67,7 @@ class MdgrModel(MdgrPreTrainedModel):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         decoder_input_ids: torch.Tensor | None = None,
-        encoder_outputs: MdgrEncoding | None = None,
+        encoder_outputs: CodeSetEncoding | None = None,
         memory: Memory | None = None,
         **kwargs,
     ) -> MdgrModelOutput:
@@ -76,7 +77,7 @@ class MdgrModel(MdgrPreTrainedModel):
             decoder_input_ids (`torch.LongTensor` of shape `(R, L)`, *optional*):
                 A code of each codebook, or the mask token in its place. R is B or a multiple of it: the rows of one
                 history stand one after the other. By default everything is masked.
-            encoder_outputs ([`MdgrEncoding`], *optional*):
+            encoder_outputs ([`CodeSetEncoding`], *optional*):
                 Encoded histories, instead of `input_ids`.
             memory (*optional*):
                 Their keys and values in every layer ([`MdgrDecoder.memory`]), if they are made already.
@@ -166,7 +167,7 @@ class MdgrForMaskedLM(MdgrRecommenderMixin, MdgrPreTrainedModel):
         decoder_input_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         masked: torch.Tensor | None = None,
-        encoder_outputs: MdgrEncoding | None = None,
+        encoder_outputs: CodeSetEncoding | None = None,
         memory: Memory | None = None,
         num_items_in_batch: int | torch.Tensor | None = None,
         **kwargs,

@@ -11,10 +11,11 @@ from transformers.modeling_outputs import Seq2SeqLMOutput, Seq2SeqModelOutput
 from ...catalogue.flat_code import FlatModelCode
 from ...catalogue.transformers_bridge import CACHE, CacheByBothNames, overrides, returns_tuples, takes_cache
 from ...decoding.code_loss import at_least_float32
+from ...decoding.code_set_encoding import CodeSetEncoding
 from ...decoding.shared_batch import own_part_of_draw
 from .configuration_reg4rec import Reg4RecConfig
 from .recommending_reg4rec import Reg4RecRecommenderMixin
-from .reg4rec_layers import Reg4RecDecoder, Reg4RecEncoder, Reg4RecEncoding
+from .reg4rec_layers import Reg4RecDecoder, Reg4RecEncoder
 from .reg4rec_losses import category_losses, teacher_path, token_losses
 
 
@@ -60,7 +61,7 @@ class Reg4RecModel(Reg4RecPreTrainedModel):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         decoder_input_ids: torch.Tensor | None = None,
-        encoder_outputs: Reg4RecEncoding | None = None,
+        encoder_outputs: CodeSetEncoding | None = None,
         cache: EncoderDecoderCache | None = None,
         use_cache: bool | None = None,
         **kwargs,
@@ -71,7 +72,7 @@ class Reg4RecModel(Reg4RecPreTrainedModel):
             decoder_input_ids (`torch.LongTensor` of shape `(R, S)`, *optional*):
                 The start token and the codes chosen so far; with a filled cache only those that are new. R is B or a
                 multiple of it: the paths of one history stand one after the other. By default the start token alone.
-            encoder_outputs ([`Reg4RecEncoding`], *optional*):
+            encoder_outputs ([`CodeSetEncoding`], *optional*):
                 Encoded histories, instead of `input_ids`.
             cache (`EncoderDecoderCache`, *optional*):
                 Keys and values of the paths and of the histories; may be named `past_key_values`.
@@ -179,7 +180,7 @@ class Reg4RecForConditionalGeneration(Reg4RecRecommenderMixin, Reg4RecPreTrained
         orders: torch.Tensor | None = None,
         target_weights: torch.Tensor | None = None,
         next_only: bool | None = None,
-        encoder_outputs: Reg4RecEncoding | None = None,
+        encoder_outputs: CodeSetEncoding | None = None,
         cache: EncoderDecoderCache | None = None,
         use_cache: bool | None = None,
         num_items_in_batch: int | torch.Tensor | None = None,

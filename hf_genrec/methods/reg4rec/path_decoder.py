@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
 
-from .reg4rec_layers import Reg4RecEncoding
+from ...decoding.code_set_encoding import CodeSetEncoding
 
 
 class PathDecoder:
@@ -18,7 +18,7 @@ class PathDecoder:
         encoding: the histories of B users.
     """
 
-    def __init__(self, model, encoding: Reg4RecEncoding):
+    def __init__(self, model, encoding: CodeSetEncoding):
         self.model = model
         self.encoding = encoding
         self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
@@ -75,6 +75,6 @@ class PathDecoder:
             )
         return states.squeeze(1)
 
-    def _decode(self, ids: torch.Tensor | None, encoding: Reg4RecEncoding, cache: EncoderDecoderCache) -> torch.Tensor:
+    def _decode(self, ids: torch.Tensor | None, encoding: CodeSetEncoding, cache: EncoderDecoderCache) -> torch.Tensor:
         outputs = self.model.model(decoder_input_ids=ids, encoder_outputs=encoding, cache=cache)
         return outputs.last_hidden_state

@@ -4,34 +4,15 @@ Both are pre-norm transformers. A *path* is an order of codes that the decoder r
 history: their rows stand one after the other, and they share its encoding and its cross-attention's keys and values.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import EncoderDecoderCache
-from transformers.utils import ModelOutput
 
 from ...decoding.attention import FeedForward, MultiHeadAttention
+from ...decoding.code_set_encoding import CodeSetEncoding, code_sets_of_items
 from .configuration_reg4rec import Reg4RecConfig
-
-
-@dataclass
-class Reg4RecEncoding(ModelOutput):
-    """
-    Histories as the decoder reads them.
-
-    Args:
-        last_hidden_state: (B, T, d), a state per item.
-        item_mask: (B, T) boolean, the positions to attend to.
-    """
-
-    last_hidden_state: torch.Tensor = None  # type: ignore[assignment]  # a ModelOutput wants defaults
-    item_mask: torch.Tensor = None  # type: ignore[assignment]
-
-    def of_users(self, users: torch.Tensor) -> "Reg4RecEncoding":
-        """The histories at `users` (n,), in that order and as often as they stand there."""
-        return Reg4RecEncoding(self.last_hidden_state[users], self.item_mask[users])
 
 
 def _attention(config: Reg4RecConfig) -> MultiHeadAttention:
@@ -76,7 +57,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self,
         states: torch.Tensor,
-        encoding: Reg4RecEncoding,
+        encoding: CodeSetEncoding,
         allowed: torch.Tensor | None,
         cache: EncoderDecoderCache | None,
     ) -> torch.Tensor:
@@ -93,7 +74,7 @@ class DecoderLayer(nn.Module):
         states = states + self.dropout(read)
         return states + self.dropout(self.feed_forward(self.feed_forward_norm(states)))
 
-    def _history(self, encoding: Reg4RecEncoding, cache: EncoderDecoderCache | None):
+    def _history(self, encoding: CodeSetEncoding, cache: EncoderDecoderCache | None):
         """Keys and values of the history's items, made once for a cache."""
         if cache is not None and cache.is_updated.get(self.index):
             layer: Any = cache.cross_attention_cache.layers[self.index]
@@ -120,7 +101,7 @@ class Reg4RecEncoder(nn.Module):
         self.layers: Any = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
         self.norm = _norm(config)
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs) -> Reg4RecEncoding:
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs) -> CodeSetEncoding:
         """
         Args:
             input_ids (`torch.LongTensor` of shape `(B, T * M)`):
@@ -132,24 +113,13 @@ class Reg4RecEncoder(nn.Module):
         Raises:
             ValueError: for half an item, none at all, or more than `max_history`.
         """
-        num_codebooks, width = self.config.num_codebooks, input_ids.shape[1]
-        length = width // num_codebooks
-        if width % num_codebooks or not 1 <= length <= self.config.max_history:
-            raise ValueError(
-                f"input_ids are {width} tokens wide: give 1 to max_history={self.config.max_history} items of "
-                f"{num_codebooks} codes."
-            )
-        pad: Any = self.config.pad_token_id
-        is_code = input_ids.ne(pad) if attention_mask is None else attention_mask.bool()
-        item_mask = is_code[:, ::num_codebooks].clone()
-        item_mask[:, -1] |= ~item_mask.any(1)
-
-        items = self.embed_tokens(input_ids.unflatten(1, (length, num_codebooks))).sum(2)  # (B, T, d): a set of codes
-        places = torch.arange(length - 1, -1, -1, device=input_ids.device)
+        codes_of_items, item_mask = code_sets_of_items(self.config, input_ids, attention_mask)
+        items = self.embed_tokens(codes_of_items).sum(2)  # (B, T, d): a set of codes
+        places = torch.arange(item_mask.shape[1] - 1, -1, -1, device=input_ids.device)
         states = self.dropout(self.embedding_norm(items + self.embed_places(places)))
         for layer in self.layers:
             states = layer(states, item_mask[:, None, None])
-        return Reg4RecEncoding(self.norm(states), item_mask)
+        return CodeSetEncoding(self.norm(states), item_mask)
 
 
 class Reg4RecDecoder(nn.Module):
@@ -175,7 +145,7 @@ class Reg4RecDecoder(nn.Module):
     def forward(
         self,
         embeddings: torch.Tensor,
-        encoding: Reg4RecEncoding,
+        encoding: CodeSetEncoding,
         cache: EncoderDecoderCache | None = None,
         start: torch.Tensor | None = None,
     ) -> torch.Tensor:

@@ -10,9 +10,9 @@ from ...catalogue.best_columns import best_columns
 from ...catalogue.evaluation_mode import evaluation_mode
 from ...catalogue.item_sets import ItemSets, SetStates
 from ...catalogue.sound_scores import require_sound
+from ...decoding.code_set_encoding import CodeSetEncoding
 from .configuration_reg4rec import CODE_ORDERS
 from .path_decoder import PathDecoder
-from .reg4rec_layers import Reg4RecEncoding
 
 
 def js_divergence(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
@@ -101,7 +101,7 @@ class CrssSearch:
     def __init__(
         self,
         model,
-        encoding: Reg4RecEncoding,
+        encoding: CodeSetEncoding,
         sets: ItemSets,
         num_beams: int,
         excluded: torch.Tensor | None = None,
@@ -291,7 +291,7 @@ def next_codebooks(
 
 
 @torch.no_grad()
-def path_scores(model, encoding: Reg4RecEncoding, tokens: torch.Tensor, order: str = "confidence") -> torch.Tensor:
+def path_scores(model, encoding: CodeSetEncoding, tokens: torch.Tensor, order: str = "confidence") -> torch.Tensor:
     """
     Exact scores of items by teacher forcing: the sum of log S(c) along the model's path to the item, on which each
     step's codebook is that of [`next_codebooks`]. So they are the logarithms of a distribution over all sets of codes,

@@ -10,7 +10,7 @@ import torch
 from tiny_reg4rec import log_probs_after, make_reg4rec, make_set_processor, model_path_score, surest_codebook
 
 from hf_genrec.catalogue.item_sets import ItemSets
-from hf_genrec.methods.reg4rec.reg4rec_layers import Reg4RecEncoding
+from hf_genrec.decoding.code_set_encoding import CodeSetEncoding
 from hf_genrec.methods.reg4rec.reg4rec_search import (
     CrssSearch,
     Reflection,
@@ -349,8 +349,8 @@ class Fake:
         return hidden @ self.categories
 
 
-def one_history() -> Reg4RecEncoding:
-    return Reg4RecEncoding(torch.zeros(1, 1, 1), torch.ones(1, 1, dtype=torch.bool))
+def one_history() -> CodeSetEncoding:
+    return CodeSetEncoding(torch.zeros(1, 1, 1), torch.ones(1, 1, dtype=torch.bool))
 
 
 CONSTANT = torch.log(torch.tensor([0.9, 0.1, 0.8, 0.2, 0.7, 0.3]))  # codebooks a: 0, 1; b: 2, 3; c: 4, 5
