@@ -1,8 +1,13 @@
-"""Results of many runs as compact rows: a JSON object a line, a file per data set, sorted by the name of the cell."""
+"""
+Results of many runs as compact rows: a JSON object a line, a file per data set, sorted by the name of the cell. And the
+rank at which every user's item was found, so that finished cells can be compared user by user.
+"""
 
 import json
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.measure import RESULTS
 from hf_genrec.files import whole_file
@@ -36,3 +41,15 @@ def rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: rounded(part) for name, part in value.items()}
     return [rounded(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def ranks_of(per_user: dict[str, np.ndarray], k: int) -> np.ndarray:
+    """(users,) uint8: the rank of the one item that was to be found, 0 where it is not among the first `k`."""
+    reciprocal = per_user[f"mrr@{k}"]
+    return np.divide(1, reciprocal, out=np.zeros_like(reciprocal), where=reciprocal > 0).round().astype(np.uint8)
+
+
+def metrics_of_users(ranks: np.ndarray) -> dict[str, np.ndarray]:
+    """(users,) by metric; every user has one item to be found."""
+    found = (ranks > 0) & (ranks <= 10)
+    return {"recall@10": found.astype(float), "ndcg@10": np.where(found, 1 / np.log2(ranks + 1.0 + ~found), 0.0)}

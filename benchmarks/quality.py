@@ -7,14 +7,15 @@
     python -m benchmarks.quality --data data/amazon2014_beauty --seeds 1 2 3 --methods rearec-erl --against rearec-none
 
 A cell is one configuration of `configs/` with a few fields changed. Its epochs are planned so that training, with the
-evaluations that choose the checkpoint, takes the budget of CPU time on this machine; the plan is kept, so that a cell
-that was interrupted goes on to the same end, and holds for all seeds. Finished cells are skipped. The checkpoint is
-chosen on validation users; the result holds the whole validation and test splits, with the items of the history and
-without them. ReaRec's evaluations are cheap: one an epoch, and a training ends before the budget when five of them
-bring nothing. Its reasoning models are calibrated for adaptive depth, too.
+evaluations that choose the checkpoint, takes the budget of CPU time on this machine; the plan is kept, in the folder of
+the run and in the row, so that a cell that was interrupted or is run again goes on to the same end, and holds for all
+seeds. Finished cells are skipped. The checkpoint is chosen on validation users; the result holds the whole validation
+and test splits, with the items of the history and without them, and `results/ranks` the rank of every user's item.
+ReaRec's evaluations are cheap: one an epoch, and a training ends before the budget when five of them bring nothing. Its
+reasoning models are calibrated for adaptive depth, too.
 
-`--against` compares finished cells user by user: the mean over seeds of each user's figures, their difference and its
-95 % bootstrap interval over users; of the test split by groups of users, too.
+`--against` compares finished cells user by user, by these ranks: the mean over seeds of each user's figures, their
+difference and its 95 % bootstrap interval over users; of the test split by groups of users, too.
 """
 
 import argparse
@@ -27,8 +28,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.cells import read_rows, write_row
-from benchmarks.measure import environment
+from benchmarks.cells import metrics_of_users, ranks_of, read_rows, write_row
+from benchmarks.measure import RESULTS, environment
 from benchmarks.user_groups import RARE, user_groups
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.evaluation.metrics import paired_bootstrap_difference
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 DATA_SETS = {"amazon2014_beauty": "beauty", "amazon2014_toys": "toys", "yelp2019": "yelp"}  # what configs/ calls them
 KIND = "quality"
+RANKS = RESULTS / "ranks"  # a file per cell
 METRICS = (
     "recall@5",
     "ndcg@5",
@@ -196,13 +198,19 @@ def plan_cell(method: str, data: Path, seed: int, minutes: float, work: Path) ->
         if "members_runs" in fields:  # trained already
             return _write_yaml(fields, config_file)
         tokenize_items.main(config)
-        planned = sorted(work.glob(f"{cell_name(method, data, '*', minutes)}/{config_file.name}"))
-        if planned:
-            fields["num_train_epochs"] = yaml.safe_load(planned[0].read_text(encoding="utf-8"))["num_train_epochs"]
-        else:
-            fields["num_train_epochs"] = plan_epochs(config, minutes)
+        planned = planned_epochs(method, data, minutes, work)
+        fields["num_train_epochs"] = plan_epochs(config, minutes) if planned is None else planned
         _write_yaml(fields, config_file)
     return config_file
+
+
+def planned_epochs(method: str, data: Path, minutes: float, work: Path) -> float | None:
+    """Of the same cell with any seed, where it has been planned: in its folder, or else in its row."""
+    folders = sorted(work.glob(f"{cell_name(method, data, '*', minutes)}/config.yaml"))
+    epochs = [yaml.safe_load(path.read_text(encoding="utf-8"))["num_train_epochs"] for path in folders]
+    rows = [row for row in read_rows(KIND, data.name) if row["method"] == method and row.get("minutes") == minutes]
+    epochs += [row["training"]["planned_epochs"] for row in rows if "planned_epochs" in row["training"]]
+    return next(iter(epochs), None)
 
 
 def without_teachers(fields: dict[str, Any]) -> dict[str, Any]:
@@ -229,6 +237,7 @@ def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: floa
     row["training"] = {
         name: training.get(name) for name in ("epochs", "steps", "best_step", "num_weights", "num_targets")
     }
+    row["training"]["planned_epochs"] = config.training.num_train_epochs
     costs = cpu_seconds_of(config_file)
     row["training"] |= {"cpu_minutes": costs.pop(cell) / 60, "peak_memory_mib": training["peak_memory_mib"]}
     row["training"]["parts_cpu_minutes"] = {part: seconds / 60 for part, seconds in costs.items()}
@@ -237,18 +246,22 @@ def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: floa
         for line in training.get("log", [])
         if "eval_ndcg@10" in line
     ]
+    ranks_of_splits = {}
     for evaluated in EVALUATED:
         users_file = run.results / f"{evaluated}-users.npz"
         split, _, unseen = evaluated.partition("-")
         if not users_file.is_file():  # written last: an earlier attempt may have evaluated some
             results = evaluate_run.main(str(run.path), split=split, exclude_seen=bool(unseen))
+            ranks = ranks_of(next(iter(results.values())).per_user, 20)
             with whole_file(users_file) as temporary, temporary.open("wb") as file:
-                np.savez(file, **next(iter(results.values())).per_user)
+                np.savez(file, ranks=ranks)
         systems = evaluation(run.results, split, bool(unseen))
         model, *others = systems
         rare = user_groups(prepared, prepared.split(split))[RARE]
         row[evaluated] = figures(systems[model])
-        row[evaluated]["recall@10 of rare items"] = float(np.load(users_file)["recall@10"][rare].mean())
+        ranks_of_splits[evaluated] = np.load(users_file)["ranks"]
+        found = metrics_of_users(ranks_of_splits[evaluated])["recall@10"]
+        row[evaluated]["recall@10 of rare items"] = float(found[rare].mean())
         for name in others:
             baselines.setdefault(name, {})[evaluated] = figures(systems[name])
     if isinstance(config.model, ReaRecArguments) and config.model.reasoning != "none":
@@ -259,6 +272,8 @@ def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: floa
         }
     for name, of_splits in baselines.items():
         write_row(KIND, data, {"cell": name, "method": name, **of_splits})
+    with whole_file(RANKS / f"{cell}.npz") as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **ranks_of_splits)
     write_row(KIND, data, row)
     logger.info("%s", table())
 
@@ -389,8 +404,11 @@ def compare(options: argparse.Namespace) -> str:
 
 def by_group(mine: np.ndarray, other: np.ndarray, options: argparse.Namespace) -> dict[str, list[float]]:
     """Of each group of test users with anybody in it: their number, mean of both, difference and its 95 % interval."""
-    folder = options.work / cell_name(options.against, options.data, options.seeds[0], options.against_minutes)
-    prepared, found = PreparedData.load(RunFolder(folder).data), {}
+    base = str(find_config(f"rearec/{DATA_SETS[options.data.name]}-published"))
+    folder = options.work / f"prepared-{options.data.name}"
+    config = parse_config(base, ["--source_path", str(options.data), "--output_dir", str(folder)])
+    prepare_data.main(config)
+    prepared, found = PreparedData.load(config.run.data), {}
     for name, group in user_groups(prepared, prepared.split("test")).items():
         if group.any():
             interval = paired_bootstrap_difference(mine[group], other[group])
@@ -400,9 +418,9 @@ def by_group(mine: np.ndarray, other: np.ndarray, options: argparse.Namespace) -
 
 def _of_users(method: str, split: str, minutes: float, options: argparse.Namespace) -> dict[str, np.ndarray]:
     """Figures of the users by metric, (seeds, users)."""
-    folders = [options.work / cell_name(method, options.data, seed, minutes) for seed in options.seeds]
-    files = [np.load(folder / "results" / f"{split}-users.npz") for folder in folders]
-    return {metric: np.stack([file[metric] for file in files]) for metric in files[0].files}
+    files = [np.load(RANKS / f"{cell_name(method, options.data, seed, minutes)}.npz") for seed in options.seeds]
+    found = [metrics_of_users(file[split]) for file in files]
+    return {metric: np.stack([of_seed[metric] for of_seed in found]) for metric in found[0]}
 
 
 def cell_name(method: str, data: Path, seed: int | str, minutes: float) -> str:

@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cells import read_rows, write_row
+from benchmarks.cells import metrics_of_users, ranks_of, read_rows, write_row
 from benchmarks.grpo_quality import course
 from benchmarks.measure import RESULTS, environment
 from benchmarks.quality import DATA_SETS, plan_cell, train_cell
@@ -148,13 +148,11 @@ def evaluate(
     start = time.process_time()
     result = evaluate_recommender(recommend, prepared.split(split), len(prepared.item_ids), ks=(10,))
     figures: dict[str, Any] = {name: [result.metrics[name], *result.intervals[name]] for name in METRICS}
-    reciprocal = result.per_user["mrr@10"]
-    ranks = np.divide(1, reciprocal, out=np.zeros_like(reciprocal), where=reciprocal > 0).round().astype(np.uint8)
     return figures | {
         "invalid_share": result.metrics["invalid_share"],
         "mean_rollbacks": float(np.concatenate(rollbacks).mean()),
         "cpu_ms_per_user": 1000 * (time.process_time() - start) / result.num_users,
-    }, ranks
+    }, ranks_of(result.per_user, 10)
 
 
 def read_ranks(data: str) -> dict[str, np.ndarray]:
@@ -169,12 +167,6 @@ def read_ranks(data: str) -> dict[str, np.ndarray]:
 def write_ranks(data: str, name: str, ranks: np.ndarray) -> None:
     with whole_file(RESULTS / f"{KIND}-{data}.npz") as path, path.open("wb") as file:
         np.savez_compressed(file, **read_ranks(data) | {name: ranks})
-
-
-def metrics_of_users(ranks: np.ndarray) -> dict[str, np.ndarray]:
-    """(users,) by metric; every user has one item to be found."""
-    found = ranks > 0
-    return {"recall@10": found.astype(float), "ndcg@10": np.where(found, 1 / np.log2(ranks + 1.0 + ~found), 0.0)}
 
 
 def table(data: str) -> str:

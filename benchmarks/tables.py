@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cells import read_rows
-from benchmarks.reg4rec_ablation import VARIANTS, metrics_of_users, read_ranks
+from benchmarks.cells import metrics_of_users, read_rows
+from benchmarks.reg4rec_ablation import VARIANTS, read_ranks
 from hf_genrec.evaluation.metrics import paired_bootstrap_difference
 
 ROOT = Path(__file__).parents[1]
@@ -228,8 +228,10 @@ def every_method() -> list[list[str]]:
     against = {row["cell"]: row for row in read_rows("comparisons", BEAUTY)}
     for label, codes, loss, thinking, method, seeds, minutes in _best_first():
         rows = cells(method, seeds, minutes)
-        less = against.get(f"{method} against rearec-none", {}).get("test ndcg@10")
-        shown = "" if less is None else difference(*less["difference"])
+        compared = against.get(f"{method} against rearec-none")
+        shown = "" if compared is None else difference(*compared["test ndcg@10"]["difference"])
+        if compared is not None and len(compared["seeds"]) < len(seeds):
+            shown += f", seed {', '.join(map(str, compared['seeds']))}"
         figures = [minutes_of(rows, 0), pair(rows, "test"), shown, pair(rows, "test-unseen")]
         lines.append([label, codes, loss, thinking, str(len(seeds)), *figures])
     return lines
@@ -239,19 +241,29 @@ def every_method_beside() -> list[list[str]]:
     """The same models: rare items, coverage, bias by the position of a code, speed."""
     lines = [["model, codes, loss, thinking", "rare: R@10", "coverage", "bias by code", "users/s"]]
     for *named, method, seeds, minutes in _best_first():
-        tests = [row["test"] for row in cells(method, seeds, minutes)]
-        rare = [test.get("recall@10 of rare items") for test in tests]
+        rows = cells(method, seeds, minutes)
+        tests = [row["test"] for row in rows]
+        of_rare = "recall@10 of rare items"  # which not every older row has
+        rare = {row["seed"]: row["test"][of_rare] for row in rows if of_rare in row["test"]}
         bias = np.mean([[groups[0] for groups in test.get("bias", [])] for test in tests], 0)
         lines.append(
             [
                 ", ".join(named),
-                "" if None in rare else f"{np.mean(rare):.4f}",
+                _of_seeds(rare, seeds),
                 f"{np.mean([test['coverage@10'] for test in tests]):.2f}",
                 ", ".join(f"{share:+.0%}" for share in bias),
                 f"{np.mean([test['users_per_second'] for test in tests]):,.0f}",
             ]
         )
     return lines
+
+
+def _of_seeds(figures: dict[int, float], seeds: Sequence[int]) -> str:
+    """The mean of some seeds' figures, and which these are where they are not all."""
+    if not figures:
+        return ""
+    which = "" if len(figures) == len(seeds) else f", seed {', '.join(map(str, figures))}"
+    return f"{np.mean([*figures.values()]):.4f}{which}"
 
 
 def heads() -> list[list[str]]:
