@@ -12,6 +12,7 @@ that post-training starts from and its checkpoints, so it may end where it began
 - full: parallel codebooks, the surest first, all of it;
 - without MPQ: codes of an RQ-VAE of the same number and size, which are written in their order;
 - without CRSS: parallel codebooks in a fixed order;
+- fixed order when recommending: the full model, whose codes are asked for in a fixed order;
 - without PARS: not post-trained;
 - without MSRA: post-trained on the next item alone;
 - without CORP: no code is taken back;
@@ -56,6 +57,7 @@ VARIANTS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "full": ("reg4rec-4-codebooks", 3, WITH_CORP),
     "without MPQ": ("reg4rec-4-codebooks-residual", 3, WITH_CORP),
     "without CRSS": ("reg4rec-4-codebooks-fixed-order", 3, WITH_CORP),
+    "fixed order when recommending": ("reg4rec-4-codebooks", 3, WITH_CORP | {"order": "fixed"}),
     "without PARS": ("reg4rec-4-codebooks", 0, WITH_CORP),
     "without MSRA": ("reg4rec-4-codebooks", 1, WITH_CORP),
     "without CORP": ("reg4rec-4-codebooks", 3, WITHOUT_CORP),

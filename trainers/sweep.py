@@ -3,7 +3,7 @@
 hf-genrec sweep --config NAME --key learning_rate --values 0.001,0.002,0.004
 
 The data are prepared (and tokenized) once, in the configuration's `output_dir`; the runs stand beside it, as
-`<output_dir>-<key>-<value>`.
+`<output_dir>-<key>-<value>`. Where the key is one of the semantic IDs, each run makes its own.
 A sweep that was interrupted goes on where it stood, and more values may be added. The test split is not read.
 """
 
@@ -23,6 +23,7 @@ from hf_genrec.trainers.trial_runs import (
     check_settings,
     figures,
     is_finished,
+    own_codes,
     prepare_once,
     settings_of,
     share,
@@ -33,8 +34,6 @@ from hf_genrec.training.config import RunConfig, parse_config
 
 logger = logging.getLogger(__name__)
 
-PARTS = ("data", "semantic_ids")
-
 
 def main(config: str | None, key: str, values: Sequence[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
@@ -42,8 +41,8 @@ def main(config: str | None, key: str, values: Sequence[str], overrides: Sequenc
 
     Args:
         config: path or shipped name, as for `hf-genrec train`.
-        key: an option of the model or of its training.
-        values: as they would be written behind `--<key>`.
+        key: an option of the model, of its training or of the semantic IDs.
+        values: as they would be written behind `--<key>`; those of a list with spaces between.
         overrides: further options for all runs.
 
     Raises:
@@ -52,19 +51,22 @@ def main(config: str | None, key: str, values: Sequence[str], overrides: Sequenc
     """
     base = parse_config(config, list(overrides))
     swept = {field.name for arguments in (base.model, base.training) for field in fields(arguments)}
-    if key not in swept - {"method", "output_dir", "resume_from_checkpoint"}:
-        raise ValueError(f"--key {key}: name an option of the model or of its training, such as learning_rate")
+    tokenize = own_codes(base, [key])
+    if not tokenize and key not in swept - {"method", "output_dir", "resume_from_checkpoint"}:
+        raise ValueError(
+            f"--key {key}: name an option of the model, its training or its semantic IDs, such as learning_rate"
+        )
     if not values or len(set(values)) < len(values):
         raise ValueError(f"--values {','.join(values)}: give different values, separated by commas")
     runs = {value: varied(base, config, overrides, _folder(base, key, value), {key: value}) for value in values}
     require_writable(base.run.path, base.run.results, *(run.run.path for run in runs.values()))
-    prepared, codes = prepare_once(base)
+    prepared, codes = prepare_once(base, tokenize=not tokenize)
     settings = {value: settings_of(run, prepared, codes) for value, run in runs.items()}
     for value, run in runs.items():
         check_settings(run.run.path / SETTINGS_FILE, settings[value])
     for value, run in runs.items():
         write_json(settings[value], run.run.path / SETTINGS_FILE)
-        share(base, run, PARTS)
+        share(base, run, tokenize)
         if is_finished(run.run.path):
             logger.info("%s is finished", run.run.path)
             continue
@@ -90,7 +92,7 @@ def main(config: str | None, key: str, values: Sequence[str], overrides: Sequenc
 
 
 def _folder(base: RunConfig, key: str, value: str) -> Path:
-    return Path(f"{base.run.path}-{key}-{value}")
+    return Path(f"{base.run.path}-{key}-{value.replace(' ', '-')}")
 
 
 def render(record: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +101,24 @@ def check_settings(path: Path, settings: dict[str, Any]) -> None:
             )
 
 
-def share(base: RunConfig, run: RunConfig, parts: Iterable[str]) -> None:
-    """Give a run the folders `parts` of the base, as far as there are any."""
-    for part in parts:
+def own_codes(base: RunConfig, keys: Iterable[str]) -> bool:
+    """Whether runs that differ in these keys have semantic IDs of their own."""
+    of_codes = {field.name for field in fields(base.tokenizer)} if load_method(base.model.method).codes else set()
+    return not of_codes.isdisjoint(keys)
+
+
+def share(base: RunConfig, run: RunConfig, tokenize: bool = False) -> None:
+    """
+    Give a run the data of the base, and its semantic IDs, if there are any.
+
+    Args:
+        tokenize: make the run its own semantic IDs instead, where it has none yet.
+    """
+    for part in ("data",) if tokenize else ("data", "semantic_ids"):
         copy_folder(base.run.path / part, run.run.path / part)
+    restore_folder(run.run.semantic_ids)
+    if tokenize and not run.run.semantic_ids.is_dir():
+        tokenize_items.main(run)
 
 
 def is_finished(folder: Path, split: str = SPLIT) -> bool:

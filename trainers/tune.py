@@ -23,8 +23,6 @@ from transformers import TrainerCallback
 from hf_genrec.catalogue.sound_scores import UnsoundModel
 from hf_genrec.evaluation.report import markdown_table, record_header
 from hf_genrec.files import require_writable, whole_file, working_in, write_json
-from hf_genrec.method import load_method
-from hf_genrec.trainers import tokenize_items
 from hf_genrec.trainers.trial_runs import (
     SETTINGS_FILE,
     SPLIT,
@@ -33,6 +31,7 @@ from hf_genrec.trainers.trial_runs import (
     check_settings,
     figures,
     is_finished,
+    own_codes,
     prepare_once,
     settings_of,
     share,
@@ -82,11 +81,9 @@ def main(
         raise ValueError(f"--{given_twice[0]}: the search varies it: leave the option out")
     folder = base.run.path / "tune"
     require_writable(folder, base.run.results)
-    # Codes that the search varies are made in each trial.
-    of_codes = {field.name for field in fields(base.tokenizer)} if load_method(base.model.method).codes else set()
-    own_codes = bool(space.keys() & of_codes)
+    tokenize = own_codes(base, space)
     with working_in(folder):
-        prepared, codes = prepare_once(base, tokenize=not own_codes)
+        prepared, codes = prepare_once(base, tokenize=not tokenize)
         settings = settings_of(base, prepared, codes) | {"space": {key: str(space[key]) for key in space}}
         check_settings(folder / SETTINGS_FILE, settings)
         write_json(settings, folder / SETTINGS_FILE)
@@ -95,7 +92,7 @@ def main(
             path = folder / f"{trial.number:04d}"
             values = {key: _suggested(trial, key, space[key]) for key in space}
             logger.info("trial %d: %s", trial.number, _shown(values))
-            _make(optuna, study, trial, lambda p=path, v=values: varied(base, config, overrides, p, v), base, own_codes)
+            _make(optuna, study, trial, lambda p=path, v=values: varied(base, config, overrides, p, v), base, tokenize)
         record = _record(base, prepared, folder, study, list(space))
     path = base.run.results / "tune.json"
     write_json(record, path)
@@ -167,7 +164,7 @@ def _suggested(trial: Any, key: str, space: Space) -> str:
     return repr(suggest(key, space.low, space.high, log=space.log))
 
 
-def _make(optuna: Any, study: Any, trial: Any, configuration: Any, base: RunConfig, own_codes: bool) -> None:
+def _make(optuna: Any, study: Any, trial: Any, configuration: Any, base: RunConfig, tokenize: bool) -> None:
     """Train and evaluate a trial, and tell the study what became of it."""
     folder = None
     try:
@@ -177,9 +174,7 @@ def _make(optuna: Any, study: Any, trial: Any, configuration: Any, base: RunConf
             raise _Ended("refused", str(error)) from error
         folder = run.run
         if not is_finished(folder.path):
-            share(base, run, ["data"] if own_codes else ["data", "semantic_ids"])
-            if own_codes and not folder.semantic_ids.is_dir():
-                tokenize_items.main(run)
+            share(base, run, tokenize)
             try:
                 train_and_evaluate(run, [_Watch(optuna, trial)])
             except (DivergedTraining, UnsoundModel) as error:

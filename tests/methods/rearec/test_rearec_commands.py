@@ -240,7 +240,7 @@ def test_an_interrupted_sweep_goes_on(rearec_config, own_data, monkeypatch, caps
 def test_sweeps_that_make_no_sense(rearec_config, own_data, monkeypatch, capsys):
     options = ["sweep", "--config", rearec_config, "--output_dir", own_data / "never"]
     for key, values, message in (
-        ("min_rating", "3,4", "--key min_rating: name an option of the model or of its training"),
+        ("min_rating", "3,4", "--key min_rating: name an option of the model, its training or its semantic IDs"),
         ("output_dir", "a,b", "--key output_dir: name an option"),
         ("temperature", "1,1", "--values 1,1: give different values"),
         ("temperature", "1,-1", "temperature=-1"),
@@ -260,3 +260,16 @@ def test_a_sweep_of_a_method_with_codes(own_data, monkeypatch, capsys):
     codes = [(own_data / f"swept-codes-learning_rate-{value}/semantic_ids") for value in ("0.001", "0.002")]
     files = [{path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} for folder in codes]
     assert files[0] == files[1]
+
+
+def test_a_sweep_of_the_codes_gives_each_run_its_own(own_data, monkeypatch, capsys):
+    base = own_data / "swept-sizes"
+    options = ["--config", own_data / "mine.yaml", "--output_dir", base, "--num_train_epochs", "1"]
+    options += ["--key", "codebook_sizes", "--values", "6 6,6 4 2"]
+    run_command(monkeypatch, capsys, "sweep", *options)
+    assert sorted(path.name for path in base.iterdir()) == ["data", "results"]
+    record = json.loads((base / "results/sweep-codebook_sizes.json").read_text())
+    assert [line["value"] for line in record["values"]] == ["6 6", "6 4 2"]
+    runs = [own_data / "swept-sizes-codebook_sizes-6-6", own_data / "swept-sizes-codebook_sizes-6-4-2"]
+    for run, sizes in zip(runs, ([6, 6], [6, 4, 2]), strict=True):
+        assert json.loads((run / "semantic_ids/item_tokenizer/config.json").read_text())["codebook_sizes"] == sizes
