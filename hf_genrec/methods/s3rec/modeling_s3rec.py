@@ -15,6 +15,7 @@ from ...catalogue.published_weights import require_same_weights
 from ...catalogue.transformers_bridge import returns_tuples
 from ...decoding.post_norm_layers import PostNormLayer, dropout
 from ...decoding.recommend_by_scores import ItemRecommenderMixin
+from ...decoding.shared_batch import is_shared
 from .configuration_s3rec import S3RecConfig
 from .s3rec_losses import attribute_loss, contrast_loss, next_item_loss
 
@@ -134,12 +135,12 @@ class S3RecModel(S3RecPreTrainedModel):
         """
         The states (B, T, d) of [`forward`]; on a processor rows of like lengths at a time, so that little of what is
         computed is padding, whose states are 0 then. A GPU takes longer to start more operations than to read some
-        padding.
+        padding, and processes that gather weights module by module must call each of them equally often.
 
         Args:
             real: (B, T) boolean, which of `input_ids` hold an item or MASK.
         """
-        if not may_ask(real):
+        if not may_ask(real) or is_shared():
             return self(input_ids, real, causal=causal).last_hidden_state
         states = self.item_embeddings.weight.new_zeros(*input_ids.shape, self.config.hidden_size)
         parts = (real.sum(-1).clamp(min=4) - 1.0).frexp().exponent  # lengths differ by less than a factor of two
