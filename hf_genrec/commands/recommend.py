@@ -39,6 +39,9 @@ def command(
             "Python code in the folder: only for one you trust."
         ),
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say how the model came to the first item, as far as its method shows it.")
+    ] = False,
     all_users: Annotated[
         bool, typer.Option("--all-users", help="All users of the data, as Parquet; finished parts are kept.")
     ] = False,
@@ -60,8 +63,11 @@ def command(
     of_batch: dict[str, Any] = {"output": output, "part_size": part_size, "engine": engine, "workers": workers}
     given = {name: value for name, value in of_batch.items() if value is not None}
     if all_users or histories is not None:
-        if all_users + (histories is not None) + (user is not None) + bool(history) + stranger > 1:
-            raise ValueError("give --all-users, --histories, --user or --history: one of them, and --stranger for none")
+        if all_users + (histories is not None) + (user is not None) + bool(history) + stranger + explain > 1:
+            raise ValueError(
+                "give --all-users, --histories, --user or --history: one of them, and --stranger or --explain for the "
+                "last two only"
+            )
         from hf_genrec.serving.batch import recommend_users
 
         quiet()
@@ -115,9 +121,22 @@ def command(
             f"opened through {auto_class(folder.model)} in a process that cannot import hf_genrec: the same items and "
             f"scores"
         )
-    kind = load_method(model.config.model_type).score_name
+    method = load_method(model.config.model_type)
+    kind = method.score_name
     for rank, (item_id, score) in enumerate(zip(item_ids, scores, strict=True), start=1):
         typer.echo(f"{rank:3d}. {shown(title(item_id))}  (item {shown(item_id)}, {kind} {score:.2f})")
+    if explain and item_ids:
+        from hf_genrec.serving.explanations import as_text, explanations
+
+        processor = model.processor
+        titles = [title(item_id) for item_id in processor.item_ids]
+        seen_left_out = processor.exclude_seen if exclude_seen is None else exclude_seen
+        first = int(processor.rows(item_ids[:1])[0])
+        found = explanations(method, model, processor.rows(items), first, seen_left_out)
+        for explanation in found:
+            typer.echo("\n" + "\n".join(as_text(titles, explanation)))
+        if not found:
+            typer.echo("Of this method, or without a history, there is nothing to show.")
 
 
 def _history_ids(values: list[str], known: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""ReaRec's analyses (arXiv 2503.22675, Figures 2, 4, 5, 8, 9 and Table 4): what each reasoning step does, and to whom.
+"""ReaRec's analyses (arXiv 2503.22675, Figures 2, 4, 5, 8 to 10, Table 4): what each reasoning step does, and to whom.
 
 Two rankings of a step are told apart throughout. *Depth k* is the model's prediction if it stops after step k, what
 `num_steps=k` recommends: r_k, for ERL the mean of r_0..r_k. *State k* ranks by r_k alone. They differ for ERL only.
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 KS = (5, 10, 20)
 GROUPS = 4
+SHOWN_USERS = 400  # whose states are shown in the plane
 
 
 @contextmanager
@@ -98,6 +99,7 @@ class StepRanks:
         by_depth, by_state: (T, K + 1) int64 ranks from 1.
         cosine: (K + 1, K + 1), mean over users of the cosine between r_i and r_j.
         divergence: (K + 1, K + 1), mean over users of KL(y_i || y_j) in nats; y_i is the softmax of state i's scores.
+        states: (S, K + 1, d) r_0..r_K, scaled to length 1, of users evenly spread over the split.
     """
 
     users: np.ndarray
@@ -106,6 +108,7 @@ class StepRanks:
     by_state: np.ndarray
     cosine: np.ndarray
     divergence: np.ndarray
+    states: np.ndarray
 
 
 def rank_steps(model: ReaRecForNextItem, split: "EvaluationSplit", batch_size: int = 256) -> StepRanks:
@@ -117,6 +120,8 @@ def rank_steps(model: ReaRecForNextItem, split: "EvaluationSplit", batch_size: i
     num_states = model.config.steps + 1
     by_depth, by_state = (np.zeros((len(users), num_states), dtype=np.int64) for _ in range(2))
     cosine, divergence = (torch.zeros(num_states, num_states, dtype=torch.float64) for _ in range(2))
+    num_users, shown = len(split.histories), dict[int, np.ndarray]()
+    spread = set(np.linspace(0, num_users - 1, min(num_users, SHOWN_USERS)).astype(int).tolist())
     for batch, states, vectors in step_batches(model, split.histories, batch_size):
         places = np.concatenate([np.arange(first[user], first[user] + counts[user]) for user in batch])
         rows = torch.from_numpy(np.repeat(np.arange(len(batch)), counts[batch])).to(states.device)
@@ -131,11 +136,39 @@ def rank_steps(model: ReaRecForNextItem, split: "EvaluationSplit", batch_size: i
             by_depth[places, step] = target_ranks(predicted[:, step].float(), rows, wanted).cpu().numpy()
         unit = torch.nn.functional.normalize(states.double(), dim=-1)
         cosine += (unit @ unit.transpose(1, 2)).sum(0).cpu()
+        shown |= {int(user): of_user for user, of_user in zip(batch, unit.cpu().numpy(), strict=True) if user in spread}
         log_p = scores.float().log_softmax(-1)
         cross = log_p.exp() @ log_p.transpose(1, 2)  # (n, i, j): sum of p_i log p_j
         divergence += (cross.diagonal(dim1=1, dim2=2).unsqueeze(2) - cross).double().sum(0).cpu()
-    num_users = len(split.histories)
-    return StepRanks(users, items, by_depth, by_state, (cosine / num_users).numpy(), (divergence / num_users).numpy())
+    states_of_users = np.stack([shown[user] for user in sorted(shown)])
+    cosine, divergence = cosine / num_users, divergence / num_users
+    return StepRanks(users, items, by_depth, by_state, cosine.numpy(), divergence.numpy(), states_of_users)
+
+
+def states_in_plane(states: np.ndarray) -> dict[str, Any]:
+    """
+    States (S, K + 1, d) in the plane of their two principal components.
+
+    Returns:
+        `points` by step, (K + 1, S, 2); `variance`, the shares of the states' variance along both axes;
+        `between_steps`, the share of the variance (in all d dimensions) that the means of the steps have: 0 where the
+        steps lie on top of each other, 1 where a step has all its users in one place.
+    """
+    flat = states.reshape(-1, states.shape[-1])
+    centred = flat - flat.mean(0)
+    total = float(np.square(centred).sum())
+    _, _, components = np.linalg.svd(centred, full_matrices=False)
+    directions = np.zeros((2, flat.shape[1]))
+    directions[: len(components)] = components[:2]
+    largest = np.take_along_axis(directions, np.abs(directions).argmax(1, keepdims=True), 1)
+    directions *= np.sign(largest)  # or a component might point either way
+    places = centred @ directions.T
+    means = states.mean(0) - flat.mean(0)
+    return {
+        "points": places.reshape(*states.shape[:2], 2).swapaxes(0, 1).round(4).tolist(),
+        "variance": (np.square(places).sum(0) / total).tolist() if total else [0.0, 0.0],
+        "between_steps": len(states) * float(np.square(means).sum()) / total if total else 0.0,
+    }
 
 
 def metrics_of_ranks(ranks: np.ndarray, users: np.ndarray, ks: Sequence[int] = KS) -> dict[str, np.ndarray]:
@@ -331,6 +364,7 @@ def analyze_reasoning(
         ),
         "cosine": found.cosine.tolist(),
         "kl": found.divergence.tolist(),
+        "plane": states_in_plane(found.states),
         **rank_records(found.by_depth),
         "cost": cost_records(model, timed, rounds, batch_size),
         "timed_users": len(timed),

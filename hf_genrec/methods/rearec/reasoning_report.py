@@ -57,6 +57,8 @@ def render_analysis(record: dict[str, Any]) -> str:
         rows += [[f"r_{step}", *(f"{value:.3f}" for value in line)] for step, line in enumerate(record[key])]
         parts.append(markdown_table(rows))
 
+    parts.append(f"{record['plane']['between_steps']:.1%} of the states' variance lies between the steps")
+
     rows = [["steps for all", "ms a user", "CPU ms a user", "CPU, times no step"]]
     for line in record["cost"]:
         times = [f"{1e3 * line[key]:.3f}" for key in ("seconds_per_user", "cpu_seconds_per_user")]
@@ -86,11 +88,12 @@ def _change(value: float, base: float) -> str:
 
 
 def draw_analysis(record: dict[str, Any], folder: Path) -> list[Path]:
-    """`reasoning-<split>-<what>.png` in `folder`, for steps, groups, similarity, ranks and cost."""
+    """`reasoning-<split>-<what>.png` in `folder`, for steps, groups, similarity, states, ranks and cost."""
     drawers = {
         "steps": _draw_steps,
         "groups": _draw_groups,
         "similarity": _draw_similarity,
+        "states": _draw_states,
         "ranks": _draw_ranks,
         "cost": _draw_cost,
     }
@@ -180,6 +183,24 @@ def _draw_similarity(record: dict[str, Any]):
         axis.spines[:].set_visible(False)
         axis.set_title(title, fontsize=11)
         figure.colorbar(image, ax=axis, shrink=0.85)
+    return figure
+
+
+def _draw_states(record: dict[str, Any]):
+    """The states of some users after every step, in the plane of their principal components."""
+    from matplotlib import colormaps
+
+    plane = record["plane"]
+    figure, axes = _panels(1, "states in the plane", 4.2)
+    shades = colormaps["viridis"](np.linspace(0.0, 0.85, len(plane["points"])))
+    for step, (points, color) in enumerate(zip(plane["points"], shades, strict=True)):
+        axes[0].scatter(*np.array(points).T, s=9, color=color, alpha=0.6, linewidths=0, label=f"r_{step}")
+    first, second = plane["variance"]
+    axes[0].set(xlabel=f"component 1, {first:.0%} of the variance", ylabel=f"component 2, {second:.0%}")
+    axes[0].set_title(
+        f"{record['reasoning']}, {record['split']} split; {plane['between_steps']:.0%} between steps", fontsize=10
+    )
+    axes[0].legend(frameon=False, fontsize=9, markerscale=2)
     return figure
 
 

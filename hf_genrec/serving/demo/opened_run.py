@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from hf_genrec.catalogue.item_trie import ItemTrie
 from hf_genrec.explanation import Explanation
 from hf_genrec.method import Method, load_method, open_model
-from hf_genrec.semantic_ids.code_path import code_path
+from hf_genrec.serving.explanations import explanations
 
 logger = logging.getLogger(__name__)
 
@@ -68,14 +67,8 @@ class OpenedRun:
         )
 
     def explain(self, answer: Answer, item: int) -> list[Explanation]:
-        """What is to be shown of how the model came to an item: by its method, and its place among the codes."""
-        explanations = list(self.method.explain(self.model, answer.history, item, answer.exclude_seen))
-        trie = getattr(self.model.processor, "trie", None)
-        if self.method.codes == "ordered" and isinstance(trie, ItemTrie):
-            about = "Each code narrows the catalogue down. Beside it, the items that share the codes so far."
-            path = code_path(self.model.processor, trie, item)
-            explanations.append(Explanation("Where the item stands in the tree of semantic IDs", about, path))
-        return explanations
+        """What is to be shown of how the model came to an item."""
+        return explanations(self.method, self.model, answer.history, item, answer.exclude_seen)
 
 
 def open_run(folder_or_repo: str, **place: Any) -> OpenedRun:

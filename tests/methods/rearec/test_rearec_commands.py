@@ -1,6 +1,7 @@
 """`analyze`, `calibrate-depth` and `sweep` on a run of somebody's own data, and what a stranger makes of its model."""
 
 import json
+import re
 import shutil
 import sys
 
@@ -52,11 +53,30 @@ def test_analyze(run, monkeypatch, capsys, caplog):
     assert (record["num_users"], record["num_items"], record["num_reasoning_steps"]) == (USERS, ITEMS, 3)
     assert record["command"] == f"hf-genrec analyze {run} --split validation"
     assert record["seed"] == 42
-    assert len(list((run / "results").glob("reasoning-validation-*.png"))) == 5
+    assert len(list((run / "results").glob("reasoning-validation-*.png"))) == 6
     line = next(line for line in caplog.text.splitlines() if line.startswith("| depth 3 "))
     assert [float(cell) for cell in line.split("|")[2:-1]] == [
         pytest.approx(record["depths"][3]["metrics"][name], abs=5e-5) for name in TABLE_METRICS
     ]
+
+
+def test_why_the_first_item_is_recommended(run, monkeypatch, capsys):
+    """The list of every step; the last one's first item is what is recommended."""
+    user = PreparedData.load(run / "data").user_ids[3]
+    plain = run_command(monkeypatch, capsys, "recommend", run, "--user", user, "-k", "3")
+    explained = run_command(monkeypatch, capsys, "recommend", run, "--user", user, "-k", "3", "--explain")
+    assert explained.startswith(plain)
+    why = explained[len(plain) :].strip().splitlines()
+    assert why[0] == "The ranking after each thinking step"
+    assert [line.split(":")[0] for line in why[2:]] == ["  step 0", "  step 1", "  step 2", "  step 3, recommended"]
+    listed = [line.split(". ", 1)[1].split("  (item")[0] for line in plain.splitlines() if re.match(r" +\d+\. ", line)]
+    assert (
+        why[-1]
+        == "  step 3, recommended: "
+        + "; ".join(f"{rank}. {title}" for rank, title in enumerate(listed, 1))
+        + " (this item is no. 1)"
+    )
+    assert "--stranger or --explain" in fails(monkeypatch, capsys, "recommend", run, "--all-users", "--explain")
 
 
 def test_a_split_without_targets_is_one_line(run, tmp_path, monkeypatch, capsys):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.decomposition import PCA
 from tiny_rearec import ITEMS, tiny_rearec, tiny_split
 
 from hf_genrec.evaluation.cost import median_costs
@@ -22,6 +23,7 @@ from hf_genrec.methods.rearec.reasoning_analysis import (
     quarters,
     rank_records,
     rank_steps,
+    states_in_plane,
     target_ranks,
 )
 from hf_genrec.methods.rearec.reasoning_report import draw_analysis, render_analysis
@@ -139,6 +141,40 @@ def test_changes_of_rank_by_hand():
     assert record["changes"] == [{"from": 0, "to": 1, "improved": 0.5, "same": 0.25, "worsened": 0.25}]
 
 
+def test_states_in_the_plane_by_hand():
+    """Two users and two steps, on a line but for a little: the first axis is the line."""
+    states = np.array([[[3.0, 0.0, 1.0], [-3.0, 0.2, 1.0]], [[3.0, 0.0, 1.0], [-3.0, -0.2, 1.0]]])
+    found = states_in_plane(states)
+    np.testing.assert_allclose(found["points"], [[[3, 0], [3, 0]], [[-3, 0.2], [-3, -0.2]]], atol=1e-3)
+    total = 4 * 9 + 2 * 0.04
+    np.testing.assert_allclose(found["variance"], [36 / total, 0.08 / total])
+    assert found["between_steps"] == pytest.approx(36 / total)
+    assert states_in_plane(states[:, [0, 0]])["between_steps"] == 0  # nothing varies
+    assert states_in_plane(np.array([[[1.0], [-1.0]]]))["points"] == [[[1, 0]], [[-1, 0]]]  # one dimension
+
+
+@given(st.integers(2, 6), st.integers(2, 4), st.integers(2, 7), st.integers(0, 10**6))
+@settings(max_examples=25, deadline=None)
+def test_states_in_the_plane_are_principal_components(users, steps, dim, seed):
+    states = np.random.default_rng(seed).normal(size=(users, steps, dim))
+    found = states_in_plane(states)
+    theirs = PCA(2).fit(states.reshape(-1, dim))
+    np.testing.assert_allclose(found["variance"], theirs.explained_variance_ratio_, atol=1e-9)
+    points = theirs.transform(states.reshape(-1, dim)).reshape(users, steps, 2).swapaxes(0, 1)
+    np.testing.assert_allclose(np.abs(found["points"]), np.abs(points), atol=1e-4)
+
+
+def test_states_that_are_shown_are_of_users_spread_over_the_split(monkeypatch):
+    model, split = tiny_rearec("erl", 2), tiny_split()
+    monkeypatch.setattr(reasoning, "SHOWN_USERS", 3)
+    found = rank_steps(model, split, batch_size=2)
+    users = [0, (len(split.histories) - 1) // 2, len(split.histories) - 1]
+    expected = {}
+    for batch, states, _ in reasoning.step_batches(model, split.histories):
+        expected |= dict(zip(batch.tolist(), torch.nn.functional.normalize(states.double(), dim=-1), strict=True))
+    np.testing.assert_allclose(found.states, np.stack([expected[user] for user in users]), atol=1e-6)
+
+
 def test_costs_are_measured_in_turn():
     order = []
     costs = median_costs({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3)
@@ -200,7 +236,7 @@ def test_tables_and_pictures(analysed, tmp_path):
         assert f"{line['metrics']['ndcg@10']:.4f}" in text
     paths = draw_analysis(record, tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted(paths)
-    names = ["cost", "groups", "ranks", "similarity", "steps"]
+    names = ["cost", "groups", "ranks", "similarity", "states", "steps"]
     assert sorted(path.name for path in paths) == [f"reasoning-test-{name}.png" for name in names]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
 
