@@ -14,7 +14,7 @@ from hf_genrec.data.arguments import DataArguments
 from hf_genrec.method import default_method, load_method, methods
 from hf_genrec.semantic_ids.arguments import TokenizerArguments
 from hf_genrec.terminal import log_to_terminal
-from hf_genrec.training.given_values import check_text, checked_value, kinds_of, shown_value
+from hf_genrec.training.given_values import check_text, checked_value, kinds_of, may_be_null, shown_value
 from hf_genrec.training.known_keys import DeclaredArguments
 from hf_genrec.training.option_help import option_help, own_fields
 from hf_genrec.training.plain_yaml import read_yaml
@@ -225,15 +225,16 @@ def parse_arguments(
         place, content = str(path), read_yaml(path)
     classes = [cls.load() if isinstance(cls, DeclaredArguments) else cls for cls in kinds[method].classes]
     known = kinds_of(classes)
-    content = _checked_values(place, content, known)
+    options, nulls = _without_nulls(list(overrides or []), known)
+    content = _checked_values(place, content | nulls, known)
     try:
         parser = TrlParser(classes)
         parser.error = _raise_value_error  # type: ignore[method-assign]  # argparse would print all options and exit
         parser.set_defaults_with_config(**content)
-        for key, value in vars(parser.parse_known_args(list(overrides or []))[0]).items():
+        for key, value in vars(parser.parse_known_args(options)[0]).items():
             if value != parser.get_default(key):  # an option
                 checked_value(key, value, known[key])
-        return parser.parse_args_into_dataclasses(list(overrides or []), look_for_args_file=False)
+        return parser.parse_args_into_dataclasses(options, look_for_args_file=False)
     except ImportError:
         raise
     except Exception as error:  # also of transformers and trl, whose classes check by using the values
@@ -241,6 +242,24 @@ def parse_arguments(
         if not isinstance(error, ValueError | OSError | RuntimeError) or not reason:
             reason = f"values that cannot be used ({type(error).__name__}: {reason})"
         raise ValueError(f"{place}: {reason}") from error
+
+
+def _without_nulls(options: list[str], known: dict[str, Any]) -> tuple[list[str], dict[str, None]]:
+    """Options without those that are `null`, and the keys of these, where `key: null` may stand in a configuration."""
+    rest: list[str] = []
+    nulls: dict[str, None] = {}
+    place = 0
+    while place < len(options):
+        name, equals, value = options[place].partition("=")
+        key = name.removeprefix("--").replace("-", "_")
+        said = [value] if equals else options[place + 1 : place + 2]
+        if name.startswith("--") and said == ["null"] and key in known and may_be_null(known[key]):
+            nulls[key] = None
+            place += 1 if equals else 2
+        else:
+            rest.append(options[place])
+            place += 1
+    return rest, nulls
 
 
 def _checked_values(place: str, content: dict, known: dict[str, Any]) -> dict:

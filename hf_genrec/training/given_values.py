@@ -78,7 +78,7 @@ def checked_value(key: str, value: Any, kind: Any) -> Any:
         quoted = ": put it in quotes" if _is_number(value) and str in _alternatives(kind) else ""
         raise ValueError(f"{key}: {shown_value(value)} is not {_named(kind)}{quoted}")
     alternatives = [_plain(entry) for entry in _alternatives(kind)]
-    if found == "" and None in alternatives:
+    if found == "" and may_be_null(kind):
         raise ValueError(f"{key} is empty: leave it out")
     check_numbers(key, found)
     check_text(key, found)
@@ -86,6 +86,11 @@ def checked_value(key: str, value: Any, kind: Any) -> Any:
     if is_text_of_mapping and not os.path.isfile(found):
         raise ValueError(f"{key}: {shown_value(found)} is no mapping, and no JSON file that holds one")
     return found
+
+
+def may_be_null(kind: Any) -> bool:
+    """Whether a key of this annotation may have no value."""
+    return None in [_plain(entry) for entry in _alternatives(kind)]
 
 
 def check_numbers(key: str, value: Any) -> None:

@@ -31,6 +31,15 @@ def test_options_override_the_file(tmp_path):
     assert (config.model.hidden_size, config.model.num_queries, config.training.seed) == (48, [1, 2, 3], 7)
 
 
+@pytest.mark.parametrize("options", [["--base_model", "null"], ["--base-model=null"]])
+def test_null_on_the_command_line_is_that_of_a_file(options):
+    config = parse_config("care/amazon2018-video-games", [*options, "--hidden_size", "896"])
+    assert config.model.base_model is None
+    assert config.model.hidden_size == 896
+    with pytest.raises(ValueError, match="num_train_epochs"):  # which needs a value
+        parse_config("care/ml-100k", ["--num_train_epochs", "null"])
+
+
 def test_the_method_chooses_the_arguments_of_the_model(tmp_path):
     path = write(tmp_path / "c.yaml", "output_dir: x\nhidden_size: 32\ntext_columns: [title]\n")
     assert parse_config(path).model == CodeTreeArguments(hidden_size=32)
