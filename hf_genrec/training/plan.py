@@ -143,7 +143,10 @@ def make_plan(config: RunConfig, processes: int, device: Device | None = None) -
     seconds = [counts.seconds(speed, device.bandwidth / saved, device.start, not measured) for counts in counted]
     activations, flops_of_batch = [float(counts.activations) for counts in counted], [c.flops for c in counted]
     if total > LARGE:
-        seconds, activations, flops_of_batch = ([_extended(of, size)] for of in (seconds, activations, flops_of_batch))
+        # Of one row and two the most at once may be a large weight's gradient, however many rows there are.
+        more = max(activations[-1] - activations[0], float(counted[-1].kept - counted[0].kept))
+        activations = [activations[0] + more * (size - 1)]
+        seconds, flops_of_batch = ([_extended(of, size)] for of in (seconds, flops_of_batch))
     optimizer = _optimizer_bytes(arguments, trained)
     step_seconds = {
         "forward and backward": accumulated * sum(seconds) / len(seconds),

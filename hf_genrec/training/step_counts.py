@@ -23,12 +23,14 @@ class StepCounts:
         operations: per operation its multiplications and additions, and the bytes that it reads and writes.
         products: by sizes (m, k, n), the multiplications and additions of matrix products of these sizes.
         activations: bytes at once at the most, without weights, gradients and optimizer.
+        kept: bytes that the forward pass leaves to the backward pass.
         rows: rows of the batch.
     """
 
     operations: list[tuple[float, float]] = field(default_factory=list)
     products: dict[tuple[int, int, int], float] = field(default_factory=lambda: defaultdict(float))
     activations: int = 0
+    kept: int = 0
     rows: int = 0
 
     @property
@@ -53,12 +55,14 @@ class StepCounts:
 class CountingMode(TorchDispatchMode):
     """Counts into a [`StepCounts`] what is computed meanwhile."""
 
-    def __init__(self, counts: StepCounts):
+    def __init__(self, counts: StepCounts, model: Any):
         super().__init__()
         self.counts = counts
         self.live = 0
         self.gradients = 0
-        self._known: dict[int, Any] = {}
+        # What the model holds is no activation: a view of a weight is kept for the backward pass, too.
+        held = [*model.parameters(), *model.buffers()]
+        self._known: dict[int, Any] = {tensor.untyped_storage()._cdata: None for tensor in held}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -113,7 +117,7 @@ def count_step(model: Any, compute_loss: Callable[[], torch.Tensor], rows: int) 
         rows: of the batch.
     """
     counts = StepCounts(rows=rows)
-    mode = CountingMode(counts)
+    mode = CountingMode(counts, model)
     handles = []
     for weight in model.parameters():
         weight.grad = None
@@ -121,7 +125,9 @@ def count_step(model: Any, compute_loss: Callable[[], torch.Tensor], rows: int) 
             handles.append(weight.register_post_accumulate_grad_hook(lambda kept: _count_gradient(mode, kept)))
     try:
         with mode:
-            compute_loss().backward()
+            loss = compute_loss()
+            counts.kept = mode.live
+            loss.backward()
     finally:
         for handle in handles:
             handle.remove()

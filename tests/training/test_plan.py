@@ -17,12 +17,24 @@ from hf_genrec.training.step_counts import StepCounts, count_step, measured_cost
 
 def test_a_layer_by_hand():
     layer, inputs = nn.Linear(6, 4, bias=False), torch.rand(8, 6)
-    counts = count_step(layer, lambda: layer(inputs).sum(), 8)
+    counts = count_step(layer, lambda: layer(inputs).square().sum(), 8)
     # A product forward, and backward the one of the weight's gradient: the inputs need none.
     assert counts.flops == 2 * 8 * 6 * 4 * 2
     assert dict(counts.products) == {(8, 6, 4): 384.0, (4, 8, 6): 384.0}
     assert layer.weight.grad is not None
-    assert counts.activations >= 8 * 4 * 4  # the outputs
+    assert counts.kept == 8 * 4 * 4 + 4  # the outputs and the loss, without the weight
+    assert counts.activations >= 2 * 8 * 4 * 4  # and the outputs' gradient
+
+
+def test_memory_of_a_large_model_follows_from_one_row_and_two(config, monkeypatch):
+    """Even where its largest gradient is more than a row or two leave behind."""
+    options = ["--packing", "false", "--hidden_size", "128", "--intermediate_size", "4096", "--num_hidden_layers", "1"]
+    found = []
+    for limit in (float("inf"), 0.0):
+        monkeypatch.setattr("hf_genrec.training.plan.LARGE", limit)
+        plan = make_plan(parse_config(str(config[1]), [*map(str, config[2:]), *options]), 1, GPUS["a100"])
+        found.append(plan.memory["DDP"]["activations"])
+    assert found[1] == pytest.approx(found[0], rel=0.3)
 
 
 def test_activations_without_gradients():
