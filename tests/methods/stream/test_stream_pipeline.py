@@ -57,6 +57,13 @@ def trained(config, own_data):
     return own_data / "stream-run"
 
 
+def without_stage1(config):
+    """The configuration without a first stage."""
+    alone = config.with_name("stream-alone.yaml")
+    alone.write_text("\n".join(line for line in config.read_text().splitlines() if not line.startswith("stage1_run")))
+    return alone
+
+
 def in_folder(config, source, folder, *options):
     """The configuration with another run folder, on the data and codes of `source`."""
     for part in ("data", "semantic_ids"):
@@ -172,7 +179,7 @@ def test_random_traces_of_the_same_targets(config, trained, tmp_path):
     assert counts.min() > 0.5 * counts.mean()
     assert trainer.model.config.quantization_weight == 0
     np.testing.assert_array_equal(random_traces([4, 2], 9, 3, 1), random_traces([4, 2], 9, 3, 1))
-    alone = build_trainer(in_folder(config, trained, tmp_path / "alone", "--traces", "random", "--stage1_run", "null"))
+    alone = build_trainer(in_folder(without_stage1(config), trained, tmp_path / "alone", "--traces", "random"))
     assert len(alone.train_dataset) == USERS * 6
     assert "rejected" not in alone.train_dataset[0]
 
@@ -193,14 +200,14 @@ def test_it_starts_from_the_weights_of_stage_1(config, trained, stage1, tmp_path
 
 def test_what_stage_1_must_be(config, trained, stage1, tmp_path):
     with pytest.raises(ValueError, match="name one as stage1_run, or set traces: random"):
-        build_trainer(in_folder(config, trained, tmp_path, "--stage1_run", "null"))
+        build_trainer(in_folder(without_stage1(config), trained, tmp_path))
     with pytest.raises(ValueError, match=r"stage1_run: .*do not fit the configuration.*Train it with the same sizes"):
         build_trainer(in_folder(config, trained, tmp_path, "--hidden_size", "8"))
     other = tmp_path / "other"
     shutil.copytree(stage1, other)
     table = json.loads((other / "semantic_ids/semantic_ids.json").read_text())
     (other / "semantic_ids/semantic_ids.json").write_text(json.dumps(table | {"fingerprint": "another"}))
-    with pytest.raises(ValueError, match="stage1_run: the codes of .* are others than those in"):
+    with pytest.raises(ValueError, match=r"stage1_run: the codes of .* are others than those in"):
         build_trainer(in_folder(config, trained, tmp_path, "--stage1_run", str(other)))
 
 
@@ -229,14 +236,13 @@ def test_similar_items_are_the_nearest_and_not_itself():
             similar_traces(vectors, token_ids, length)
 
 
-def test_a_stage_1_on_similar_items(config, own_data, trained, tmp_path):
-    """The codes of similar items before the target's, and then traces by the model that has learned them."""
+def test_a_stage_1_on_similar_items(config, trained, tmp_path, monkeypatch):
+    """The codes of similar items stand before the target's, and the loss is that of the tokens alone."""
     prepared = PreparedData.load(trained / "data")
     np.save(tmp_path / "texts.npy", np.random.default_rng(0).normal(size=(len(prepared.item_ids), 5)))
-    options = ("--traces", "similar", "--num_thinking_tokens", "6", "--stage1_run", "null", "--num_train_epochs", "1")
-    options += ("--embeddings_path", str(tmp_path / "texts.npy"))
-    run = tmp_path / "similar"
-    parsed = in_folder(config, trained, run, *options)
+    options = ("--traces", "similar", "--num_thinking_tokens", "6")
+    monkeypatch.setattr(training_stream, "text_vectors", lambda items, arguments: np.load(tmp_path / "texts.npy"))
+    parsed = in_folder(without_stage1(config), trained, tmp_path / "similar", *options)
     trainer = build_trainer(parsed)
     example = trainer.train_dataset[3]
     vectors = np.load(tmp_path / "texts.npy")
