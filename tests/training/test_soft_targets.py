@@ -116,7 +116,7 @@ def test_it_is_the_sum_over_all_items(token_ids, alpha, beta, smoothing, legal_t
 @pytest.mark.parametrize(
     "make",
     [make_tiger, lambda processor: make_tiger(processor, level_heads=True), make_s2gr, make_stream],
-    ids=["one head", "a head for each level", "thinking"],
+    ids=["one head", "a head for each level", "thinking", "thinking tokens"],
 )
 def test_an_encoder_decoder_compares_its_codes_with_them(make, alpha, legal_temperature):
     processor = make_processor()

@@ -115,6 +115,8 @@ class StreamForConditionalGeneration(CodeT5):
             soft_targets=soft_targets,
             **kwargs,
         )
+        if labels is not None:
+            output.logits = output.logits[:, -labels.shape[1] :]  # aligned with codes alone, too
         if rejected is not None and labels is not None:
             total = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
             chosen = _log_probs(output.logits[:, -levels:], labels[:, -levels:])
