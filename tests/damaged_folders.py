@@ -39,6 +39,7 @@ from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
 from tiny_s2gr import make_s2gr
 from tiny_s3rec import tiny_s3rec
+from tiny_stream import make_stream
 from tiny_tiger import make_tiger
 from transformers.utils.logging import disable_progress_bar
 
@@ -55,6 +56,7 @@ MAKERS = {
     "rearec": (lambda seed: tiny_rearec(seed=seed), make_rq_vae),
     "s3rec": (lambda seed: tiny_s3rec(seed=seed), make_rq_vae),
     "s2gr": (lambda seed: make_s2gr(make_processor(unique=seed % 2 == 0, seed=seed), seed), make_rq_vae),
+    "stream": (lambda seed: make_stream(make_processor(unique=seed % 2 == 0, seed=seed), seed), make_rq_vae),
     "tiger": (lambda seed: make_tiger(make_processor(unique=seed % 2 == 0, seed=seed), seed), make_rq_vae),
     "mdgr": (lambda seed: make_mdgr(make_code_set_processor(unique=seed % 2 == 0, seed=seed), seed), make_opq),
     "reg4rec": (lambda seed: make_reg4rec(make_set_processor(unique=seed % 2 == 0, seed=seed)), make_mpq),

@@ -20,6 +20,7 @@ from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
 from tiny_s2gr import make_s2gr
 from tiny_s3rec import tiny_s3rec
+from tiny_stream import make_stream
 from tiny_tiger import make_tiger
 
 import hf_genrec
@@ -58,6 +59,7 @@ def make_models() -> dict[str, object]:
         "seq2seq": make_tiger(processors[0]),
         "seq2seq, shared codes": make_tiger(processors[1], item_separators=True, level_heads=True),
         "seq2seq, thinking": make_s2gr(processors[0]),
+        "seq2seq, thinking tokens": make_stream(processors[0]),
         "scores": tiny_rearec(),
         "scores of the newest state": tiny_s3rec(),
         "scores, depth by a rule": tiny_rearec(depth_rule="kl", depth_threshold=0.1),

@@ -12,7 +12,7 @@ from .handler import TASK
 from .request_checks import as_batch, checked_count, listed
 
 NAMES = ("history", "histories")
-STREAMED = 64  # histories of a stream that are answered together
+STREAMED = 64  # histories of an iterator that are answered together
 
 
 def custom_pipelines(auto_map: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,10 +69,10 @@ class RecommendationPipeline(Pipeline):
         _, forward, _ = self._sanitize_parameters(**options)
         forward = self._forward_params | forward
         if isinstance(inputs, GeneratorType | Dataset) and not named:
-            return self._stream(inputs, forward)
+            return self._streamed(inputs, forward)
         return self.run_single(_asked(inputs, named), {}, forward, {})
 
-    def _stream(self, histories: Iterable[Any], options: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
+    def _streamed(self, histories: Iterable[Any], options: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
         if isinstance(histories, Dataset) and not isinstance(histories, IterableDataset):
             # By places: of a data set that has no end of its own, an iterator would not stop.
             entries: Iterator[Any] = map(histories.__getitem__, range(len(histories)))  # type: ignore[arg-type]

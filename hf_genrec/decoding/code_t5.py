@@ -122,7 +122,7 @@ class CodeT5(InitializedAsT5, Seq2SeqRecommenderMixin, T5ForConditionalGeneratio
             written = self._decoder_inputs(labels, len(encoder_outputs.last_hidden_state))
         # Before the cache grows: the length of a static one is a tensor that grows with it.
         past = 0 if cache is None else self._codes_in(cache)
-        levels = torch.arange(written.shape[1], device=written.device) + past
+        levels = self._levels(torch.arange(written.shape[1], device=written.device) + past)
         states, outputs = self._decode(written, encoder_outputs, cache, use_cache, **kwargs)
         logits = self.code_logits(self.scaled(states), levels)
         loss = losses = None
@@ -151,6 +151,10 @@ class CodeT5(InitializedAsT5, Seq2SeqRecommenderMixin, T5ForConditionalGeneratio
     def _codes_in(self, cache: EncoderDecoderCache) -> int | torch.Tensor:
         """Tokens, the start token among them, that the decoder has read."""
         return cache.get_seq_length()
+
+    def _levels(self, slots: torch.Tensor) -> torch.Tensor:
+        """The levels (T,) of what the decoder's slots (T,) predict, counted from 0."""
+        return slots
 
     def _decode(self, decoder_input_ids, encoding: HistoryEncoding, cache, use_cache, **kwargs):
         """States (B, T, d) of the decoder, and its output."""

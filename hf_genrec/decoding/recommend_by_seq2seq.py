@@ -58,15 +58,20 @@ class Seq2SeqRecommenderMixin(GenerativeRecommenderMixin):
         """By teacher forcing: histories are encoded once, and what items read of one is not repeated."""
         token_ids = token_ids.to(inputs["input_ids"].device)
         encoding = self.get_encoder()(**inputs)
-        scores = []
-        for user in range(len(inputs["input_ids"])):
+        starts, scores = self.decoder_prompts(encoding), []
+        for user, start in enumerate(starts.split(1)):
             of_user = type(encoding)(**{name: part[user : user + 1] for name, part in encoding.items()})
-            scores.append(torch.cat([self._score_chunk(of_user, chunk) for chunk in token_ids.split(chunk_size)]))
+            parts = [self._score_chunk(of_user, start, chunk) for chunk in token_ids.split(chunk_size)]
+            scores.append(torch.cat(parts))
         return torch.stack(scores)
 
-    def _score_chunk(self, encoding, codes: torch.Tensor) -> torch.Tensor:
-        """Scores (n,) of items with the codes (n, L) behind one encoded history."""
-        start = codes.new_full((1, 1), self.config.decoder_start_token_id)
+    def decoder_prompts(self, encoding) -> torch.Tensor:
+        """What the decoder reads before the codes of an item, (B, T) token ids for B encoded histories."""
+        rows = len(encoding.last_hidden_state)
+        return torch.full((rows, 1), self.config.decoder_start_token_id, device=self.device)
+
+    def _score_chunk(self, encoding, start: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """Scores (n,) of items with the codes (n, L) behind one encoded history and `start` (1, T)."""
         first = self(encoder_outputs=encoding, decoder_input_ids=start, use_cache=True)
         score = first.logits[0, -1].float().log_softmax(-1)[codes[:, 0]]
         if codes.shape[1] == 1:

@@ -29,7 +29,8 @@ def load_policy(folder: Path, disable_dropout: bool = True) -> Any:
     name = method_of(folder)
     if load_method(name).post_training is None:
         raise ValueError(f"{folder} holds a {name} model, whose method has no post-training")
-    dropout = {name: 0.0 for name in read_config(folder) if name.endswith("dropout")} if disable_dropout else {}
+    rates = [name for name in read_config(folder) if name.endswith(("dropout", "dropout_rate"))]
+    dropout = dict.fromkeys(rates, 0.0) if disable_dropout else {}
     return load_model(folder, **dropout)
 
 

@@ -50,8 +50,9 @@ class GRPOArguments(GRPOConfig):
     rewards: list[str] = field(
         default_factory=lambda: ["hit", "prefix"],
         metadata={
-            "help": "any of hit, rank; for ordered codes prefix; for sets of codes step_hit, category_hit, consistency "
-            "and path; summed with reward_weights"
+            "help": "any of hit, rank; for ordered codes prefix; for thinking tokens format, similarity, likelihood "
+            "and thinking_rank; for sets of codes step_hit, category_hit, consistency and path; summed "
+            "with reward_weights"
         },
     )
     horizon: int = field(

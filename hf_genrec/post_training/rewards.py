@@ -27,7 +27,7 @@ def prefix_share(codes: np.ndarray, target_codes: np.ndarray) -> np.ndarray:
     """
     Share of the codes that are right before the first wrong one, (n, h).
 
-    STREAM's exact match (arXiv 2504.09627): length of the matching prefix over the number of codes. Example:
+    The exact match of arXiv 2504.09627: length of the matching prefix over the number of codes. Example:
     `[[2/3, 1/3]]`; the last code of the second target is right, but behind a wrong one.
     """
     return np.cumprod(codes[:, None] == target_codes, axis=-1).mean(axis=-1)

@@ -35,11 +35,23 @@ def sample_items(
     """
     num_samples, temperature = checked_count("num_samples", num_samples), checked_temperature(temperature)
     require_sound_weights(model)
-    num_prompts, device = len(inputs["input_ids"]), inputs["input_ids"].device
     decoder = getattr(model, "beam_decoder_class", BeamDecoder)(model, num_samples, trie.num_levels - 1)
-    states = decoder.start(**inputs)
-    parents = torch.zeros(num_prompts, num_samples, dtype=torch.long, device=device)
-    nodes = torch.zeros(num_prompts, 1, dtype=torch.long, device=device)  # all samples leave from the root
+    return sample_codes(model, decoder, decoder.start(**inputs), trie, num_samples, temperature)
+
+
+def sample_codes(
+    model, decoder: BeamDecoder, states: torch.Tensor, trie: ItemTrie, num_samples: int, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    [`sample_items`] from where a decoder has read what stands before the codes.
+
+    Args:
+        states: (P, W, hidden_size), which predict the first code: W is 1, or each sample has its own.
+    """
+    num_prompts, width, device = *states.shape[:2], states.device
+    samples = torch.arange(num_samples, device=device).expand(num_prompts, -1)
+    parents = torch.zeros_like(samples) if width == 1 else samples
+    nodes = torch.zeros(num_prompts, width, dtype=torch.long, device=device)  # all samples leave from the root
     codes, log_probs = [], []
     for level in range(trie.num_levels):
         logits = decoder.logits(states, level)
@@ -53,7 +65,7 @@ def sample_items(
         nodes = children.gather(2, place).view(num_prompts, num_samples)
         if level + 1 < trie.num_levels:
             states = decoder.extend(codes[-1], parents)
-            parents = torch.arange(num_samples, device=device).expand(num_prompts, -1)
+            parents = samples
     return torch.stack(codes, dim=-1), torch.stack(log_probs, dim=-1)
 
 

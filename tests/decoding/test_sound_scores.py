@@ -14,6 +14,7 @@ from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
 from tiny_s2gr import make_s2gr
 from tiny_s3rec import tiny_s3rec
+from tiny_stream import make_stream
 from tiny_tiger import make_tiger
 
 from hf_genrec.methods.reg4rec.reg4rec_search import js_divergence
@@ -27,6 +28,7 @@ MODELS = {
     "seq2seq, heads of levels": lambda: make_tiger(make_processor(), level_heads=True, item_separators=True),
     "codes and vectors": lambda: make_cobra(make_cobra_processor(), item_embeddings=True),
     "seq2seq, thinking": lambda: make_s2gr(make_processor()),
+    "seq2seq, thinking tokens": lambda: make_stream(make_processor()),
     "codes down a tree": lambda: make_codetree(make_processor()),
     "codes, ranked by vectors": lambda: make_liger(),
     "scores": lambda: tiny_rearec(),

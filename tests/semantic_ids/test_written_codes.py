@@ -6,6 +6,7 @@ import torch
 from conftest import make_model, make_processor
 from tiny_codetree import make_codetree
 from tiny_s2gr import make_s2gr
+from tiny_stream import make_stream
 from tiny_tiger import make_tiger
 
 from hf_genrec.explanation import CodePath
@@ -13,7 +14,7 @@ from hf_genrec.method import load_method
 from hf_genrec.semantic_ids.written_codes import written_codes
 
 HISTORIES = [np.array([3, 9, 1]), np.array([], dtype=np.int64), np.arange(8)]
-MAKERS = [make_model, make_tiger, make_s2gr, make_codetree]
+MAKERS = [make_model, make_tiger, make_s2gr, make_stream, make_codetree]
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)

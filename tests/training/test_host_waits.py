@@ -12,6 +12,7 @@ from tiny_codetree import make_codetree
 from tiny_liger import make_liger
 from tiny_reg4rec import make_reg4rec, make_set_processor
 from tiny_s2gr import make_s2gr
+from tiny_stream import make_stream
 from tiny_tiger import make_tiger
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -89,6 +90,7 @@ class Watch(TorchDispatchMode):
         make_codetree(make_processor()),
         make_liger(),
         make_s2gr(make_processor()),
+        make_stream(make_processor()),
         make_tiger(make_processor()),
     ],
     ids=lambda model: model.config.model_type,

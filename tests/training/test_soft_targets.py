@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny_ensemble import tiny_ensemble
 from tiny_rearec import tiny_rearec
 from tiny_s2gr import make_s2gr
+from tiny_stream import make_stream
 from tiny_tiger import make_tiger
 
 from hf_genrec.catalogue.item_trie import ItemTrie
@@ -114,8 +115,8 @@ def test_it_is_the_sum_over_all_items(token_ids, alpha, beta, smoothing, legal_t
 @pytest.mark.parametrize("legal_temperature", [None, 2.0])
 @pytest.mark.parametrize(
     "make",
-    [make_tiger, lambda processor: make_tiger(processor, level_heads=True), make_s2gr],
-    ids=["one head", "a head for each level", "thinking"],
+    [make_tiger, lambda processor: make_tiger(processor, level_heads=True), make_s2gr, make_stream],
+    ids=["one head", "a head for each level", "thinking", "thinking tokens"],
 )
 def test_an_encoder_decoder_compares_its_codes_with_them(make, alpha, legal_temperature):
     processor = make_processor()
