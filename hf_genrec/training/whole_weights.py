@@ -21,12 +21,25 @@ def whole_model(trainer: Any) -> Iterator[Any]:
     if accelerator.distributed_type == DistributedType.DEEPSPEED and accelerator.state.deepspeed_plugin.zero_stage == 3:
         from trl.models import unwrap_model_for_generation
 
-        with unwrap_model_for_generation(trainer.model_wrapped, accelerator) as model:
+        with unwrap_model_for_generation(trainer.model_wrapped, accelerator) as model, _loading_alone():
             yield model
     elif accelerator.distributed_type == DistributedType.FSDP:
         yield unsharded_copy(model)
     else:
         yield model
+
+
+@contextmanager
+def _loading_alone() -> Iterator[None]:
+    """What a process loads meanwhile is its own: transformers would have all processes load parts of it together."""
+    from transformers.integrations import deepspeed
+
+    kept = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = kept
 
 
 def unsharded_copy(model: Any) -> Any:
