@@ -108,6 +108,8 @@ def build_care(arguments: CareArguments, processor: GenRecProcessor) -> CareForC
         "attention_dropout": arguments.attention_dropout,
         "hidden_dropout": arguments.hidden_dropout,
         "label_smoothing": arguments.label_smoothing,
+        "shared_kv_pool_size": arguments.shared_kv_pool_size,
+        "shared_kv_user_dim": arguments.shared_kv_user_dim,
     }
     max_positions = (processor.max_history + 1) * levels + 1 + sum(care_fields["num_queries"])
     vocab_size = vocabulary_size(processor.tokenizer)
