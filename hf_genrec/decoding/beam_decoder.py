@@ -16,6 +16,17 @@ class RoomyLayer(DynamicLayer):
     def __init__(self, room: int):
         super().__init__()
         self.room = room
+        self.record: torch.Tensor | None = None
+
+    def keep_record(self, record: torch.Tensor) -> None:
+        """Keep the record (B, T, R) of new slots whose keys and values can be looked up."""
+        self.record = record if self.record is None else torch.cat([self.record, record], 1)
+
+    def kept(self, row: int, slots: torch.Tensor) -> torch.Tensor:
+        """What is to be kept of a prompt's slots (n,): keys and values (2, heads, n, head_dim), or (1, 1, n, R)."""
+        if self.record is not None:
+            return self.record[row, slots][None, None]
+        return torch.stack([buffer[row][:, slots] for buffer in self.buffers])
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         super().lazy_initialization(key_states, value_states)
@@ -75,7 +86,8 @@ class BeamDecoder:
 
         Args:
             input_ids, attention_mask: (B, T), padding anywhere but at the end.
-            prefix (*optional*): (layers, 2, B, heads, P, head_dim), the keys and values of the first P columns.
+            prefix (*optional*): (layers, 2, B, heads, P, head_dim), the keys and values of the first P columns; or
+                (layers, 1, B, 1, P, R), their records, which the model looks up.
 
         Returns:
             (B, 1, hidden_size), the states that predict the first token.
@@ -86,8 +98,8 @@ class BeamDecoder:
         past = 0
         if prefix is not None:
             past = prefix.shape[4]
-            for index, (keys, values) in enumerate(prefix):
-                self.cache.update(keys, values, index)
+            for index, kept in enumerate(prefix):
+                self.cache.update(*self.keys_values(kept, index, input_ids, attention_mask), index)
         states = self.encode(input_ids, attention_mask, past)
         self.ancestors = torch.ones(len(input_ids), 1, 0, dtype=torch.bool, device=input_ids.device)
         return states
@@ -144,6 +156,13 @@ class BeamDecoder:
     def logits(self, states: torch.Tensor, level: int) -> torch.Tensor:
         """Logits (B, W, vocab_size) of the code of `level`, from states (B, W, hidden_size)."""
         return self.model.get_output_embeddings()(states)
+
+    def keys_values(
+        self, kept: torch.Tensor, layer: int, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (B, heads, P, head_dim) of a layer, from what was kept of the first P columns."""
+        keys, values = kept
+        return keys, values
 
     def prompt_slots(self, num_tokens: int) -> int:
         """Slots of a prompt of so many tokens."""

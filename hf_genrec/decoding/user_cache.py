@@ -112,8 +112,8 @@ class UserCache:
             entry = found[row]
             if entry is not None:
                 if prefix is None:
-                    layers, _, heads, _, head_dim = entry.shape
-                    prefix = entry.new_zeros(layers, 2, len(ids), heads, past, head_dim)
+                    layers, kinds, heads, _, head_dim = entry.shape
+                    prefix = entry.new_zeros(layers, kinds, len(ids), heads, past, head_dim)
                 prefix[:, :, row, :, past - n :] = entry
 
         states = decoder.start(ids, mask, prefix)
@@ -137,8 +137,8 @@ class UserCache:
             if not key or key in self._entries:
                 continue
             slots = mask[row, :length].nonzero()[:, 0]
-            kept = [buffer[row][:, slots] for layer in decoder.layers for buffer in layer.buffers]
-            entry = torch.stack(kept).unflatten(0, (-1, 2))  # (layers, 2, heads, tokens, head_dim)
+            # (layers, 2, heads, tokens, head_dim), or records (layers, 1, 1, tokens, R)
+            entry = torch.stack([layer.kept(row, slots) for layer in decoder.layers])
             if entry.nbytes > self.max_bytes:
                 continue
             shorter = key[: n * len(key) // len(slots)]  # bytes of the known part

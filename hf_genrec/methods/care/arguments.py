@@ -55,6 +55,14 @@ class CareArguments:
         default=0.1, metadata={"help": "weight of the query diversity term in the loss"}
     )
 
+    shared_kv_pool_size: int = field(
+        default=0,
+        metadata={"help": "rows of the pool that users' cached keys, and values, are looked up in; 0 for plain ones"},
+    )
+    shared_kv_user_dim: int = field(
+        default=2, metadata={"help": "with a pool: numbers of a cached key, and of a value, that are the user's own"}
+    )
+
     def __post_init__(self) -> None:
         from hf_genrec.methods.care.configuration_care import CareConfig  # imports torch, which the keys need not
 
@@ -72,6 +80,7 @@ class CareArguments:
                 f"num_queries {self.num_queries}: give [n] for every code, or one number (0 or more) per code"
             )
         checked = ["attention_dropout", "hidden_dropout", "label_smoothing", "query_diversity_weight", "num_queries"]
+        checked += ["shared_kv_pool_size", "shared_kv_user_dim"]
         values = {name: getattr(self, name) for name in checked}
         if self.base_model is None:
             sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")

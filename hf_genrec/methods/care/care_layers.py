@@ -1,6 +1,8 @@
 """What CARE's layers do that Qwen2's do not: packed rows, dropout of what a layer adds, reading some slots only; and
 Qwen3's norms of queries and keys."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import AttentionInterface
@@ -16,6 +18,7 @@ from ...catalogue.transformers_bridge import (
     rotate_half,
     takes_cache,
 )
+from ...decoding.shared_keys_values import SharedKeysValues
 from .care_packing import PackedMask, packed_attention, packed_reading
 
 ATTENTION = AttentionInterface()
@@ -60,10 +63,17 @@ def kept_rows(
     return tensor.take_along_dim(logits_to_keep, dim=1) if logits_to_keep.dim() == 2 else tensor[:, logits_to_keep]
 
 
+def wants_all_states(config, kwargs: dict) -> bool:
+    """Whether the states or weights of every layer are asked for."""
+    names = ("output_hidden_states", "output_attentions")
+    return any(kwargs.get(name, getattr(config, name, False)) for name in names)
+
+
 class CareAttention(Qwen2Attention):
     """
     Qwen2's attention, which takes a [`PackedMask`] too, and may answer for `read_slots` (B, R) only. With
-    `config.qk_norm` and without `config.attention_bias` it is Qwen3's.
+    `config.qk_norm` and without `config.attention_bias` it is Qwen3's. With `config.shared_kv_pool_size` the slots
+    `is_history` (B, n) have their keys and values from a pool.
     """
 
     def __init__(self, config, layer_idx: int):
@@ -74,6 +84,10 @@ class CareAttention(Qwen2Attention):
                 setattr(self, name, nn.Linear(linear.in_features, linear.out_features, bias=False))
         self.q_norm = Qwen2RMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else None
         self.k_norm = Qwen2RMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else None
+        size, user_dim = config.num_key_value_heads * self.head_dim, config.shared_kv_user_dim
+        self.shared: nn.Module | None = None
+        if config.shared_kv_pool_size:
+            self.shared = SharedKeysValues(config.hidden_size, size, user_dim, config.shared_kv_pool_size)
 
     @takes_cache
     def forward(
@@ -83,17 +97,23 @@ class CareAttention(Qwen2Attention):
         attention_mask=None,
         cache=None,
         read_slots: torch.Tensor | None = None,
+        is_history: torch.Tensor | None = None,
         **kwargs,
     ):
         asking = take_slots(hidden_states, read_slots)
-        shape = (len(hidden_states), -1, self.config.num_key_value_heads, self.head_dim)
         query = self.q_proj(asking).view(*asking.shape[:2], -1, self.head_dim).transpose(1, 2)
-        key, value = (
-            projection(hidden_states).view(shape).transpose(1, 2) for projection in (self.k_proj, self.v_proj)
-        )
+        key, value = self.k_proj(hidden_states), self.v_proj(hidden_states)
+        if self.shared is not None and is_history is not None:
+            shared_key, shared_value, record = self.shared(hidden_states, is_history)
+            key = torch.where(is_history.unsqueeze(-1), shared_key, key)
+            value = torch.where(is_history.unsqueeze(-1), shared_value, value)
+            if record is not None and cache is not None:
+                layer: Any = next(iter(cache.layers[self.layer_idx :]), None)  # a plain cache adds layers as it fills
+                if hasattr(layer, "keep_record"):
+                    layer.keep_record(record)
+        key, value = self.in_heads(key, value, *position_embeddings)
         if self.q_norm is not None:
-            query, key = self.q_norm(query), self.k_norm(key)
-        key = rotated(key, *position_embeddings)
+            query = self.q_norm(query)
         query = rotated(query, *(take_slots(part, read_slots) for part in position_embeddings))
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
@@ -115,6 +135,11 @@ class CareAttention(Qwen2Attention):
             )
         states = self.o_proj(states.flatten(2))
         return nn.functional.dropout(states, self.config.hidden_dropout, self.training), weights
+
+    def in_heads(self, key, value, cos, sin) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (B, n, heads * D) as they are attended to, (B, heads, n, D): normed, and at their places."""
+        key, value = (states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for states in (key, value))
+        return rotated(key if self.k_norm is None else self.k_norm(key), cos, sin), value
 
 
 def rotated(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

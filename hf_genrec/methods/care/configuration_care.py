@@ -9,6 +9,7 @@ from transformers import Qwen2Config, Qwen3Config
 from ...catalogue.flat_code import FlatCode
 from ...catalogue.saved_files import require_number
 from ...catalogue.transformers_bridge import ACT2FN, CACHE_NAMES
+from ...decoding.shared_keys_values import require_shared_settings
 
 COUNTS = (
     "vocab_size",
@@ -61,6 +62,16 @@ class CareConfig(FlatCode, Qwen2Config):
         max_history (`int`, *optional*):
             Newest history items that are read. `None`: as many as `max_position_embeddings` allows.
 
+    > Shared keys and values (CollectiveKV)
+
+    Args:
+        shared_kv_pool_size (`int`, defaults to 0):
+            Rows of the pool that each layer's history keys, and values, are looked up in; 0 for none.
+        shared_kv_user_dim (`int`, defaults to 2):
+            Numbers of a key, and of a value, that are the user's own.
+        shared_kv_peak_weight, shared_kv_balance_weight (`float`, defaults to 0.01):
+            Weights of the routers' losses, in training only.
+
     > Backbone, where it is not Qwen2's
 
     Args:
@@ -101,6 +112,10 @@ class CareConfig(FlatCode, Qwen2Config):
     hidden_dropout: float = 0.0
     label_smoothing: float = 0.0
     max_history: int | None = None
+    shared_kv_pool_size: int = 0
+    shared_kv_user_dim: int = 2
+    shared_kv_peak_weight: float = 0.01
+    shared_kv_balance_weight: float = 0.01
     qk_norm: bool = False
     attention_bias: bool = True
     head_dim: int | None = None
@@ -134,13 +149,16 @@ class CareConfig(FlatCode, Qwen2Config):
             require_number(name, getattr(self, name), 1)
         for name in ("hidden_dropout", "attention_dropout", "label_smoothing"):
             require_number(name, getattr(self, name), 0, 1, whole=False)
-        for name in ("rms_norm_eps", "initializer_range", "query_diversity_weight"):
+        weights = ("query_diversity_weight", "shared_kv_peak_weight", "shared_kv_balance_weight")
+        for name in ("rms_norm_eps", "initializer_range", *weights):
             require_number(name, getattr(self, name), 0, sys.float_info.max, whole=False)
         for name in ("answer_token_id", "max_history"):
             if getattr(self, name) is not None:
                 require_number(name, getattr(self, name), 0 if name == "answer_token_id" else 1)
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act={self.hidden_act!r}: name an activation of transformers, such as silu.")
+        heads: int = self.num_key_value_heads or 1
+        require_shared_settings(self.shared_kv_pool_size, self.shared_kv_user_dim, heads * int(self.head_dim or 1))
         if levels == 0:
             raise ValueError(
                 f"num_queries={self.num_queries}: give one number of queries (0 or more) per code of an item."

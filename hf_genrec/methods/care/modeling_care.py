@@ -25,9 +25,10 @@ from ...catalogue.transformers_bridge import CACHE, CacheByBothNames, overrides,
 from ...decoding.beam_decoder import additive_mask
 from ...decoding.code_loss import SoftTargets, code_loss
 from ...decoding.recommend_by_trie import GenerativeRecommenderMixin
+from ...decoding.shared_keys_values import take_shared_losses
 from .care_beams import CareBeamDecoder
-from .care_layers import CareDecoderLayer, kept_rows, rows_to_read, take_slots
-from .care_layout import QUERY, CareLayout, RowSizes, attention_allowed, care_layout, split_blocks
+from .care_layers import CareDecoderLayer, kept_rows, rows_to_read, take_slots, wants_all_states
+from .care_layout import HISTORY, QUERY, CareLayout, RowSizes, attention_allowed, care_layout, split_blocks
 from .care_packing import PackedMask, pack_layout, packed_mask
 from .configuration_care import CareConfig
 
@@ -167,13 +168,14 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
         rows = reading_slot - past_slots
         read_slots, kept = rows_to_read(rows, logits_to_keep, sizes.kept)
         # The states of all layers, if they are asked for, are those of all slots.
-        last_layer_slots = None if _wants_all_states(config, kwargs) else read_slots
+        last_layer_slots = None if wants_all_states(config, kwargs) else read_slots
         outputs = super().forward(
             inputs_embeds=embeddings,
             attention_mask={"full_attention": mask},
             position_ids=layout.position[:, new],
             use_cache=use_cache,
             read_slots=last_layer_slots,
+            is_history=layout.kind[:, new] == HISTORY if config.shared_kv_pool_size else None,
             return_dict=True,
             **{CACHE: cache},
             **kwargs,
@@ -191,11 +193,6 @@ class CareModel(CarePreTrainedModel, Qwen2Model):
     def attention_mask(self, allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """(B, rows, columns) boolean, True = attended, as the layers take it: one mask for all heads."""
         return additive_mask(allowed, dtype) if self.config._attn_implementation == "eager" else allowed.unsqueeze(1)
-
-
-def _wants_all_states(config: CareConfig, kwargs: dict) -> bool:
-    names = ("output_hidden_states", "output_attentions")
-    return any(kwargs.get(name, getattr(config, name, False)) for name in names)
 
 
 @dataclass
@@ -301,6 +298,8 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
                 # Over accumulated batches the shares of the targets add up to one term, as the cross-entropies to one
                 # mean.
                 loss = loss + self.config.query_diversity_weight * diversity * (num_targets / total)
+            for name, term in take_shared_losses(self).items():
+                loss = loss + getattr(self.config, f"shared_kv_{name}_weight") * term * (num_targets / total)
         return CareCausalLMOutput(
             loss=loss,
             logits=logits,

@@ -12,7 +12,7 @@ from hf_genrec.data.packing import PackedExamples
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.decoding.processing_sequences import GenRecProcessor
 from hf_genrec.item_tokenizers.modeling_residual_kmeans import ResidualKMeansTokenizer
-from hf_genrec.method import model_place
+from hf_genrec.method import model_place, read_config
 from hf_genrec.methods.care.arguments import CareArguments
 from hf_genrec.methods.care.care_collators import CareCollator, CarePackedCollator
 from hf_genrec.methods.care.earlier_care import from_earlier, is_care, require_same_codes
@@ -22,6 +22,7 @@ from hf_genrec.semantic_ids.ids import SemanticIds
 from hf_genrec.semantic_ids.tokens import add_code_tokens, base_tokenizer, code_tokenizer, vocabulary_size
 from hf_genrec.training.arguments import GenRecTrainingArguments
 from hf_genrec.training.config import RunConfig
+from hf_genrec.training.shared_pools import HardenGates, first_batches, start_pools
 from hf_genrec.training.trainer import GenRecTrainer, subsample
 
 
@@ -42,13 +43,23 @@ def build_trainer(config: RunConfig) -> GenRecTrainer:
         tokenizer = ResidualKMeansTokenizer.from_pretrained(run.semantic_ids / "item_tokenizer")
         start_from_centroids(model, processor, tokenizer.codebooks, arguments.seed)
     examples, collator = build_examples(arguments, prepared.train_sequences(), processor, model.config.num_queries)
+    sharing = bool(model.config.shared_kv_pool_size)
+    if sharing and not (base_model and is_care(base_model) and _shares(base_model)):
+        attention = [layer.self_attn for layer in model.model.layers]
+        projections = {layer.shared: (layer.k_proj, layer.v_proj) for layer in attention}
+        start_pools(model, first_batches(examples, collator, arguments), projections, arguments.seed)
     return GenRecTrainer(
         model,
         arguments,
         train_dataset=examples,
         eval_dataset=subsample(validation, arguments.eval_users, arguments.seed),
         data_collator=collator,
+        callbacks=[HardenGates()] if sharing else None,
     )
+
+
+def _shares(base_model: str) -> bool:
+    return bool(read_config(model_place(base_model)).get("shared_kv_pool_size"))
 
 
 def build_processor(
@@ -108,6 +119,8 @@ def build_care(arguments: CareArguments, processor: GenRecProcessor) -> CareForC
         "attention_dropout": arguments.attention_dropout,
         "hidden_dropout": arguments.hidden_dropout,
         "label_smoothing": arguments.label_smoothing,
+        "shared_kv_pool_size": arguments.shared_kv_pool_size,
+        "shared_kv_user_dim": arguments.shared_kv_user_dim,
     }
     max_positions = (processor.max_history + 1) * levels + 1 + sum(care_fields["num_queries"])
     vocab_size = vocabulary_size(processor.tokenizer)

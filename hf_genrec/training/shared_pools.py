@@ -1,0 +1,95 @@
+"""Training of keys and values from a shared pool (CollectiveKV): where the pools start, and how their gates harden."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from torch import nn
+from transformers import TrainerCallback, TrainingArguments
+
+from hf_genrec.decoding.shared_keys_values import SharedKeysValues, SharedProjection
+from hf_genrec.semantic_ids.parts import one_thread
+
+SOFT, HARD = 0.1, 0.8  # shares of the steps: until the one gates are soft, from the other on they are hard
+MOST_POSITIONS = 16_384  # of the first batches, from which k-means makes a pool
+MOST_BATCHES = 16
+MEAN_GATE = 2.0  # score of a router's winner at the start, on average: a gate of 0.88
+
+
+class HardenGates(TrainerCallback):
+    """Sets rho of every gate by the step: 0 in the first tenth of the training, 1 in its last fifth."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        done = state.global_step / max(state.max_steps, 1)
+        hardness = min(max((done - SOFT) / (HARD - SOFT), 0.0), 1.0)
+        for module in kwargs["model"].modules():
+            if isinstance(module, SharedProjection):
+                module.hardness = hardness
+
+
+def first_batches(examples, collator: Callable, arguments: TrainingArguments) -> list[dict[str, Any]]:
+    """Up to `MOST_BATCHES` batches of examples that are drawn at random, on the CPU."""
+    size = arguments.per_device_train_batch_size
+    rows = np.random.default_rng(arguments.seed).permutation(len(examples))[: size * MOST_BATCHES].tolist()
+    return [collator([examples[row] for row in rows[start : start + size]]) for start in range(0, len(rows), size)]
+
+
+@torch.no_grad()
+def start_pools(
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Any]],
+    plain: Mapping[SharedKeysValues, tuple[nn.Linear, nn.Linear]],
+    seed: int,
+) -> None:
+    """
+    Pools of the centroids of what a model's own projections make of the first histories, and routers to the nearest of
+    them: `argmax_j c_j (W s + b) - |c_j|^2 / 2`, scaled so that gates start near 1. Thin parts start as the
+    projections' first columns.
+
+    Args:
+        batches: what the model reads; as many as hold `MOST_POSITIONS` positions are read.
+        plain: the projections to keys and to values of each module, in the order of the layers: a layer's pools start
+            when those before it have.
+    """
+    training = model.training
+    model.eval()
+    for shared, projections in plain.items():
+        found: list[torch.Tensor] = []
+        hook = shared.register_forward_pre_hook(lambda module, args, kept=found: kept.append(args[0][args[1]]))
+        try:
+            for batch in batches:
+                if sum(map(len, found)) < MOST_POSITIONS:
+                    model(**batch)
+        finally:
+            hook.remove()
+        states = torch.cat(found)[:MOST_POSITIONS]
+        for part, projection in zip((shared.key, shared.value), projections, strict=True):
+            _start(part, projection, states, seed)
+    model.train(training)
+
+
+def _start(part: SharedProjection, projection: nn.Linear, states: torch.Tensor, seed: int) -> None:
+    weight: torch.Tensor = projection.weight.float()
+    bias = weight.new_zeros(len(weight)) if projection.bias is None else projection.bias.float()
+    if part.user is not None:
+        part.user.weight.copy_(weight[: part.user_dim])
+        part.user.bias.copy_(bias[: part.user_dim])
+    weight, bias = weight[part.user_dim :], bias[part.user_dim :]
+    vectors = states.float() @ weight.T + bias
+    pool_size = len(part.pool.weight)
+    distinct = len(np.unique(vectors.cpu().numpy(), axis=0))
+    with one_thread(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # vectors that differ in their last bits only
+        means = KMeans(min(pool_size, distinct), n_init=1, max_iter=30, random_state=seed).fit(vectors.cpu().numpy())
+    centroids = torch.from_numpy(means.cluster_centers_).to(vectors)
+    centroids = centroids[torch.arange(pool_size, device=centroids.device) % len(centroids)]  # (m, d_g)
+    offsets = centroids @ bias - centroids.square().sum(-1) / 2
+    best = (vectors @ centroids.T - centroids.square().sum(-1) / 2).amax(-1)
+    scale = 1 / best.std(correction=0).clamp(min=1e-6)
+    part.pool.weight.copy_(centroids)
+    part.router.weight.copy_(scale * centroids @ weight)
+    part.router.bias.copy_(scale * (offsets - best.mean()) + MEAN_GATE)
