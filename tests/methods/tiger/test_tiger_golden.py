@@ -33,6 +33,9 @@ T5_FIELDS = (
     "layer_norm_epsilon",
 )
 END = 1
+# The originals take their softmax in float32 all the same, and its last bits are those of the vector unit: these values
+# were made with AVX-512.
+FLOAT64 = 1e-9 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 5e-6
 
 
 def softmax_in_float32(
@@ -232,5 +235,5 @@ def test_there_are_cases():
 def test_values(folder):
     gaps = golden_gaps(folder, json.loads((folder / "case.json").read_text()))
     for name, value in gaps.items():
-        limit = 0.5 if "differ" in name else 1e-9 if "float64" in name else 1e-5
+        limit = 0.5 if "differ" in name else FLOAT64 if "float64" in name else 1e-5
         assert value < limit, (name, value)
