@@ -38,6 +38,7 @@ from hf_genrec.method import load_method
 from hf_genrec.methods.rearec import calibrate_depth_run
 from hf_genrec.methods.rearec.arguments import ReaRecArguments
 from hf_genrec.trainers import evaluate_run, prepare_data, tokenize_items, train
+from hf_genrec.trainers.trial_runs import prepare_once
 from hf_genrec.training.config import RunConfig, find_config, parse_config
 from hf_genrec.training.run_folder import RunFolder
 
@@ -375,6 +376,9 @@ def plan_epochs(config: RunConfig, minutes: float) -> float:
 
 def compare(options: argparse.Namespace) -> str:
     """Each method against another, over the seeds; a row of `comparisons-<data set>.jsonl` holds the same."""
+    base = str(find_config(f"rearec/{DATA_SETS[options.data.name]}-published"))
+    own = ["--source_path", str(options.data), "--output_dir", str(options.work / f"prepared-{options.data.name}")]
+    prepared, _ = prepare_once(parse_config(base, own), tokenize=False)
     lines = [f"differences from {options.against}, mean of seeds {', '.join(map(str, options.seeds))}"]
     for method in options.methods:
         row: dict[str, Any] = {"cell": f"{method} against {options.against}"}
@@ -396,19 +400,15 @@ def compare(options: argparse.Namespace) -> str:
                 )
             if split.startswith("test"):
                 row[f"{split} ndcg@10 by group"] = by_group(
-                    *(values["ndcg@10"].mean(0) for values in of_users), options
+                    *(values["ndcg@10"].mean(0) for values in of_users), prepared
                 )
         write_row("comparisons", options.data.name, row)
     return "\n".join(lines)
 
 
-def by_group(mine: np.ndarray, other: np.ndarray, options: argparse.Namespace) -> dict[str, list[float]]:
+def by_group(mine: np.ndarray, other: np.ndarray, prepared: PreparedData) -> dict[str, list[float]]:
     """Of each group of test users with anybody in it: their number, mean of both, difference and its 95 % interval."""
-    base = str(find_config(f"rearec/{DATA_SETS[options.data.name]}-published"))
-    folder = options.work / f"prepared-{options.data.name}"
-    config = parse_config(base, ["--source_path", str(options.data), "--output_dir", str(folder)])
-    prepare_data.main(config)
-    prepared, found = PreparedData.load(config.run.data), {}
+    found = {}
     for name, group in user_groups(prepared, prepared.split("test")).items():
         if group.any():
             interval = paired_bootstrap_difference(mine[group], other[group])

@@ -93,14 +93,13 @@ def shared_files() -> list[Path]:
     ]
 
 
+OTHERS_NAMES = ("care_csv", "__arrow_c_stream__", "SOCK_STREAM")  # a source and protocols, called as by their authors
+
+
 @pytest.mark.parametrize("path", shared_files(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_shared_code_names_no_method(path):
     text = path.read_text(encoding="utf-8")
-    for other in (
-        "care_csv",
-        "__arrow_c_stream__",
-        "SOCK_STREAM",
-    ):  # a source and protocols, called as others call them
+    for other in OTHERS_NAMES:
         text = text.replace(other, "")
     named = re.findall(rf"(?i)(?<![a-z])(?:{'|'.join(METHODS)})(?![a-z])", text)
     assert not named

@@ -145,8 +145,8 @@ def make_plan(config: RunConfig, processes: int, device: Device | None = None) -
     if total > LARGE:
         # Of one row and two the most at once may be a large weight's gradient, however many rows there are.
         more = max(activations[-1] - activations[0], float(counted[-1].kept - counted[0].kept))
-        activations = [activations[0] + more * (size - 1)]
-        seconds, flops_of_batch = ([_extended(of, size)] for of in (seconds, flops_of_batch))
+        activations = [activations[0], activations[0] + more]
+        seconds, activations, flops_of_batch = ([_extended(of, size)] for of in (seconds, activations, flops_of_batch))
     optimizer = _optimizer_bytes(arguments, trained)
     step_seconds = {
         "forward and backward": accumulated * sum(seconds) / len(seconds),
