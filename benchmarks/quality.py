@@ -64,7 +64,7 @@ EVALUATIONS, EVAL_USERS = 6, 5000  # during a training of a model that decodes
 MINUTES = 30  # the usual budget
 SEEDS = 3
 # Keys that name finished cells: a method, of the same seed or, with `+1`, of the next one; `@14` minutes, or the usual.
-CELLS_OF = ("collaborative_run", "soft_targets_run", "dense_run", "members_runs")
+CELLS_OF = ("collaborative_run", "soft_targets_run", "dense_run", "members_runs", "stage1_run")
 AS_PUBLISHED = ("care", "rearec")  # their cells vary what was published, not what was found to be best
 CODES_OF = "codes of "  # a cell, as a part of what it took
 RECOMMENDER_CODES = {"collaborative_run": "rearec-none"}  # the finished cell of this method, at the usual budget
@@ -84,6 +84,8 @@ DISTILLED = RECOMMENDER_CODES | {
     "soft_targets_temperature": 2.0,  # the sum of two recommenders' scores is as sharp as their product
     "soft_targets_loss": "cross_entropy",
 }
+BACKBONES, REASONING = ("bert4rec", "unisrec", "morec"), ("none", "erl", "prl")
+REAREC_AS_PUBLISHED = {"temperature": 0.07, "temperature_scale": 5.0, "hidden_dropout": 0.5, "attention_dropout": 0.5}
 # A method begins with the folder of its configurations.
 METHODS: dict[str, dict[str, Any]] = {
     "care": {},
@@ -123,6 +125,19 @@ METHODS: dict[str, dict[str, Any]] = {
     "rearec-prl-temperature-0.3": {"reasoning": "prl", "temperature": 0.3},
     "rearec-erl-adapter": {"reasoning": "erl", "reasoning_adapter_size": 16},
     "rearec-prl-adapter": {"reasoning": "prl", "reasoning_adapter_size": 16},
+    "rearec-erl-no-kl": {"reasoning": "erl", "kl_weight": 0.0},
+    "rearec-prl-no-contrast": {"reasoning": "prl", "contrastive_weight": 0.0},
+    **{f"rearec-{way}-as-published": {"reasoning": way} | REAREC_AS_PUBLISHED for way in REASONING},
+    **{
+        f"rearec-{way}-{steps}-steps": {"reasoning": way, "num_reasoning_steps": steps}
+        for way in REASONING[1:]
+        for steps in (1, 3, 4, 5)
+    },
+    **{
+        f"rearec-{backbone}-{way}": {"backbone": backbone, "reasoning": way}
+        for backbone in BACKBONES
+        for way in REASONING
+    },
     TWO_RECOMMENDERS: {"members_runs": ["rearec-none", "rearec-none+1"]},
     "ensemble-codetree-and-two": {"members_runs": ["codetree-distilled@14", "rearec-none", "rearec-none+1"]},
     "codetree": {"collaborative_dim": 128},
@@ -133,6 +148,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "codetree-distilled": DISTILLED,
     "codetree-distilled-from-one": DISTILLED | {"soft_targets_run": "rearec-none", "soft_targets_temperature": 1.0},
     "tiger-recommender-codes": RECOMMENDER_CODES,
+    "tiger": {},
+    "stream": {"stage1_run": "tiger"},
+    "stream-random-traces": {"stage1_run": "tiger", "traces": "random"},
+    "stream-no-thinking": {"stage1_run": "tiger", "num_thinking_tokens": 0},
+    "mdgr": {},
+    "mdgr-guided": {"views": "guided"},
+    "mdgr-recommender-codes": RECOMMENDER_CODES,
     "s2gr-recommender-codes": RECOMMENDER_CODES,
     "liger-recommender-codes": RECOMMENDER_CODES,
     "cobra-recommender-codes": RECOMMENDER_CODES,
