@@ -30,6 +30,7 @@ import yaml
 
 from benchmarks.cells import metrics_of_users, ranks_of, read_rows, write_row
 from benchmarks.measure import RESULTS, environment
+from benchmarks.trained_runs import trained_run
 from benchmarks.user_groups import RARE, user_groups
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.evaluation.metrics import paired_bootstrap_difference
@@ -37,7 +38,7 @@ from hf_genrec.files import whole_file
 from hf_genrec.method import load_method
 from hf_genrec.methods.rearec import calibrate_depth_run
 from hf_genrec.methods.rearec.arguments import ReaRecArguments
-from hf_genrec.trainers import evaluate_run, prepare_data, tokenize_items, train
+from hf_genrec.trainers import evaluate_run, prepare_data, tokenize_items
 from hf_genrec.trainers.trial_runs import prepare_once
 from hf_genrec.training.config import RunConfig, find_config, parse_config
 from hf_genrec.training.run_folder import RunFolder
@@ -356,11 +357,7 @@ def depth_figures(system: dict[str, Any]) -> dict[str, Any]:
 
 def train_cell(config_file: Path) -> RunFolder:
     """A cell's run, its training finished, from wherever an earlier attempt ended."""
-    config = parse_config(str(config_file), ["--resume_from_checkpoint", "last"])
-    run = config.run
-    if not (run.model / "config.json").is_file():
-        train.main(config)
-    return run
+    return trained_run(parse_config(str(config_file), ["--resume_from_checkpoint", "last"]))
 
 
 def plan_epochs(config: RunConfig, minutes: float) -> float:

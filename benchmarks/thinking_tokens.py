@@ -19,12 +19,11 @@ from typing import Any
 
 from benchmarks.cells import read_rows, write_row
 from benchmarks.measure import environment
+from benchmarks.trained_runs import trained_run
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.evaluation.evaluator import evaluate_recommender
 from hf_genrec.method import load_model
-from hf_genrec.trainers import prepare_data, tokenize_items, train
 from hf_genrec.training.config import RunConfig, parse_config
-from hf_genrec.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -55,13 +54,11 @@ def run_cell(traces: str, length: int, seed: int, options: argparse.Namespace) -
     if any(row["cell"] == cell for row in read_rows(KIND, data)):
         return
     stage1 = options.work / f"stage1-{options.epochs}-{seed}"
-    train_run(configuration("tiger/ml-100k", stage1, seed, options))
+    trained_run(configuration("tiger/ml-100k", stage1, seed, options))
     kept = ["--traces", traces] if length else []
-    run = options.work / f"{options.epochs}-{length}-{traces}-{seed}"
+    place = options.work / f"{options.epochs}-{length}-{traces}-{seed}"
     own = ["--num_thinking_tokens", str(length), "--stage1_run", str(stage1), *kept]
-    train_run(configuration("stream/ml-100k", run, seed, options, *own))
-
-    folder = RunFolder(run)
+    folder = trained_run(configuration("stream/ml-100k", place, seed, options, *own))
     training = json.loads((folder.results / "training.json").read_text(encoding="utf-8"))
     row: dict[str, Any] = {
         "cell": cell,
@@ -96,17 +93,6 @@ def configuration(name: str, run: Path, seed: int, options: argparse.Namespace, 
     }  # fmt: skip
     overrides = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
     return parse_config(name, [*overrides, *(["--teachers", "{}"] if name.startswith("stream") else []), *own])
-
-
-def train_run(config: RunConfig) -> None:
-    """Prepare, tokenize and train what is not finished."""
-    run = config.run
-    if (run.model / "config.json").is_file():
-        return
-    if not (run.semantic_ids / "semantic_ids.json").is_file():
-        prepare_data.main(config)
-        tokenize_items.main(config)
-    train.main(config)
 
 
 def table(data: str) -> str:
