@@ -3,6 +3,8 @@ CollectiveKV (arXiv 2601.19178): of each key and value of a history only a thin 
 row of a pool that all users share, and what is kept of a user is the thin part and the row's number.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -111,6 +113,14 @@ class SharedKeysValues(nn.Module):
         """Keys and values (B, n, size) of a record (B, n, 2 (d_u + 1))."""
         key, value = record.chunk(2, -1)
         return self.key.look_up(key), self.value.look_up(value)
+
+
+def keep_record(cache: Any, index: int, record: torch.Tensor | None) -> None:
+    """Give a layer of a cache the record (B, n, R) of its new slots, if it keeps such."""
+    if cache is not None and record is not None:
+        layer: Any = next(iter(cache.layers[index:]), None)  # a plain cache adds layers as it fills
+        if hasattr(layer, "keep_record"):
+            layer.keep_record(record)
 
 
 def route_losses(scores: torch.Tensor, best: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

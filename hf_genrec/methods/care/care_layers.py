@@ -1,8 +1,6 @@
 """What CARE's layers do that Qwen2's do not: packed rows, dropout of what a layer adds, reading some slots only; and
 Qwen3's norms of queries and keys."""
 
-from typing import Any
-
 import torch
 from torch import nn
 from transformers import AttentionInterface
@@ -18,7 +16,7 @@ from ...catalogue.transformers_bridge import (
     rotate_half,
     takes_cache,
 )
-from ...decoding.shared_keys_values import SharedKeysValues
+from ...decoding.shared_keys_values import SharedKeysValues, keep_record
 from .care_packing import PackedMask, packed_attention, packed_reading
 
 ATTENTION = AttentionInterface()
@@ -107,10 +105,7 @@ class CareAttention(Qwen2Attention):
             shared_key, shared_value, record = self.shared(hidden_states, is_history)
             key = torch.where(is_history.unsqueeze(-1), shared_key, key)
             value = torch.where(is_history.unsqueeze(-1), shared_value, value)
-            if record is not None and cache is not None:
-                layer: Any = next(iter(cache.layers[self.layer_idx :]), None)  # a plain cache adds layers as it fills
-                if hasattr(layer, "keep_record"):
-                    layer.keep_record(record)
+            keep_record(cache, self.layer_idx, record)
         key, value = self.in_heads(key, value, *position_embeddings)
         if self.q_norm is not None:
             query = self.q_norm(query)

@@ -51,6 +51,14 @@ class CobraArguments:
         default=20, metadata={"help": "fusion: items near the dense vectors that are considered beside the beams' own"}
     )
 
+    shared_kv_pool_size: int = field(
+        default=0,
+        metadata={"help": "rows of the pool that users' cached keys, and values, are looked up in; 0 for plain ones"},
+    )
+    shared_kv_user_dim: int = field(
+        default=2, metadata={"help": "with a pool: numbers of a cached key, and of a value, that are the user's own"}
+    )
+
     def __post_init__(self) -> None:
         from hf_genrec.methods.cobra.configuration_cobra import CobraConfig  # imports torch, which the keys need not
 

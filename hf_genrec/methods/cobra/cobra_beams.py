@@ -21,6 +21,16 @@ class CobraBeamDecoder(BeamDecoder):
         self._begin = self.layers[0].filled, self.position, self.ancestors
         return self.first
 
+    def keys_values(
+        self, kept: torch.Tensor, layer: int, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if len(kept) == 2:  # keys and values
+            return super().keys_values(kept, layer, input_ids, attention_mask)
+        record, decoder_layer = kept[0, :, 0], self.model.base_model.layers[layer]  # (B, P, R)
+        self.layers[layer].keep_record(record)
+        keys, values = decoder_layer.shared.look_up(record)
+        return decoder_layer.attention.heads(keys), decoder_layer.attention.heads(values)
+
     def new_slots(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         embeddings = self.model.base_model.embed_codes(codes).unsqueeze(2)
         return embeddings, self.prompt_mask[:, None], torch.ones(1, 1, dtype=torch.bool, device=codes.device)

@@ -7,16 +7,24 @@ from torch import nn
 from ...catalogue.item_vectors import without_rows
 from ...catalogue.transformers_bridge import ACT2FN
 from ...decoding.attention import FeedForward, MultiHeadAttention
+from ...decoding.shared_keys_values import SharedKeysValues, keep_record
 from .configuration_cobra import CobraConfig
 
 
 class CobraLayer(nn.Module):
-    """Causal attention and a feed-forward part, with norms in front of them or, as the community's code, behind."""
+    """
+    Causal attention and a feed-forward part, with norms in front of them or, as the community's code, behind. With
+    `config.shared_kv_pool_size` all keys and values are from a pool.
+    """
 
     def __init__(self, config: CobraConfig):
         super().__init__()
         size, eps = config.hidden_size, config.layer_norm_eps
         self.attention = MultiHeadAttention(size, config.num_attention_heads, config.attention_dropout)
+        self.shared: nn.Module | None = None
+        if config.shared_kv_pool_size:
+            self.shared = SharedKeysValues(size, size, config.shared_kv_user_dim, config.shared_kv_pool_size)
+            self.attention.key = self.attention.value = None  # type: ignore[assignment]
         self.attention_norm = nn.LayerNorm(size, eps)
         self.feed_forward = FeedForward(size, config.intermediate_size, config.hidden_act)
         self.feed_forward_norm = nn.LayerNorm(size, eps)
@@ -26,15 +34,23 @@ class CobraLayer(nn.Module):
             self.empty_memory = nn.Parameter(torch.zeros(size))
             self.memory_norm = nn.LayerNorm(size, eps)
 
-    def forward(self, states: torch.Tensor, allowed: torch.Tensor, cache, index: int) -> torch.Tensor:
+    def forward(
+        self, states: torch.Tensor, allowed: torch.Tensor, cache, index: int, is_token: torch.Tensor
+    ) -> torch.Tensor:
         """
         Args:
             states: (B, T, d).
             allowed: which slots each may attend to, broadcastable to (B, heads, T, slots).
             cache: keys and values so far, or `None`; the layer's are those of `index`.
+            is_token: (B, T) boolean, False for padding.
         """
         reading = self.attention_norm(states) if self.norm_first else states
-        keys, values = self.attention.keys_values(reading)
+        if self.shared is None:
+            keys, values = self.attention.keys_values(reading)
+        else:
+            keys, values, record = self.shared(reading, is_token)
+            keep_record(cache, index, record)
+            keys, values = self.attention.heads(keys), self.attention.heads(values)
         if cache is not None:
             keys, values = cache.update(keys, values, index)
         states = states + self.dropout(self.attention(reading, keys, values, allowed))

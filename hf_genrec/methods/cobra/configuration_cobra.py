@@ -7,6 +7,7 @@ from ...catalogue.flat_code import FlatCode
 from ...catalogue.saved_files import require_number, set_token_ids
 from ...catalogue.transformers_bridge import CACHE_NAMES, PreTrainedConfig
 from ...decoding.attention import require_layer_settings
+from ...decoding.shared_keys_values import require_shared_settings
 from .cobra_choices import NEGATIVES, RETRIEVAL
 
 COUNTS = (
@@ -68,6 +69,16 @@ class CobraConfig(FlatCode, PreTrainedConfig):
             Layer norms in front of attention and feed-forward part. `False`: behind them, with a third one behind a
             vector that is added between the two: what is left of a cross-attention that has nothing to read (the
             community's code).
+
+    > Cached histories
+
+    Args:
+        shared_kv_pool_size (`int`, defaults to 0):
+            Rows of the pool that each layer's keys, and values, are looked up in; 0 for none.
+        shared_kv_user_dim (`int`, defaults to 2):
+            Numbers of a key, and of a value, that are the user's own.
+        shared_kv_peak_weight, shared_kv_balance_weight (`float`, defaults to 0.01):
+            Weights of the routers' losses, in training only.
 
     > Loss
 
@@ -136,6 +147,10 @@ class CobraConfig(FlatCode, PreTrainedConfig):
     answer_token_id: int | None = None
     pad_token_id: int | None = None
     tie_word_embeddings: bool = False
+    shared_kv_pool_size: int = 0
+    shared_kv_user_dim: int = 2
+    shared_kv_peak_weight: float = 0.01
+    shared_kv_balance_weight: float = 0.01
 
     def __post_init__(self, **kwargs):
         set_token_ids(self, "answer_token_id")
@@ -164,6 +179,9 @@ class CobraConfig(FlatCode, PreTrainedConfig):
                 raise ValueError(f"{name}={getattr(self, name)!r}: use one of {', '.join(choices)}.")
         if not self.dense_temperature:
             raise ValueError("dense_temperature=0: give a number above 0.")
+        for name in ("shared_kv_peak_weight", "shared_kv_balance_weight"):
+            require_number(name, getattr(self, name), 0, sys.float_info.max, whole=False)
+        require_shared_settings(self.shared_kv_pool_size, self.shared_kv_user_dim, self.hidden_size)
         require_layer_settings(self.hidden_size, self.num_attention_heads, self.hidden_act)
 
     @property

@@ -17,6 +17,7 @@ from ...catalogue.transformers_bridge import CACHE, CacheByBothNames, returns_tu
 from ...catalogue.transformers_bridge import initialization as init
 from ...decoding.code_loss import at_least_float32
 from ...decoding.shared_batch import counts_of_all, own_start, rows_of_all
+from ...decoding.shared_keys_values import take_shared_losses
 from .cobra_beams import CobraBeamDecoder
 from .cobra_layers import CobraLayer, DenseItems, TextLinear
 from .cobra_losses import dense_loss, other_users_loss
@@ -127,6 +128,7 @@ class CobraModel(CobraPreTrainedModel):
         cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        is_token: torch.Tensor | None = None,
         **kwargs,
     ) -> CobraModelOutput:
         r"""
@@ -142,6 +144,8 @@ class CobraModel(CobraPreTrainedModel):
                 Keys and values so far; may be named `past_key_values`.
             inputs_embeds (`torch.FloatTensor` of shape `(B, T, d)`, *optional*):
                 Of [`embed`], instead of `input_ids`.
+            is_token (`torch.BoolTensor` of shape `(B, T)`, *optional*):
+                False for padding, which the routers' losses leave out. By default nothing of what is given is.
 
         Raises:
             ValueError: for neither tokens nor embeddings, or a row that is too long.
@@ -172,8 +176,10 @@ class CobraModel(CobraPreTrainedModel):
                 # Padding attends to itself: softmax over nothing is not a number.
                 itself = columns == columns[past:, None]
                 allowed = ((allowed & attention_mask.bool()[:, None]) | itself).unsqueeze(1)
+        if is_token is None:
+            is_token = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
         for index, layer in enumerate(self.layers):
-            hidden = layer(hidden, allowed, cache, index)
+            hidden = layer(hidden, allowed, cache, index, is_token)
         return CobraModelOutput(last_hidden_state=self.norm(hidden), **{CACHE: cache if use_cache else None})
 
 
@@ -183,9 +189,9 @@ class CobraOutput(CacheByBothNames, CausalLMOutputWithPast):
     `CausalLMOutputWithPast` with the terms of the loss.
 
     Args:
-        loss: `losses["sparse"] + dense_loss_weight * losses["dense"]`.
+        loss: `losses["sparse"] + dense_loss_weight * losses["dense"]`, and the weighted terms of the routers.
         losses: the unweighted terms by name: the cross-entropy per code, and that of the dense vectors, both means over
-            the targets.
+            the targets; with a pool in training `peak` and `balance` of its routers.
         logits: (B, T, vocab_size), row i for token i + 1: the log-softmax over the codes of the level that comes next,
             -inf elsewhere. Where a vector comes next, all codes have the same. `None` in training with labels.
         last_hidden_state: (B, T, d); behind an item's last code it is the item's predicted vector.
@@ -296,12 +302,16 @@ class CobraForCausalLM(CobraRecommenderMixin, CobraPreTrainedModel, GenerationMi
             position_ids=position_ids,
             cache=cache,
             use_cache=use_cache,
+            is_token=input_ids != self.config.pad_token_id,
         )
         states = outputs.last_hidden_state
         loss = losses = logits = None
         if labels is not None:
             losses = self._losses(states, labels, vectors, num_items_in_batch, target_places)
             loss = losses["sparse"] + self.config.dense_loss_weight * losses["dense"]
+            for name in ("peak", "balance"):
+                if name in losses:
+                    loss = loss + getattr(self.config, f"shared_kv_{name}_weight") * losses[name]
         if labels is None or not self.training:
             logits = self._next_codes(input_ids, states)
         return CobraOutput(
@@ -325,7 +335,7 @@ class CobraForCausalLM(CobraRecommenderMixin, CobraPreTrainedModel, GenerationMi
         return both[0], both[1], self.model.items(rows)
 
     def _losses(self, states, labels, vectors, num_items_in_batch, target_places) -> dict[str, torch.Tensor]:
-        """The two terms, unweighted, for states (B, T, d), labels (B, T) and the vectors that they number."""
+        """The terms, unweighted, for states (B, T, d), labels (B, T) and the vectors that they number."""
         config = self.config
         num_rows, width = len(labels), labels.shape[1] - 1
         states, labels = states[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
@@ -348,7 +358,9 @@ class CobraForCausalLM(CobraRecommenderMixin, CobraPreTrainedModel, GenerationMi
             dense = other_users_loss(predicted, targets, users, config.dense_temperature, start)
         else:
             dense = dense_loss(predicted, vectors, rows, config.dense_temperature)
-        return {"sparse": sparse / config.num_levels / total, "dense": dense / total}
+        # Over accumulated batches the shares of the targets add up to one term of the routers, too.
+        shared = {name: term * len(of_items) / total for name, term in take_shared_losses(self).items()}
+        return {"sparse": sparse / config.num_levels / total, "dense": dense / total, **shared}
 
     @classmethod
     def from_published(cls, state_dict: dict[str, torch.Tensor], config: CobraConfig) -> "CobraForCausalLM":

@@ -3,6 +3,7 @@
 from typing import cast
 
 import numpy as np
+from torch import nn
 from transformers import set_seed
 
 from hf_genrec.data.examples import Targets
@@ -16,6 +17,7 @@ from hf_genrec.methods.cobra.processing_cobra import CobraProcessor
 from hf_genrec.semantic_ids.ids import SemanticIds
 from hf_genrec.semantic_ids.tokens import code_tokenizer
 from hf_genrec.training.config import RunConfig
+from hf_genrec.training.shared_pools import HardenGates, first_batches, start_pools
 from hf_genrec.training.text_vectors import text_vectors
 from hf_genrec.training.trainer import subsample
 
@@ -33,13 +35,28 @@ def build_trainer(config: RunConfig) -> CobraTrainer:
     processor = build_processor(prepared, semantic_ids, config.data.max_history)
     model = build_cobra(config.model, processor, vectors)
     targets = cast(Targets, arguments.targets)
+    rows = ItemWindows(prepared.train_sequences(), targets, processor.max_history, arguments.packing)
+    collator, sharing = CascadeCollator(processor), bool(model.config.shared_kv_pool_size)
+    if sharing:
+        projections = {layer.shared: random_projections(model.config) for layer in model.model.layers}
+        start_pools(model, first_batches(rows, collator, arguments), projections, arguments.seed)
     return CobraTrainer(
         model,
         arguments,
-        train_dataset=ItemWindows(prepared.train_sequences(), targets, processor.max_history, arguments.packing),
+        train_dataset=rows,
         eval_dataset=subsample(validation, arguments.eval_users, arguments.seed),
-        data_collator=CascadeCollator(processor),
+        data_collator=collator,
+        callbacks=[HardenGates()] if sharing else None,
     )
+
+
+def random_projections(config: CobraConfig) -> tuple[nn.Linear, nn.Linear]:
+    """To keys and to values, as a layer without a pool begins with them."""
+    key, value = (nn.Linear(config.hidden_size, config.hidden_size) for _ in range(2))
+    for linear in (key, value):
+        nn.init.normal_(linear.weight, std=config.initializer_range)
+        nn.init.zeros_(linear.bias)
+    return key, value
 
 
 def build_processor(prepared: PreparedData, semantic_ids: SemanticIds, max_history: int) -> CobraProcessor:

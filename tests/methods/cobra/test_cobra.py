@@ -149,6 +149,22 @@ def test_a_user_cache_changes_nothing(model):
     assert np.isfinite(both[1]).all()
 
 
+@pytest.mark.parametrize("user_dim", [0, 2])
+def test_with_a_pool_a_user_is_a_record(user_dim):
+    model = make_cobra(make_cobra_processor(), shared_kv_pool_size=16, shared_kv_user_dim=user_dim)
+    long, cache = np.random.default_rng(0).integers(0, 40, 8), model.user_cache()
+    for n in range(9):
+        expected, scores = model.recommend_rows([long[:n]], 5)
+        rows, found = model.recommend_rows([long[:n]], 5, user_cache=cache)
+        assert np.array_equal(rows, expected)
+        assert np.allclose(found, scores, atol=2e-4)  # a bit of float16 may fall on the other side
+    assert cache.hits == 7
+    # The longest history has replaced what it went on from: answer token, codes and vectors, but for the last vector.
+    tokens, layers = 1 + 8 * 4 - 1, model.config.num_hidden_layers
+    assert cache.num_bytes == tokens * layers * 2 * (2 * user_dim + 2)
+    assert not any("attention.key" in name for name in model.state_dict())
+
+
 def test_padding_is_not_read(model):
     together = model.score_rows(ROWS, np.arange(10))
     for line, history in zip(together, ROWS, strict=True):

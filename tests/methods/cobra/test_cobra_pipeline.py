@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.method import load_model
+from hf_genrec.methods.cobra.training_cobra import build_trainer
 from hf_genrec.training.config import parse_config
+from hf_genrec.training.shared_pools import HardenGates
 
 pytestmark = pytest.mark.libraries
 
@@ -92,6 +94,27 @@ def test_recommend_as_a_stranger_and_with_todays_code(trained, monkeypatch, caps
 
 def test_a_killed_training_ends_with_the_same_weights(trained, config, own_data):
     check_a_killed_training("train", config, trained, own_data / "cobra-killed")
+
+
+def test_a_pool_starts_from_the_data_and_is_served(config, own_data, monkeypatch, capsys):
+    run = own_data / "cobra-pool"
+    given = ["--output_dir", str(run), "--shared_kv_pool_size", "8", "--shared_kv_user_dim", "1"]
+    for command in ("prepare", "tokenize"):
+        run_command(monkeypatch, capsys, command, "--config", config, *given)
+    trainer = build_trainer(parse_config(str(config), given))
+    shared = [layer.shared for layer in trainer.model.model.layers]
+    std = trainer.model.config.initializer_range
+    assert all((part.pool.weight.std() - std).abs() > std / 4 for one in shared for part in (one.key, one.value))
+    assert any(isinstance(callback, HardenGates) for callback in trainer.callback_handler.callbacks)
+    run_command(monkeypatch, capsys, "train", "--config", config, *given)
+    record = json.loads((run / "results/training.json").read_text())
+    assert all({"loss_peak", "loss_balance"} <= line.keys() for line in record["log"] if "loss" in line)
+    history = PreparedData.load(run / "data").item_ids[:3]
+    model = load_model(run / "model")
+    cache = model.user_cache()
+    for _ in range(2):
+        assert model.recommend(history, k=5, user_cache=cache)[0] == model.recommend(history, k=5)[0]
+    assert cache.hits == 1
 
 
 def test_keys_of_other_methods_are_refused(config):

@@ -17,6 +17,7 @@ from hf_genrec.methods.cobra.processing_cobra import CobraProcessor
 from hf_genrec.methods.cobra.training_cobra import build_cobra
 from hf_genrec.semantic_ids.tokens import code_tokenizer
 from hf_genrec.training.arguments import GenRecTrainingArguments
+from hf_genrec.training.shared_pools import HardenGates
 
 pytestmark = pytest.mark.libraries
 
@@ -76,6 +77,40 @@ def test_no_target_is_left():
 def batch_of(model, users):
     rows = ItemWindows([np.array(user, dtype=np.int64) for user in users], "all", MAX_HISTORY)
     return CascadeCollator(model.processor)([rows[row] for row in range(len(rows))])
+
+
+def test_routers_and_pools_learn_and_their_losses_are_added():
+    model = make_cobra(PROCESSOR, shared_kv_pool_size=8, shared_kv_user_dim=1).train()
+    batch = batch_of(model, [[1, 2, 3], [4]])
+    outputs = model(**batch)
+    outputs.loss.backward()
+    for layer in model.model.layers:
+        for part in (layer.shared.key, layer.shared.value):
+            assert all(weight.grad.abs().sum() > 0 for weight in part.parameters())
+    losses, config = outputs.losses, model.config
+    expected = losses["sparse"] + config.dense_loss_weight * losses["dense"]
+    expected += 0.01 * losses["peak"] + 0.01 * losses["balance"]
+    assert outputs.loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    # Padding is not seen: a row alone and the same row beside a longer one have the same routers' losses.
+    alone = model(**batch_of(model, [[4]])).losses
+    padded = batch_of(model, [[4], [1, 2, 3]])
+    narrow = {name: padded[name][:1] for name in ("input_ids", "labels")}
+    assert narrow["input_ids"].shape[1] > batch_of(model, [[4]])["input_ids"].shape[1]
+    beside = model(**narrow).losses
+    for name in ("peak", "balance"):
+        assert beside[name].item() == pytest.approx(alone[name].item(), abs=1e-6)
+
+
+def test_hard_gates_train_what_is_served():
+    model = make_cobra(PROCESSOR, shared_kv_pool_size=8, shared_kv_user_dim=0).double()
+    model.config.shared_kv_peak_weight = model.config.shared_kv_balance_weight = 0.0
+    batch = batch_of(model, [[1, 2, 3], [4]])
+    served = model(**batch).loss.item()
+    model.train()
+    assert abs(model(**batch).loss.item() - served) > 1e-4
+    state = type("State", (), {"global_step": 8, "max_steps": 10})
+    HardenGates().on_step_begin(None, state, None, model=model)
+    assert model(**batch).loss.item() == pytest.approx(served, abs=1e-9)
 
 
 @pytest.mark.parametrize("negatives", ["catalogue", "batch", "other_users"])
