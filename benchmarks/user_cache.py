@@ -15,14 +15,16 @@ import argparse
 import logging
 import statistics
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.cells import metrics_of_users, ranks_of, read_rows, write_row
-from benchmarks.compressed_cache import Int8, LowRank, ProductQuantizer, compressed
+from benchmarks.compressed_cache import Codec, Int8, LowRank, ProductQuantizer, compressed
 from benchmarks.measure import environment
 from benchmarks.trained_runs import prepared_run, trained_run
 from hf_genrec.data.prepared import EvaluationSplit, PreparedData
@@ -61,9 +63,12 @@ def main() -> None:
     plain_run = trained_run(continued(options, BASE))
     plain = load_model(plain_run.model)
     base = measure(BASE, plain, plain_run, options, None)
-    measure("as the run ended", load_model(RunFolder(options.run).model), plain_run, options, base)
+    for user_dim in options.user_dims:
+        name, settings = pool(options, user_dim)
+        run = trained_run(continued(options, name, *settings))
+        measure(name, load_model(run.model), run, options, base)
     heads, seed = plain.config.num_key_value_heads, of_run.training.seed
-    codecs = {"int8": lambda vectors: Int8(heads)}
+    codecs: dict[str, Callable[[torch.Tensor], Codec]] = {"int8": lambda vectors: Int8(heads)}
     for user_dim in options.user_dims:  # as many bytes: d_u numbers in float16, and a row of 16 bits
         size = 2 * (user_dim + 1)
         codecs[f"low rank {size // 2}"] = partial(LowRank, rank=size // 2)
@@ -71,15 +76,19 @@ def main() -> None:
     prompts = plain.processor.prompts(some_histories(PreparedData.load(plain_run.data), "validation", FITTED_USERS))
     for name, codec in codecs.items():
         measure(name, compressed(plain, codec, [prompts | {"logits_to_keep": 1}]), plain_run, options, base)
+    measure("as the run ended", load_model(RunFolder(options.run).model), plain_run, options, base)
     for user_dim in options.user_dims:
-        name = f"pool {options.pool_size}, own {user_dim}"
-        settings = ["--shared_kv_pool_size", str(options.pool_size), "--shared_kv_user_dim", str(user_dim)]
-        start = continued(options, f"{name}, not trained", *settings)
-        prepared_run(start)
-        measure(f"{name}, not trained", load_method("care").build_trainer(start).model, plain_run, options, base)
-        run = trained_run(continued(options, name, *settings))
-        measure(name, load_model(run.model), run, options, base)
+        name, settings = pool(options, user_dim)
+        config = continued(options, f"{name}, not trained", *settings)
+        prepared_run(config)
+        measure(f"{name}, not trained", load_method("care").build_trainer(config).model, plain_run, options, base)
     print(table())
+
+
+def pool(options: argparse.Namespace, user_dim: int) -> tuple[str, list[str]]:
+    """What a cell with a pool is called, and its keys."""
+    settings = ["--shared_kv_pool_size", str(options.pool_size), "--shared_kv_user_dim", str(user_dim)]
+    return f"pool {options.pool_size}, own {user_dim}", settings
 
 
 def continued(options: argparse.Namespace, name: str, *own: str) -> RunConfig:

@@ -113,6 +113,12 @@ def random_traces(codebook_sizes: Sequence[int], count: int, length: int, seed: 
     return np.stack(columns, axis=1)
 
 
+def own_code_share(tokens: np.ndarray, codes: np.ndarray) -> float:
+    """Of thinking tokens (T, l), the share that is the target's own code, (T, L), of the token's level."""
+    levels = np.arange(tokens.shape[1]) % codes.shape[1]
+    return float((tokens == codes[:, levels]).mean())
+
+
 def similar_traces(vectors: np.ndarray, token_ids: np.ndarray, length: int) -> np.ndarray:
     """
     (N, length) token ids: the codes of the items whose vectors (N, D) have the largest cosines with each item's, the

@@ -34,6 +34,7 @@ class Traces:
         rejected: (T,) catalogue rows that the targets are preferred to, or none.
         margins: (T,) what the targets' log-probabilities have more than theirs, where there are some.
         cpu_seconds: what making them took.
+        own_share: of traces just made, how many thinking tokens are the target's own codes of their levels.
     """
 
     tokens: np.ndarray
@@ -41,6 +42,7 @@ class Traces:
     rejected: np.ndarray | None = None
     margins: np.ndarray | None = None
     cpu_seconds: float = 0.0
+    own_share: float | None = None
 
 
 def kept_traces(folder: Path, made_from: Mapping[str, Any], make: Callable[[], Traces]) -> Traces:
@@ -70,9 +72,14 @@ def kept_traces(folder: Path, made_from: Mapping[str, Any], make: Callable[[], T
             place / TENSORS_FILE,
         )
         share = len(traces.kept) / len(traces.tokens)
-        write_json({"made_from": wanted, "cpu_seconds": traces.cpu_seconds, "kept_share": share}, place / RECORD_FILE)
+        record = {"made_from": wanted, "cpu_seconds": traces.cpu_seconds, "kept_share": share}
+        write_json(record | {"own_share": traces.own_share}, place / RECORD_FILE)
     logger.info(
-        "%s traces made in %.0f CPU s, %.0f %% kept", f"{len(traces.tokens):,}", traces.cpu_seconds, 100 * share
+        "%s traces made in %.0f CPU s, %.0f %% kept; %.0f %% of their tokens are codes of the target itself",
+        f"{len(traces.tokens):,}",
+        traces.cpu_seconds,
+        100 * share,
+        100 * (traces.own_share or 0),
     )
     return traces
 

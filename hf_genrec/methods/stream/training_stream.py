@@ -12,7 +12,13 @@ from hf_genrec.data.examples import Targets, target_positions
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.decoding.code_t5 import CodeT5
 from hf_genrec.hub import model_fingerprint
-from hf_genrec.methods.stream.annotation import hard_negatives, random_traces, residual_traces, similar_traces
+from hf_genrec.methods.stream.annotation import (
+    hard_negatives,
+    own_code_share,
+    random_traces,
+    residual_traces,
+    similar_traces,
+)
 from hf_genrec.methods.stream.arguments import StreamArguments
 from hf_genrec.methods.stream.modeling_stream import StreamForConditionalGeneration
 from hf_genrec.methods.stream.stream_trainer import StreamTrainer
@@ -133,12 +139,16 @@ def make_traces(config: RunConfig, run: RunFolder, trainer: Any, stage1: Finishe
         sequence = examples.sequences[user]
         histories.append(sequence[max(position - processor.max_history, 0) : position])
         targets[place] = sequence[position]
-    everything = np.arange(len(targets))
+    everything, codes = np.arange(len(targets)), processor.token_ids[targets]
+
+    def made(tokens: np.ndarray, kept: np.ndarray, *preference: np.ndarray) -> Traces:
+        return Traces(tokens, kept, *preference, own_share=own_code_share(tokens, codes))
+
     if arguments.traces == "similar":
         vectors = text_vectors(PreparedData.load(run.data).items, config.tokenizer)
-        return Traces(similar_traces(vectors, processor.token_ids, length)[targets], everything)
+        return made(similar_traces(vectors, processor.token_ids, length)[targets], everything)
     if stage1 is None:
-        return Traces(random_traces(processor.codebook_sizes, len(targets), length, trainer.args.seed), everything)
+        return made(random_traces(processor.codebook_sizes, len(targets), length, trainer.args.seed), everything)
     model = stage1.model.to(trainer.args.device)
     tokens, useful = residual_traces(model, histories, targets, length)
     kept = np.flatnonzero(useful)
@@ -147,5 +157,5 @@ def make_traces(config: RunConfig, run: RunFolder, trainer: Any, stage1: Finishe
     if arguments.traces == "random":
         tokens = random_traces(processor.codebook_sizes, len(targets), length, trainer.args.seed)
     if not arguments.prefers:
-        return Traces(tokens, kept)
-    return Traces(tokens, kept, *hard_negatives(model, histories, targets))
+        return made(tokens, kept)
+    return made(tokens, kept, *hard_negatives(model, histories, targets))

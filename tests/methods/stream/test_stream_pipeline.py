@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import USERS, check_a_killed_training, config_beside, exit_code, run_command, run_pipeline
+from safetensors.torch import load_file
 from torch.nn import functional
 
 from hf_genrec.data.examples import target_positions
@@ -90,6 +91,17 @@ def test_the_report(trained):
         assert line["loss"] == pytest.approx(sum(terms) + 0.1 * line["loss_preference"], rel=1e-4)
     for name in ("code", "trace", "state"):
         assert sum(line[f"loss_{name}"] for line in lines[-5:]) < sum(line[f"loss_{name}"] for line in lines[:5])
+
+
+def test_how_many_thinking_tokens_are_the_targets_own_codes(stage1, trained):
+    tokens = load_file(trained / "traces/traces.safetensors")["tokens"].tolist()
+    model, (_, targets) = load_model(stage1 / "model"), training_targets(stage1)
+    own = 0
+    for trace, target in zip(tokens, targets, strict=True):
+        codes = model.processor.token_ids[target].tolist()
+        own += sum(token == codes[place % len(codes)] for place, token in enumerate(trace))
+    share = json.loads((trained / "traces/traces.json").read_text())["own_share"]
+    assert 0 < share == pytest.approx(own / (len(tokens) * len(tokens[0])))
 
 
 @pytest.mark.parametrize("of", ["tiger", "stream"])
