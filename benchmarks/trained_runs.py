@@ -6,19 +6,17 @@ from hf_genrec.training.config import RunConfig
 from hf_genrec.training.run_folder import RunFolder
 
 
-def prepared_run(config: RunConfig) -> RunFolder:
-    """A run with its data and codes, made where they are not there."""
+def trained_run(config: RunConfig) -> RunFolder:
+    """
+    A run with its model, and what is missing before it made; with `resume_from_checkpoint: last` an interrupted
+    training goes on.
+    """
     run = config.run
+    if (run.model / "config.json").is_file():
+        return run
     if not (run.data / REPORT_FILE).is_file():
         prepare_data.main(config)
     if not (run.semantic_ids / "semantic_ids.json").is_file():
         tokenize_items.main(config)
-    return run
-
-
-def trained_run(config: RunConfig) -> RunFolder:
-    """A run with its model; with `resume_from_checkpoint: last` an interrupted training goes on."""
-    run = prepared_run(config)
-    if not (run.model / "config.json").is_file():
-        train.main(config)  # which gives its configuration another folder
+    train.main(config)  # which gives its configuration another folder
     return run

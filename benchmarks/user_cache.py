@@ -6,9 +6,10 @@
 
 The run is a finished one of `benchmarks.quality` without a pool. From it a plain model and one for each size of the
 user's own part are trained for as many epochs more; the plain one is what all are compared with, and what int8, low
-rank and product quantization compress. `not trained` is a pool as the training starts with it. Bytes are those that the
-user cache holds when it knows all test users, and `second` is a request of a user whose history but for the newest item
-is known, one by one. Finished cells are skipped; figures of quality are of all test users, with paired intervals.
+rank and product quantization compress. `not trained` is a pool as the training starts with it. Bytes a user follow from
+what the user cache holds of 64 users and from the lengths of all test histories, and `second` is a request of a user
+whose history but for the newest item is known, one by one. Finished cells are skipped; figures of quality are of all
+test users, with paired intervals.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import torch
 from benchmarks.cells import metrics_of_users, ranks_of, read_rows, write_row
 from benchmarks.compressed_cache import Codec, Int8, LowRank, ProductQuantizer, compressed
 from benchmarks.measure import environment
-from benchmarks.trained_runs import prepared_run, trained_run
+from benchmarks.trained_runs import trained_run
 from hf_genrec.data.prepared import EvaluationSplit, PreparedData
 from hf_genrec.evaluation.evaluator import evaluate_recommender
 from hf_genrec.evaluation.metrics import paired_bootstrap_difference
@@ -64,9 +65,12 @@ def main() -> None:
     plain = load_model(plain_run.model)
     base = measure(BASE, plain, plain_run, options, None)
     for user_dim in options.user_dims:
-        name, settings = pool(options, user_dim)
+        name = f"pool {options.pool_size}, own {user_dim}"
+        settings = ["--shared_kv_pool_size", str(options.pool_size), "--shared_kv_user_dim", str(user_dim)]
         run = trained_run(continued(options, name, *settings))
         measure(name, load_model(run.model), run, options, base)
+        start = load_method("care").build_trainer(continued(options, name, *settings)).model
+        measure(f"{name}, not trained", start, run, options, base)
     heads, seed = plain.config.num_key_value_heads, of_run.training.seed
     codecs: dict[str, Callable[[torch.Tensor], Codec]] = {"int8": lambda vectors: Int8(heads)}
     for user_dim in options.user_dims:  # as many bytes: d_u numbers in float16, and a row of 16 bits
@@ -77,18 +81,7 @@ def main() -> None:
     for name, codec in codecs.items():
         measure(name, compressed(plain, codec, [prompts | {"logits_to_keep": 1}]), plain_run, options, base)
     measure("as the run ended", load_model(RunFolder(options.run).model), plain_run, options, base)
-    for user_dim in options.user_dims:
-        name, settings = pool(options, user_dim)
-        config = continued(options, f"{name}, not trained", *settings)
-        prepared_run(config)
-        measure(f"{name}, not trained", load_method("care").build_trainer(config).model, plain_run, options, base)
     print(table())
-
-
-def pool(options: argparse.Namespace, user_dim: int) -> tuple[str, list[str]]:
-    """What a cell with a pool is called, and its keys."""
-    settings = ["--shared_kv_pool_size", str(options.pool_size), "--shared_kv_user_dim", str(user_dim)]
-    return f"pool {options.pool_size}, own {user_dim}", settings
 
 
 def continued(options: argparse.Namespace, name: str, *own: str) -> RunConfig:
@@ -120,8 +113,9 @@ def measure(
     file = run.results / f"{name.replace(' ', '-')}-ranks.npy"
     if any(row["cell"] == cell for row in read_rows(KIND, options.data)) and file.is_file():
         return np.load(file)
-    row: dict[str, Any] = {"cell": cell, "name": name, "command": "python -m benchmarks.user_cache --run "}
-    row["command"] += f"{options.run} --epochs {options.epochs:g}"
+    row: dict[str, Any] = {"cell": cell, "name": name}
+    row |= {"command": f"python -m benchmarks.user_cache --run runs/quality/{options.run.name} "}
+    row["command"] += f"--epochs {options.epochs:g} --pool-size {options.pool_size}"
     row |= {part: environment()[part] for part in ("date", "versions")}
     test = prepared.split("test")
     found = evaluate_recommender(

@@ -25,6 +25,7 @@ from hf_genrec.decoding.processing_sequences import GenRecProcessor
 from hf_genrec.methods.care.modeling_care import CareConfig, CareForCausalLM
 from hf_genrec.semantic_ids.tokens import code_tokenizer
 from hf_genrec.training.checkpoints import fault_of
+from hf_genrec.training.shared_pools import HardenGates
 
 torch.set_num_threads(1)
 
@@ -248,6 +249,17 @@ def check_accumulated_batches(make_trainer, batch_size: int) -> None:
     assert len(gradients) == 2
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+
+
+def check_hard_gates(model, batch: dict, least: float) -> None:
+    """At the end of a training the loss is that of what is served, from which soft gates are at least so far away."""
+    model.config.shared_kv_peak_weight = model.config.shared_kv_balance_weight = 0.0
+    served = model(**batch).loss.item()
+    model.train()
+    assert abs(model(**batch).loss.item() - served) > least
+    state = type("State", (), {"global_step": 8, "max_steps": 10})
+    HardenGates().on_step_begin(None, state, None, model=model)
+    assert model(**batch).loss.item() == pytest.approx(served, abs=1e-9)
 
 
 def check_a_killed_training(program: str, config: Path, whole: Path, killed: Path) -> None:

@@ -161,8 +161,18 @@ class BeamDecoder:
         self, kept: torch.Tensor, layer: int, input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values (B, heads, P, head_dim) of a layer, from what was kept of the first P columns."""
-        keys, values = kept
-        return keys, values
+        if len(kept) == 2:
+            keys, values = kept
+            return keys, values
+        record = kept[0, :, 0]
+        self.layers[layer].keep_record(record)
+        return self.look_up(record, layer, input_ids, attention_mask)
+
+    def look_up(
+        self, record: torch.Tensor, layer: int, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of a model whose cache keeps records: what [`keys_values`] gives, from the record (B, P, R)."""
+        raise NotImplementedError
 
     def prompt_slots(self, num_tokens: int) -> int:
         """Slots of a prompt of so many tokens."""

@@ -5,13 +5,13 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import make_model, make_processor
+from conftest import check_hard_gates, make_model, make_processor
 from torch import nn
 
 from hf_genrec import load
 from hf_genrec.decoding.shared_keys_values import SharedKeysValues, SharedProjection, route_losses, take_shared_losses
 from hf_genrec.decoding.user_cache import UserCache
-from hf_genrec.training.shared_pools import HardenGates, start_pools
+from hf_genrec.training.shared_pools import start_pools
 
 PROCESSOR = make_processor()
 HISTORY = ["item-3", "item-9", "item-1", "item-3"]
@@ -112,14 +112,7 @@ def test_gradients_reach_routers_and_pools_and_the_losses_are_added():
 
 def test_hard_gates_train_what_is_served():
     model = make_model(PROCESSOR, shared_kv_pool_size=16, shared_kv_user_dim=0, query_diversity_weight=0.0).double()
-    model.config.shared_kv_peak_weight = model.config.shared_kv_balance_weight = 0.0
-    batch = labelled(model)
-    served = model(**batch).loss.item()
-    model.train()
-    assert abs(model(**batch).loss.item() - served) > 1e-3
-    state = type("State", (), {"global_step": 8, "max_steps": 10})
-    HardenGates().on_step_begin(None, state, None, model=model)
-    assert model(**batch).loss.item() == pytest.approx(served, abs=1e-9)
+    check_hard_gates(model, labelled(model), least=1e-3)
 
 
 @pytest.mark.parametrize("fields", [{}, {"shared_kv_user_dim": 0}, {"qk_norm": True}])

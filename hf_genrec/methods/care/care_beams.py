@@ -16,15 +16,11 @@ class CareBeamDecoder(BeamDecoder):
         self.room += num_beams * sum(model.config.num_queries[1 : num_steps + 1])
         self.stage = 0  # codes chosen so far
 
-    def keys_values(
-        self, kept: torch.Tensor, layer: int, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    def look_up(
+        self, record: torch.Tensor, layer: int, input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         backbone = self.model.base_model
         attention = backbone.layers[layer].self_attn
-        if len(kept) == 2:  # keys and values
-            return super().keys_values(kept, layer, input_ids, attention_mask)
-        record = kept[0, :, 0]  # (B, P, R)
-        self.layers[layer].keep_record(record)
         keys, values = attention.shared.look_up(record)
         position = backbone.layout(input_ids, attention_mask).position[:, : record.shape[1]]
         return attention.in_heads(keys, values, *backbone.rotary_emb(keys, position))

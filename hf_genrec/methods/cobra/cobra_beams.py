@@ -21,13 +21,10 @@ class CobraBeamDecoder(BeamDecoder):
         self._begin = self.layers[0].filled, self.position, self.ancestors
         return self.first
 
-    def keys_values(
-        self, kept: torch.Tensor, layer: int, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    def look_up(
+        self, record: torch.Tensor, layer: int, input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if len(kept) == 2:  # keys and values
-            return super().keys_values(kept, layer, input_ids, attention_mask)
-        record, decoder_layer = kept[0, :, 0], self.model.base_model.layers[layer]  # (B, P, R)
-        self.layers[layer].keep_record(record)
+        decoder_layer = self.model.base_model.layers[layer]
         keys, values = decoder_layer.shared.look_up(record)
         return decoder_layer.attention.heads(keys), decoder_layer.attention.heads(values)
 

@@ -35,14 +35,14 @@ class CobraLayer(nn.Module):
             self.memory_norm = nn.LayerNorm(size, eps)
 
     def forward(
-        self, states: torch.Tensor, allowed: torch.Tensor, cache, index: int, is_token: torch.Tensor
+        self, states: torch.Tensor, allowed: torch.Tensor, cache, index: int, is_token: torch.Tensor | None
     ) -> torch.Tensor:
         """
         Args:
             states: (B, T, d).
             allowed: which slots each may attend to, broadcastable to (B, heads, T, slots).
             cache: keys and values so far, or `None`; the layer's are those of `index`.
-            is_token: (B, T) boolean, False for padding.
+            is_token: (B, T) boolean, False for padding; needed with a pool.
         """
         reading = self.attention_norm(states) if self.norm_first else states
         if self.shared is None:

@@ -176,7 +176,7 @@ class CobraModel(CobraPreTrainedModel):
                 # Padding attends to itself: softmax over nothing is not a number.
                 itself = columns == columns[past:, None]
                 allowed = ((allowed & attention_mask.bool()[:, None]) | itself).unsqueeze(1)
-        if is_token is None:
+        if is_token is None and self.config.shared_kv_pool_size:
             is_token = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
         for index, layer in enumerate(self.layers):
             hidden = layer(hidden, allowed, cache, index, is_token)

@@ -42,7 +42,7 @@ class Traces:
     rejected: np.ndarray | None = None
     margins: np.ndarray | None = None
     cpu_seconds: float = 0.0
-    own_share: float | None = None
+    own_share: float = 0.0
 
 
 def kept_traces(folder: Path, made_from: Mapping[str, Any], make: Callable[[], Traces]) -> Traces:
@@ -79,7 +79,7 @@ def kept_traces(folder: Path, made_from: Mapping[str, Any], make: Callable[[], T
         f"{len(traces.tokens):,}",
         traces.cpu_seconds,
         100 * share,
-        100 * (traces.own_share or 0),
+        100 * traces.own_share,
     )
     return traces
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import check_accumulated_batches
+from conftest import check_accumulated_batches, check_hard_gates
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_cobra import make_cobra, make_cobra_processor
@@ -17,7 +17,6 @@ from hf_genrec.methods.cobra.processing_cobra import CobraProcessor
 from hf_genrec.methods.cobra.training_cobra import build_cobra
 from hf_genrec.semantic_ids.tokens import code_tokenizer
 from hf_genrec.training.arguments import GenRecTrainingArguments
-from hf_genrec.training.shared_pools import HardenGates
 
 pytestmark = pytest.mark.libraries
 
@@ -103,14 +102,7 @@ def test_routers_and_pools_learn_and_their_losses_are_added():
 
 def test_hard_gates_train_what_is_served():
     model = make_cobra(PROCESSOR, shared_kv_pool_size=8, shared_kv_user_dim=0).double()
-    model.config.shared_kv_peak_weight = model.config.shared_kv_balance_weight = 0.0
-    batch = batch_of(model, [[1, 2, 3], [4]])
-    served = model(**batch).loss.item()
-    model.train()
-    assert abs(model(**batch).loss.item() - served) > 1e-4
-    state = type("State", (), {"global_step": 8, "max_steps": 10})
-    HardenGates().on_step_begin(None, state, None, model=model)
-    assert model(**batch).loss.item() == pytest.approx(served, abs=1e-9)
+    check_hard_gates(model, batch_of(model, [[1, 2, 3], [4]]), least=1e-4)
 
 
 @pytest.mark.parametrize("negatives", ["catalogue", "batch", "other_users"])
