@@ -11,8 +11,9 @@ evaluations that choose the checkpoint, takes the budget of CPU time on this mac
 the run and in the row, so that a cell that was interrupted or is run again goes on to the same end, and holds for all
 seeds. Finished cells are skipped. The checkpoint is chosen on validation users; the result holds the whole validation
 and test splits, with the items of the history and without them, and `results/ranks` the rank of every user's item.
-ReaRec's evaluations are cheap: one an epoch, and a training ends before the budget when five of them bring nothing. Its
-reasoning models are calibrated for adaptive depth, too.
+Evaluations of a model that scores all items by one product are cheap: one an epoch, and a training ends before the
+budget when five of them bring nothing. What a training begins with, such as a pretraining, is a part of the budget.
+ReaRec's reasoning models are calibrated for adaptive depth, too.
 
 `--against` compares finished cells user by user, by these ranks: the mean over seeds of each user's figures, their
 difference and its 95 % bootstrap interval over users; of the test split by groups of users, too.
@@ -63,9 +64,11 @@ METRICS += ("coverage@10", "gini@10", "invalid_share")
 EVALUATED = ("validation", "test", "validation-unseen", "test-unseen")  # unseen: items of the history left out
 EVALUATIONS, EVAL_USERS = 6, 5000  # during a training of a model that decodes
 MINUTES = 30  # the usual budget
+ROUNDS = 3  # of measurements that plan a cell, of which the quickest counts: what else the machine does only adds
 SEEDS = 3
 # Keys that name finished cells: a method, of the same seed or, with `+1`, of the next one; `@14` minutes, or the usual.
 CELLS_OF = ("collaborative_run", "soft_targets_run", "dense_run", "members_runs", "stage1_run")
+CHEAPLY_EVALUATED = ("rearec", "s3rec", "ensemble")  # by one product with all items: once an epoch
 AS_PUBLISHED = ("care", "rearec")  # their cells vary what was published, not what was found to be best
 CODES_OF = "codes of "  # a cell, as a part of what it took
 RECOMMENDER_CODES = {"collaborative_run": "rearec-none"}  # the finished cell of this method, at the usual budget
@@ -150,9 +153,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "codetree-distilled-from-one": DISTILLED | {"soft_targets_run": "rearec-none", "soft_targets_temperature": 1.0},
     "tiger-recommender-codes": RECOMMENDER_CODES,
     "tiger": {},
-    "stream": {"stage1_run": "tiger"},
-    "stream-random-traces": {"stage1_run": "tiger", "traces": "random"},
-    "stream-no-thinking": {"stage1_run": "tiger", "num_thinking_tokens": 0},
+    "stream": {"stage1_run": "tiger@15"},
+    "stream-random-traces": {"stage1_run": "tiger@15", "traces": "random"},
+    "stream-no-thinking": {"stage1_run": "tiger@15", "num_thinking_tokens": 0},
+    "s3rec": {},
+    "s3rec-softmax": {"loss_type": "softmax"},
+    "s3rec-softmax-no-pretraining": {"loss_type": "softmax", "pretrain_epochs": 0},
     "mdgr": {},
     "mdgr-guided": {"views": "guided"},
     "mdgr-recommender-codes": RECOMMENDER_CODES,
@@ -209,7 +215,7 @@ def plan_cell(method: str, data: Path, seed: int, minutes: float, work: Path) ->
         fields = without_teachers(yaml.safe_load(base.read_text(encoding="utf-8"))) | METHODS[method]
         fields |= {"source_path": str(data), "output_dir": str(folder), "seed": seed, "disable_tqdm": True}
         fields |= {"report_to": "none", "early_stopping_patience": 5}
-        if not method.startswith(("rearec", "ensemble")):
+        if kind not in CHEAPLY_EVALUATED:
             fields |= {"eval_strategy": "steps", "save_strategy": "steps", "eval_users": EVAL_USERS}
             fields |= {"eval_steps": 1 / EVALUATIONS, "save_steps": 1 / EVALUATIONS}
         if "codes_path" in fields:
@@ -363,34 +369,46 @@ def train_cell(config_file: Path) -> RunFolder:
 def plan_epochs(config: RunConfig, minutes: float) -> float:
     """Epochs that fit the budget, from the CPU time of some steps and of some recommendations."""
     trainer = load_method(config.model.method).build_trainer(config)
+    before = 0.0
+    pretraining = getattr(trainer, "pretraining", None)
+    if pretraining is not None:
+        first = pretraining.trainer()
+        before = first.args.num_train_epochs * seconds_of_epoch(first)
+        logger.info("the pretraining takes %.0f s of CPU time", before)
+    validation, evaluations = trainer.eval_dataset, []
+    for _ in range(ROUNDS):
+        start = time.process_time()
+        trainer.model.eval().recommend_rows(validation.histories[:256], 10)
+        evaluations.append((time.process_time() - start) / 256)
+    epoch, evaluation = seconds_of_epoch(trainer), min(evaluations) * len(validation.histories)
+    if config.training.eval_strategy == "epoch":
+        epochs = float(int((minutes * 60 - before) / (epoch + evaluation)))
+    else:
+        epochs = round((minutes * 60 - before - EVALUATIONS * evaluation) / epoch, 2)
+    logger.info("an epoch takes %.0f s of CPU time, an evaluation %.0f s: %.2f epochs", epoch, evaluation, epochs)
+    if epochs <= 0:
+        raise ValueError(f"{minutes:g} minutes are not enough for an epoch and its evaluations: give more")
+    return epochs
+
+
+def seconds_of_epoch(trainer: Any) -> float:
+    """CPU seconds of an epoch, from some steps of it, which change the trainer's model."""
     model, rows, collator = trainer.model, trainer.train_dataset, trainer.data_collator
-    validation, size = trainer.eval_dataset, trainer.args.train_batch_size
-    order = list(trainer._get_train_sampler())
+    order, size = list(trainer._get_train_sampler()), trainer.args.train_batch_size
     batches = [order[start : start + size] for start in range(0, len(order), size)]
     sample = [batches[int(place)] for place in np.random.default_rng(0).choice(len(batches) - 1, 40, replace=False)]
     optimizer = trainer.create_optimizer()
     trainer.state.epoch = 10.0  # past PRL's epochs without noise
     model.train()
-    steps, evaluations = [], []
-    for _ in range(3):  # the quickest of three: what else the machine does only adds
+    steps = []
+    for _ in range(ROUNDS):
         start = time.process_time()
         for batch in sample:
             trainer.compute_loss(model, collator([rows[int(row)] for row in batch])).backward()
             optimizer.step()
             optimizer.zero_grad()
         steps.append((time.process_time() - start) / len(sample))
-        start = time.process_time()
-        model.recommend_rows(validation.histories[:256], 10)
-        evaluations.append((time.process_time() - start) / 256)
-    epoch, evaluation = min(steps) * len(batches), min(evaluations) * len(validation.histories)
-    if config.training.eval_strategy == "epoch":
-        epochs = float(int(minutes * 60 / (epoch + evaluation)))
-    else:
-        epochs = round((minutes * 60 - EVALUATIONS * evaluation) / epoch, 2)
-    logger.info("an epoch takes %.0f s of CPU time, an evaluation %.0f s: %.2f epochs", epoch, evaluation, epochs)
-    if epochs <= 0:
-        raise ValueError(f"{minutes:g} minutes are not enough for an epoch and its evaluations: give more")
-    return epochs
+    return min(steps) * len(batches)
 
 
 def compare(options: argparse.Namespace) -> str:

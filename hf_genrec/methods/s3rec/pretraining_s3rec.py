@@ -87,13 +87,33 @@ class Pretraining:
                 f"train` without ZeRO and FSDP once, or set pretrain_epochs: 0"
             )
         else:
-            self._train(arguments, own)
+            self._train(own)
         tensors, _ = load_tensors(str(self.folder / "model.safetensors"))
         record = read_json(self.folder / RECORD_FILE, remedy=REMEDY)
         with naming(self.folder / RECORD_FILE, REMEDY):
             cpu_seconds = float(number(record["cpu_seconds"]))
         of_encoder = {name: weight for name, weight in tensors.items() if name.startswith("model.")}
         return {name.removeprefix("model."): weight for name, weight in of_encoder.items()}, cpu_seconds
+
+    def trainer(self) -> PretrainingTrainer:
+        """The trainer of the pretraining, with a new model and its rows."""
+        arguments = self._arguments()
+        set_seed(arguments.seed)
+        rows = PretrainingPrefixes(
+            self.sequences,
+            self.config.num_items,
+            self.config.max_history,
+            arguments.seed,
+            self.model.mask_probability,
+            self.model.pretrain_prefixes,
+        )
+        return PretrainingTrainer(
+            S3RecForPretraining(self.config),
+            arguments,
+            train_dataset=rows,
+            data_collator=PretrainingCollator(self.config.num_items, self.attributes[0]),
+            callbacks=[SetEpoch(rows)],
+        )
 
     def _arguments(self) -> GenRecTrainingArguments:
         arguments: Any = copy.copy(self.training)
@@ -126,32 +146,18 @@ class Pretraining:
         if changed:
             raise ValueError(f"{self.folder} was pretrained otherwise ({', '.join(changed)}): {REMEDY}, or set it back")
 
-    def _train(self, arguments: GenRecTrainingArguments, own: Mapping[str, Any] | None) -> None:
+    def _train(self, own: Mapping[str, Any] | None) -> None:
         start, resume = time.perf_counter(), None
         if own is not None:
             resume = checkpoint_to_resume(
                 self.checkpoints, "last" if self.training.resume_from_checkpoint else None, own
             )
-        has, names = self.attributes
+        names = self.attributes[1]
         if not names:
             logger.warning("the items have no attributes (attribute_columns): the two tasks on them are left out")
-        set_seed(arguments.seed)
-        rows = PretrainingPrefixes(
-            self.sequences,
-            self.config.num_items,
-            self.config.max_history,
-            arguments.seed,
-            self.model.mask_probability,
-            self.model.pretrain_prefixes,
-        )
-        trainer = PretrainingTrainer(
-            S3RecForPretraining(self.config),
-            arguments,
-            train_dataset=rows,
-            data_collator=PretrainingCollator(self.config.num_items, has),
-            callbacks=[SetEpoch(rows)],
-        )
+        trainer = self.trainer()
         trainer.lineage = own
+        rows = trainer.train_dataset
         logger.info("pretraining: %s prefixes an epoch, %s attributes", f"{len(rows):,}", f"{len(names):,}")
         trainer.train(resume_from_checkpoint=resume)
         if trainer.is_world_process_zero():
