@@ -1,23 +1,20 @@
-"""Bytes, quality and time of a CARE's cached histories: keys and values from a shared pool beside other compressions.
+"""Bytes and quality of a CARE's cached histories: keys and values from a shared pool beside other compressions.
 
     export OMP_NUM_THREADS=1
     python -m benchmarks.user_cache --run runs/quality/care-amazon2014_beauty-seed1-30min --epochs 4
-    python -m benchmarks.user_cache --table
 
 The run is a finished one of `benchmarks.quality` without a pool. From it a plain model and one for each size of the
 user's own part are trained for as many epochs more; the plain one is what all are compared with, and what int8, low
 rank and product quantization compress. `not trained` is a pool as the training starts with it. Bytes a user follow from
-what the user cache holds of 64 users and from the lengths of all test histories, and `second` is a request of a user
-whose history but for the newest item is known, one by one. Finished cells are skipped; figures of quality are of all
-test users, with paired intervals.
+what the user cache holds of 64 users and from the lengths of all test histories. Finished cells are skipped; figures of
+quality are of all test users, with paired intervals. What requests take: `python -m benchmarks.second_requests`.
 """
 
 import argparse
 import logging
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +38,6 @@ logger = logging.getLogger(__name__)
 KIND = "user_cache"
 BASE = "plain"
 FITTED_USERS = 1000  # whose keys and values low rank and product quantization are fitted to
-TIMED_USERS, ROUNDS = 100, 3
 
 
 def main() -> None:
@@ -51,12 +47,8 @@ def main() -> None:
     parser.add_argument("--user-dims", nargs="+", type=int, default=[1, 3], help="numbers of a key that are own")
     parser.add_argument("--pool-size", type=int, default=1024)
     parser.add_argument("--work", type=Path, default=Path("runs/user_cache"), help="folder of the runs")
-    parser.add_argument("--table", action="store_true", help="print the finished cells and stop")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if options.table:
-        print(table())
-        return
     if options.run is None or not (options.run / "config.yaml").is_file():
         parser.error("--run: name the folder of a finished cell of benchmarks.quality, which holds its config.yaml")
     of_run = parse_config(str(options.run / "config.yaml"))
@@ -81,7 +73,6 @@ def main() -> None:
     for name, codec in codecs.items():
         measure(name, compressed(plain, codec, [prompts | {"logits_to_keep": 1}]), plain_run, options, base)
     measure("as the run ended", load_model(RunFolder(options.run).model), plain_run, options, base)
-    print(table())
 
 
 def continued(options: argparse.Namespace, name: str, *own: str) -> RunConfig:
@@ -115,7 +106,8 @@ def measure(
         return np.load(file)
     row: dict[str, Any] = {"cell": cell, "name": name}
     row |= {"command": f"python -m benchmarks.user_cache --run runs/quality/{options.run.name} "}
-    row["command"] += f"--epochs {options.epochs:g} --pool-size {options.pool_size}"
+    row["command"] += f"--epochs {options.epochs:g} --pool-size {options.pool_size} --user-dims "
+    row["command"] += " ".join(map(str, options.user_dims))
     row |= {part: environment()[part] for part in ("date", "versions")}
     test = prepared.split("test")
     found = evaluate_recommender(
@@ -129,7 +121,6 @@ def measure(
         row["less_plain"] = [float(part) for part in paired_bootstrap_difference(mine["ndcg@10"], other)]
         row["relative"] = row["less_plain"][0] / float(other.mean())
     row |= {"bytes_per_user": bytes_per_user(model, test)}
-    row |= second_requests(model, some_histories(prepared, "test", TIMED_USERS))
     run.results.mkdir(exist_ok=True)
     np.save(file, ranks)
     write_row(KIND, options.data, row)
@@ -138,9 +129,10 @@ def measure(
 
 
 def some_histories(prepared: PreparedData, split: str, users: int) -> list[np.ndarray]:
-    """Of users drawn at random, the same ones for every cell."""
+    """Different ones of users drawn at random, the same ones for every cell."""
     histories = prepared.split(split).histories  # type: ignore[arg-type]
-    return [histories[int(row)] for row in np.random.default_rng(0).permutation(len(histories))[:users]]
+    drawn = (histories[int(row)] for row in np.random.default_rng(0).permutation(len(histories)))
+    return list(islice({tuple(history): history for history in drawn}.values(), users))
 
 
 def bytes_per_user(model: CareForCausalLM, split: EvaluationSplit) -> float:
@@ -151,42 +143,6 @@ def bytes_per_user(model: CareForCausalLM, split: EvaluationSplit) -> float:
     kept = sum(min(len(history), model.config.max_history) for history in {tuple(history) for history in prompts})
     items = np.minimum([len(history) for history in split.histories], model.config.max_history)
     return cache.num_bytes / kept * float(items.mean())
-
-
-def second_requests(model: CareForCausalLM, histories: list[np.ndarray]) -> dict[str, float]:
-    """Milliseconds of a request, the median of all: nothing known, and all but the newest item known."""
-    known = [history[:-1] for history in histories]
-    times: dict[str, list[float]] = {"first": [], "second": []}
-    for _ in range(ROUNDS):
-        cache = model.user_cache(2**40)
-        model.recommend_rows(known, 10, user_cache=cache)
-        for history in histories:
-            for name, given in (("first", None), ("second", cache)):
-                start = time.perf_counter()
-                model.recommend_rows([history], 10, user_cache=given)
-                times[name].append(1000 * (time.perf_counter() - start))
-    return {f"{name}_ms": statistics.median(of_name) for name, of_name in times.items()}
-
-
-def table() -> str:
-    """The finished cells, as a Markdown table."""
-    lines = [
-        "| cache | bytes a user | share | Recall@10, NDCG@10 | NDCG@10 less plain | relative | second request |",
-        "|---|---:|---:|---|---|---:|---:|",
-    ]
-    rows = sorted(read_rows(KIND), key=lambda row: -row["bytes_per_user"])
-    for base in (row for row in rows if row["name"] == BASE):
-        for row in rows:
-            if row["cell"] != base["cell"].removesuffix(BASE) + row["name"]:
-                continue
-            share = row["bytes_per_user"] / base["bytes_per_user"]
-            less = "{:+.4f} [{:+.4f}, {:+.4f}]".format(*row["less_plain"]) if "less_plain" in row else ""
-            relative = f"{row['relative']:+.1%}" if less else ""
-            lines.append(
-                f"| {row['name']} | {row['bytes_per_user']:,.0f} | {share:.1%} | {row['recall@10']:.4f}, "
-                f"{row['ndcg@10']:.4f} | {less} | {relative} | {row['second_ms']:.1f} ms |"
-            )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

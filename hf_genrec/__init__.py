@@ -31,7 +31,7 @@ _FILES = (
     "methods/*/modeling_*.py",
     "methods/*/processing_*.py",
     "decoding/processing_*.py",
-    "decoding/user_cache.py",
+    "decoding/*_cache.py",
     "catalogue/processing_*.py",
     "catalogue/item_*.py",
     "catalogue/recommendation_pipeline.py",

@@ -29,6 +29,7 @@ PLACES = {
     "Qwen2DecoderLayer": "models.qwen2.modeling_qwen2",
     "Qwen2MLP": "models.qwen2.modeling_qwen2",
     "Qwen2RMSNorm": "models.qwen2.modeling_qwen2",
+    "T5Attention": "models.t5.modeling_t5",
     "T5LayerFF": "models.t5.modeling_t5",
     "T5Stack": "models.t5.modeling_t5",
     "cached_file": "utils",

@@ -23,6 +23,7 @@ from .code_t5_stack import CodeT5Stack, InitializedAsT5
 from .history_encoder import HistoryEncoder
 from .history_encoding import HistoryEncoding
 from .recommend_by_seq2seq import Seq2SeqRecommenderMixin
+from .shared_keys_values import take_shared_losses
 
 
 @dataclass
@@ -46,11 +47,12 @@ class LevelHeads(nn.Linear):
 class CodeT5(InitializedAsT5, Seq2SeqRecommenderMixin, T5ForConditionalGeneration):
     """
     T5 whose tokens are the codes of items. Weights have T5's names; a model without the options of [`CodeT5Config`] has
-    T5's weights and logits.
+    T5's weights and logits. With a pool the losses have `peak` and `balance` of its routers in training.
     """
 
     config_class = CodeT5Config
     _no_split_modules = ["T5Block"]  # noqa: RUF012
+    decoder: CodeT5Stack
 
     def __init__(self, config: CodeT5Config):
         super().__init__(config)
@@ -130,6 +132,13 @@ class CodeT5(InitializedAsT5, Seq2SeqRecommenderMixin, T5ForConditionalGeneratio
             total = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
             wanted = labels.to(logits.device)
             loss, losses = self._losses(logits, wanted, total, encoder_outputs, outputs, soft_targets)
+            # Over accumulated batches the shares of the codes add up to one term of the routers, too.
+            share = (labels != -100).sum() / total
+            shared = {name: term * share for name, term in take_shared_losses(self).items()}
+            if shared:
+                losses = ({"code": loss} if losses is None else losses) | shared
+                for name, term in shared.items():
+                    loss = loss + getattr(self.config, f"shared_kv_{name}_weight") * term
         return CodeT5Output(
             loss=loss,
             losses=losses,
@@ -142,6 +151,16 @@ class CodeT5(InitializedAsT5, Seq2SeqRecommenderMixin, T5ForConditionalGeneratio
             encoder_attentions=encoder_outputs.attentions,
             **{CACHE: outputs.get(CACHE)},
         )
+
+    def encode_histories(self, **inputs: torch.Tensor) -> HistoryEncoding:
+        encoding = super().encode_histories(**inputs)
+        if not self.config.shared_kv_pool_size:
+            return encoding
+        records = []
+        for attention in self.decoder.cross_attentions:
+            parts = (projection.record(encoding.last_hidden_state) for projection in (attention.k, attention.v))
+            records.append(torch.cat(list(parts), -1))
+        return HistoryEncoding(attention_mask=encoding.attention_mask, records=torch.stack(records, 2))
 
     def _decoder_inputs(self, labels: torch.Tensor | None, rows: int) -> torch.Tensor:
         if labels is None:

@@ -8,6 +8,7 @@ from transformers import T5Config
 from ..catalogue.flat_code import FlatCode
 from ..catalogue.saved_files import require_number
 from ..catalogue.transformers_bridge import ACT2FN
+from .shared_keys_values import require_shared_settings
 
 COUNTS = (
     "vocab_size",
@@ -48,6 +49,13 @@ class CodeT5Config(FlatCode, T5Config):
             level; else the head is the table of all tokens, scaled by `d_model ** -0.5`, as in T5.
         mlp_layers (`int`, *optional*):
             Feed-forward layers with biases and so many linear layers before the last. `None`: T5's own.
+        shared_kv_pool_size (`int`, defaults to 0):
+            Rows of the pool that a decoder's layer looks up the keys of a history in, and as many for its values
+            (CollectiveKV, arXiv 2601.19178). 0: they are projections of the encoder's states, as in T5.
+        shared_kv_user_dim (`int`, defaults to 2):
+            With a pool: numbers of a key, and of a value, of all heads together, that are the user's own.
+        shared_kv_peak_weight, shared_kv_balance_weight (`float`, defaults to 0.01):
+            With a pool: weights of its two losses.
 
     > Training
 
@@ -66,6 +74,10 @@ class CodeT5Config(FlatCode, T5Config):
     level_heads: bool = False
     mlp_layers: int | None = None
     label_smoothing: float = 0.0
+    shared_kv_pool_size: int = 0
+    shared_kv_user_dim: int = 2
+    shared_kv_peak_weight: float = 0.01
+    shared_kv_balance_weight: float = 0.01
     eos_token_id: int | None = None  # type: ignore[assignment]  # items have L codes: nothing ends them
 
     def __post_init__(self, **kwargs: Any):
@@ -81,7 +93,9 @@ class CodeT5Config(FlatCode, T5Config):
             require_number("codebook_sizes", size, 1)
         for name in ("dropout_rate", "label_smoothing"):
             require_number(name, getattr(self, name), 0, 1, whole=False)
-        for name in ("layer_norm_epsilon", "initializer_factor"):
+        require_shared_settings(self.shared_kv_pool_size, self.shared_kv_user_dim, self.num_heads * self.d_kv)
+        weights = ("shared_kv_peak_weight", "shared_kv_balance_weight")
+        for name in ("layer_norm_epsilon", "initializer_factor", *weights):
             require_number(name, getattr(self, name), 0, sys.float_info.max, whole=False)
         for name in ("max_history", "num_user_bins", "mlp_layers"):
             if getattr(self, name) is not None:

@@ -5,9 +5,10 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from ..catalogue.transformers_bridge import T5LayerFF, T5Stack, initialization, overrides
+from ..catalogue.transformers_bridge import T5Attention, T5LayerFF, T5Stack, initialization, overrides
 from .beam_decoder import additive_mask
 from .code_t5_config import CodeT5Config
+from .shared_keys_values import SharedProjection
 
 
 class InitializedAsT5:
@@ -20,26 +21,79 @@ class InitializedAsT5:
     def _initialize_weights(self, module, is_custom_code: bool = False):
         super()._initialize_weights(module, False)  # type: ignore[misc]
 
+    def _init_weights(self, module):
+        config = self.config  # type: ignore[attr-defined]
+        if isinstance(module, SharedProjection):
+            std = config.initializer_factor * config.d_model**-0.5
+            initialization.normal_(module.pool.weight, mean=0.0, std=config.initializer_factor)
+            for linear in (part for part in module.children() if isinstance(part, nn.Linear)):
+                initialization.normal_(linear.weight, mean=0.0, std=std)
+                initialization.zeros_(linear.bias)
+        elif isinstance(module, T5Attention) and isinstance(module.k, SharedProjection):
+            std = config.initializer_factor * (config.d_model * config.d_kv) ** -0.5
+            initialization.normal_(module.q.weight, mean=0.0, std=std)
+            std = config.initializer_factor * (config.num_heads * config.d_kv) ** -0.5
+            initialization.normal_(module.o.weight, mean=0.0, std=std)
+        else:
+            super()._init_weights(module)  # type: ignore[misc]
+
+
+class HistoryProjection(SharedProjection):
+    """
+    [`SharedProjection`] of an encoder's states, which T5's attention calls as the linear layer it stands for.
+
+    Attributes:
+        valid: (B, E) boolean, the states that are no padding; set before it is called in training.
+    """
+
+    valid: torch.Tensor
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Keys, or values, (B, E, size) of states (B, E, d)."""
+        return super().forward(states, self.valid) if self.training else self.look_up(self.record(states))
+
 
 @overrides("_initialize_weights")
 class CodeT5Stack(InitializedAsT5, T5Stack):
-    """`T5Stack`, whose feed-forward layers are [`WideFeedForward`] where `mlp_layers` says so."""
+    """
+    `T5Stack`, whose feed-forward layers are [`WideFeedForward`] where `mlp_layers` says so, and whose keys and values
+    of the history are looked up where `shared_kv_pool_size` does.
+    """
 
     def __init__(self, config: CodeT5Config):
         super().__init__(config)
         if config.mlp_layers is not None:
             for block in self.block:
                 block.layer[-1] = WideFeedForward(config)
+        if self.is_decoder and config.shared_kv_pool_size:
+            sizes = (config.d_model, config.num_heads * config.d_kv)
+            for attention in self.cross_attentions:
+                attention.k, attention.v = (
+                    HistoryProjection(*sizes, config.shared_kv_user_dim, config.shared_kv_pool_size) for _ in range(2)
+                )
         self.post_init()
+
+    @property
+    def cross_attentions(self) -> list[T5Attention]:
+        """Of a decoder, a layer's attention to the history."""
+        return [block.layer[1].EncDecAttention for block in self.block]
 
     def forward(self, *args, attention_mask=None, encoder_attention_mask=None, **kwargs):
         """`T5Stack`'s, which looks at 2-D masks to find whether it needs them, and waits for a GPU to know."""
         if not self.is_decoder:
             attention_mask = self._for_all_rows(attention_mask)
+        else:
+            self.set_padding(encoder_attention_mask)
         encoder_attention_mask = self._for_all_rows(encoder_attention_mask)
         return super().forward(
             *args, attention_mask=attention_mask, encoder_attention_mask=encoder_attention_mask, **kwargs
         )
+
+    def set_padding(self, encoder_attention_mask: torch.Tensor) -> None:
+        """Tell the layers that look keys and values up which states (B, E) of the history are none, in training."""
+        if self.training and self.config.shared_kv_pool_size:
+            for attention in self.cross_attentions:
+                attention.k.valid = attention.v.valid = encoder_attention_mask.bool()
 
     def _for_all_rows(self, mask: torch.Tensor | None) -> torch.Tensor | None:
         """A padding mask (B, S) as the layers take it, (B, 1, 1, S)."""

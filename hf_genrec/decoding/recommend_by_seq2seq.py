@@ -1,20 +1,22 @@
 """`recommend` and `score_items` of encoder-decoders that write ordered codes."""
 
 from collections.abc import Sequence
-from typing import NoReturn
 
 import numpy as np
 import torch
 
 from ..catalogue.transformers_bridge import CACHE
+from .history_encoding import HistoryEncoding
 from .recommend_by_trie import GenerativeRecommenderMixin
 from .seq2seq_beams import Seq2SeqBeamDecoder
+from .whole_history_cache import WholeHistoryCache
 
 
 class Seq2SeqRecommenderMixin(GenerativeRecommenderMixin):
     """Placed before an encoder-decoder whose decoder starts with the answer token and writes L codes."""
 
     beam_decoder_class = Seq2SeqBeamDecoder
+    reads_whole_histories = True
 
     def recommend_rows(  # type: ignore[override]
         self,
@@ -25,6 +27,7 @@ class Seq2SeqRecommenderMixin(GenerativeRecommenderMixin):
         num_beams: int | None = None,
         batch_size: int = 64,
         normalize: str = "vocabulary",
+        user_cache: WholeHistoryCache | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """
         By beam search over the trie. A score is the sum of the L log-probabilities over the full vocabulary; with
@@ -35,6 +38,8 @@ class Seq2SeqRecommenderMixin(GenerativeRecommenderMixin):
             batch_size: histories decoded at a time.
             normalize: what a code's probability is relative to: the full `"vocabulary"`, the codes of its `"level"`, or
                 those that are `"legal"` behind the codes before it.
+            user_cache (*optional*): keeps encoded histories between calls: who asks again with the same history costs
+                the decoder alone. A longer history is read anew, from its first item.
 
         Returns:
             rows (B, n) int64, -1 where fewer items are allowed, and scores (B, n) float32, -inf there; n is k or, if
@@ -43,15 +48,18 @@ class Seq2SeqRecommenderMixin(GenerativeRecommenderMixin):
         Raises:
             ValueError: for a row outside the catalogue, numbers that make no sense, or scores that are NaN.
         """
-        return super().recommend_rows(histories, k, exclude_seen, candidates, num_beams, batch_size, normalize)
+        return super().recommend_rows(
+            histories, k, exclude_seen, candidates, num_beams, batch_size, normalize, user_cache
+        )
 
     @staticmethod
-    def user_cache(max_bytes: int = 2**30) -> NoReturn:
-        """
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError("An encoder reads a longer history anew, from its first item: leave user_cache out.")
+    def user_cache(max_bytes: int = 2**30) -> WholeHistoryCache:
+        """An empty store of encoded histories, for `recommend(..., user_cache=...)` of this model."""
+        return WholeHistoryCache(max_bytes)
+
+    def encode_histories(self, **inputs: torch.Tensor) -> HistoryEncoding:
+        """What the decoder reads of histories, from what the encoder reads."""
+        return self.get_encoder()(**inputs)
 
     @torch.no_grad()
     def _score_leaves(self, inputs: dict[str, torch.Tensor], token_ids: torch.Tensor, chunk_size: int = 512):

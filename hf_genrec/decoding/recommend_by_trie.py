@@ -34,6 +34,7 @@ class GenerativeRecommenderMixin(ItemGeneration, ProcessorCarrier):
     """
 
     processor_class = GenRecProcessor
+    reads_whole_histories = False  # anew, when an item is added
     level_decay = 0.5  # each code of an ordered semantic ID refines the ones before it
 
     def recommend_rows(
@@ -70,7 +71,7 @@ class GenerativeRecommenderMixin(ItemGeneration, ProcessorCarrier):
         request = checked_request(num_items, histories, k, exclude_seen, candidates, batch_size)
         require_sound_weights(self)
         check_normalize(normalize)
-        check_user_cache(user_cache)
+        check_user_cache(user_cache, self.reads_whole_histories)
         num_beams = checked_beams(request.count, num_beams)
         trie = processor.trie if candidates is None else processor.trie.restrict(request.candidates)
         trie = trie.to(self.device)

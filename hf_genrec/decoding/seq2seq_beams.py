@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .beam_decoder import BeamDecoder, RoomyLayer
+from .history_encoding import HistoryEncoding
 
 
 def decode_slots(
@@ -62,23 +63,26 @@ def decode_slots(
     return decoder.dropout(decoder.final_layer_norm(states))
 
 
-def memory_of(decoder, states: torch.Tensor, mask: torch.Tensor) -> tuple[list, torch.Tensor]:
-    """
-    What [`decode_slots`] reads of an encoded history.
+def memory_of(decoder, encoding: HistoryEncoding) -> tuple[list, torch.Tensor]:
+    """What [`decode_slots`] reads of encoded histories: `memory` and `memory_bias`."""
+    attentions = decoder.cross_attentions
+    if encoding.records is None:
+        decoder.set_padding(encoding.attention_mask)
+        states = encoding.last_hidden_state
+        memory = [(heads(one, one.k(states)), heads(one, one.v(states))) for one in attentions]
+    else:
+        memory = []
+        for one, record in zip(attentions, encoding.records.unbind(2), strict=True):
+            key, value = record.chunk(2, -1)
+            memory.append((heads(one, one.k.look_up(key)), heads(one, one.v.look_up(value))))
+    return memory, memory_bias_of(memory, encoding.attention_mask)
 
-    Args:
-        states: (B, E, d).
-        mask: (B, E), 1 for slots that are read.
-    """
-    attentions = [block.layer[1].EncDecAttention for block in decoder.block]
-    memory = [(heads(one, one.k(states)), heads(one, one.v(states))) for one in attentions]
-    return memory, memory_bias_of(states, mask)
 
-
-def memory_bias_of(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """(B, 1, 1, E), what is added to the attention to an encoded history, of the same arguments as [`memory_of`]."""
-    bias = torch.zeros(mask.shape, dtype=states.dtype, device=states.device)
-    return bias.masked_fill(~mask.bool(), torch.finfo(states.dtype).min)[:, None, None, :]
+def memory_bias_of(memory: list, mask: torch.Tensor) -> torch.Tensor:
+    """(B, 1, 1, E), what is added to the attention to encoded histories: of their mask (B, E), as the keys' numbers."""
+    dtype = memory[0][0].dtype
+    bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    return bias.masked_fill(~mask.bool(), torch.finfo(dtype).min)[:, None, None, :]
 
 
 def heads(attention, states: torch.Tensor) -> torch.Tensor:
@@ -118,16 +122,15 @@ class Seq2SeqBeamDecoder(BeamDecoder):
         encoding = encoder_outputs
         if encoding is None:
             encoding = self.model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask, **reading)
-        mask = encoding.attention_mask
-        states = encoding.last_hidden_state
         self.decoder = self.model.get_decoder()
-        self.memory, self.memory_bias = memory_of(self.decoder, states, mask)
+        self.memory, self.memory_bias = memory_of(self.decoder, encoding)
         self.layers = [RoomyLayer(self.prompt_slots(0) + self.room) for _ in range(self.num_layers())]
-        self.depths = torch.empty(0, dtype=torch.long, device=states.device)
-        self.prompt_mask = torch.ones(len(states), self.prompt_slots(0), dtype=torch.bool, device=states.device)
-        self.position = torch.zeros(len(states), dtype=torch.long, device=states.device)
-        self.ancestors = torch.ones(len(states), 1, 0, dtype=torch.bool, device=states.device)
-        start = torch.full((len(states), 1), self.model.config.decoder_start_token_id, device=states.device)
+        rows, device = len(encoding.attention_mask), encoding.attention_mask.device
+        self.depths = torch.empty(0, dtype=torch.long, device=device)
+        self.prompt_mask = torch.ones(rows, self.prompt_slots(0), dtype=torch.bool, device=device)
+        self.position = torch.zeros(rows, dtype=torch.long, device=device)
+        self.ancestors = torch.ones(rows, 1, 0, dtype=torch.bool, device=device)
+        start = torch.full((rows, 1), self.model.config.decoder_start_token_id, device=device)
         return self.first(self.model.get_input_embeddings()(start))
 
     def first(self, start: torch.Tensor) -> torch.Tensor:

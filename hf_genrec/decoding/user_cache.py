@@ -2,6 +2,7 @@
 
 import threading
 from collections import OrderedDict
+from typing import Any
 
 import torch
 
@@ -10,12 +11,16 @@ from ..catalogue.weights_mark import WeightsCopy, weights_mark
 from .beam_decoder import BeamDecoder
 
 
-def check_user_cache(user_cache) -> None:
+def check_user_cache(user_cache, whole: bool = False) -> None:
     """
+    Args:
+        whole: whether the model reads histories as a whole.
+
     Raises:
-        ValueError: for what is neither a [`UserCache`], of this code or of a saved model's, nor `None`.
+        ValueError: for what is neither a cache of such a model, of this code or of a saved model's, nor `None`.
     """
-    if user_cache is not None and not (hasattr(user_cache, "known") and hasattr(user_cache, "start")):
+    is_cache = hasattr(user_cache, "known") and hasattr(user_cache, "start")
+    if user_cache is not None and not (is_cache and hasattr(user_cache, "encoding") == whole):
         raise ValueError(f"user_cache={shown(user_cache)}: give one that model.user_cache() has made, or None.")
 
 
@@ -51,7 +56,7 @@ class UserCache:
     def clear(self) -> None:
         """Forget everything, the model too."""
         with self._lock:
-            self._entries: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+            self._entries: OrderedDict[bytes, Any] = OrderedDict()
             self._model: torch.nn.Module | None = None
             self._mark: list[tuple] | None = None
             self._weights: WeightsCopy | None = None
@@ -83,11 +88,8 @@ class UserCache:
         """
         histories = [ids[mask.bool()][:-1] for ids, mask in zip(input_ids, attention_mask, strict=True)]
         keys = [history.cpu().numpy().tobytes() for history in histories]
-        device = input_ids.device.type
-        autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
-        mark = [*weights_mark(decoder.model), (autocast, torch.get_float32_matmul_precision())]
         with self._lock:
-            self._belongs_to(decoder.model, mark)
+            self._belongs_to(decoder.model, self._mark_of(decoder.model, input_ids.device.type))
             entries_then = self._entries
             known = self.known(input_ids, attention_mask, decoder.num_steps + 1)
             self.hits += sum(n > 0 for n in known)
@@ -122,14 +124,23 @@ class UserCache:
                 self._keep(decoder, mask, keys, known)
         return states
 
+    @staticmethod
+    def _mark_of(model: torch.nn.Module, device: str) -> list[tuple]:
+        """What the numbers of an entry depend on, beside what was read."""
+        autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+        return [*weights_mark(model), (autocast, torch.get_float32_matmul_precision())]
+
     def _belongs_to(self, model: torch.nn.Module, mark: list[tuple]) -> None:
         """Forget the entries if they are of other weights; of another model they are refused."""
         if self._model is not None and self._model is not model:
             raise ValueError("The user cache holds histories of another model: give each model its own.")
         if self._weights is None or self._mark != mark or not self._weights.is_of(model):
-            self._entries, self.num_bytes = OrderedDict(), 0
+            self._forget()
             self._weights = WeightsCopy(model)
         self._model, self._mark = model, mark
+
+    def _forget(self) -> None:
+        self._entries, self.num_bytes = OrderedDict(), 0
 
     def _keep(self, decoder: BeamDecoder, mask: torch.Tensor, keys: list[bytes], known: list[int]) -> None:
         length = mask.shape[1] - 1  # the slots of the history come first; the answer token's follow
@@ -139,15 +150,18 @@ class UserCache:
             slots = mask[row, :length].nonzero()[:, 0]
             # (layers, 2, heads, tokens, head_dim), or records (layers, 1, 1, tokens, R)
             entry = torch.stack([layer.kept(row, slots) for layer in decoder.layers])
-            if entry.nbytes > self.max_bytes:
-                continue
             shorter = key[: n * len(key) // len(slots)]  # bytes of the known part
-            if n and shorter in self._entries:
+            if n and shorter in self._entries and entry.nbytes <= self.max_bytes:
                 self._drop(shorter)
-            while self.num_bytes + entry.nbytes > self.max_bytes:
-                self._drop(next(iter(self._entries)))
-            self._entries[key] = entry
-            self.num_bytes += entry.nbytes
+            self._add(key, entry)
+
+    def _add(self, key: bytes, entry) -> None:
+        if entry.nbytes > self.max_bytes:
+            return
+        while self.num_bytes + entry.nbytes > self.max_bytes:
+            self._drop(next(iter(self._entries)))
+        self._entries[key] = entry
+        self.num_bytes += entry.nbytes
 
     def _drop(self, key: bytes) -> None:
         self.num_bytes -= self._entries.pop(key).nbytes

@@ -16,6 +16,8 @@ T5_NAMES = {
     "item_separators": "item_separators",
     "level_heads": "level_heads",
     "mlp_layers": "mlp_layers",
+    "shared_kv_pool_size": "shared_kv_pool_size",
+    "shared_kv_user_dim": "shared_kv_user_dim",
 }
 
 
@@ -51,6 +53,13 @@ class CodeT5Arguments:
     )
     mlp_layers: int | None = field(
         default=None, metadata={"help": "feed-forward layers with biases and so many linear ones; null: T5's own"}
+    )
+    shared_kv_pool_size: int = field(
+        default=0,
+        metadata={"help": "rows of the pool that histories' keys, and values, are looked up in; 0 for plain ones"},
+    )
+    shared_kv_user_dim: int = field(
+        default=2, metadata={"help": "with a pool: numbers of a key, and of a value, that are the user's own"}
     )
 
     def __post_init__(self) -> None:

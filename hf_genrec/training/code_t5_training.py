@@ -1,7 +1,10 @@
 """Prepared, tokenized data and arguments -> processor, model, examples and trainer of an encoder-decoder over codes."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import torch
+from torch import nn
 from transformers import set_seed
 
 from hf_genrec.data.collator import Seq2SeqCollator
@@ -14,6 +17,7 @@ from hf_genrec.semantic_ids.code_embeddings import start_from_centroids
 from hf_genrec.semantic_ids.ids import SemanticIds
 from hf_genrec.semantic_ids.tokens import code_tokenizer, vocabulary_size
 from hf_genrec.training.config import RunConfig
+from hf_genrec.training.shared_pools import MOST_POSITIONS, HardenGates, first_batches, start_pool
 from hf_genrec.training.trainer import GenRecTrainer, subsample
 
 
@@ -42,13 +46,37 @@ def build_code_t5_trainer(
         table, std = model.get_input_embeddings().weight, model.config.initializer_factor
         start_from_centroids(table, processor.code_token_ids, codebooks, std, arguments.seed)
     examples = NextItemExamples(prepared.train_sequences(), cast(Targets, arguments.targets), processor.max_history)
+    collator = Seq2SeqCollator(processor)
+    sharing = bool(model.config.shared_kv_pool_size)
+    if sharing:
+        start_history_pools(model, first_batches(examples, collator, arguments), arguments.seed)
     return trainer_class(
         model,
         arguments,
         train_dataset=examples,
         eval_dataset=subsample(validation, arguments.eval_users, arguments.seed),
-        data_collator=Seq2SeqCollator(processor),
+        data_collator=collator,
+        callbacks=[HardenGates()] if sharing else None,
     )
+
+
+@torch.no_grad()
+def start_history_pools(model: CodeT5, batches: Sequence[Mapping[str, Any]], seed: int) -> None:
+    """The pools of the decoder's layers, from projections as T5's begin, and what the encoder makes of batches."""
+    model.eval()
+    found: list[torch.Tensor] = []
+    for batch in batches:
+        if sum(map(len, found)) < MOST_POSITIONS:
+            encoding = model.get_encoder()(batch["input_ids"], batch["attention_mask"])
+            found.append(encoding.last_hidden_state[encoding.attention_mask.bool()])
+    states = torch.cat(found)[:MOST_POSITIONS]
+    config = model.config
+    for attention in model.decoder.cross_attentions:
+        for part in (attention.k, attention.v):
+            plain = nn.Linear(config.d_model, config.num_heads * config.d_kv, bias=False)
+            nn.init.normal_(plain.weight, std=config.initializer_factor * config.d_model**-0.5)
+            start_pool(part, plain, states, seed)
+    model.train()
 
 
 def build_code_processor(prepared: PreparedData, semantic_ids: SemanticIds, max_history: int) -> GenRecProcessor:

@@ -68,11 +68,13 @@ def start_pools(
             hook.remove()
         states = torch.cat(found)[:MOST_POSITIONS]
         for part, projection in zip((shared.key, shared.value), projections, strict=True):
-            _start(part, projection, states, seed)
+            start_pool(part, projection, states, seed)
     model.train(training)
 
 
-def _start(part: SharedProjection, projection: nn.Linear, states: torch.Tensor, seed: int) -> None:
+@torch.no_grad()
+def start_pool(part: SharedProjection, projection: nn.Linear, states: torch.Tensor, seed: int) -> None:
+    """The pool, router and thin part of one projection, from the plain one and states (n, hidden_size)."""
     weight: torch.Tensor = projection.weight.float()
     bias = weight.new_zeros(len(weight)) if projection.bias is None else projection.bias.float()
     if part.user is not None:

@@ -9,6 +9,7 @@ import torch
 from conftest import make_model, make_processor
 from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
+from tiny_tiger import make_tiger
 
 from hf_genrec.catalogue.evaluation_mode import evaluation_mode
 from hf_genrec.decoding.user_cache import UserCache
@@ -55,11 +56,18 @@ def held(cache: UserCache) -> int:
     return sum(entry.nbytes for entry in cache._entries.values())
 
 
-def check_a_shared_cache(max_bytes: int, count: int) -> None:
-    model = make_model(make_processor(), attention_dropout=0.5).train()  # dropout would show
+# dropout would show
+CACHED = {
+    "prefixes": lambda: make_model(make_processor(), attention_dropout=0.5).train(),
+    "whole": lambda: make_tiger(make_processor(), dropout_rate=0.5, shared_kv_pool_size=16).train(),
+}
+
+
+def check_a_shared_cache(kind: str, max_bytes: int, count: int) -> None:
+    model = CACHED[kind]()
     asked = requests(model, count)
     expected = {tuple(h): model.recommend(h, k=4) for line in asked for h in line}
-    cache = UserCache(max_bytes)
+    cache = model.user_cache(max_bytes)
 
     def work(number: int) -> None:
         for place, history in enumerate(asked[number]):
@@ -79,15 +87,17 @@ def check_a_shared_cache(max_bytes: int, count: int) -> None:
     assert model.recommend(asked[0][0], k=4, user_cache=cache)[0] == expected[tuple(asked[0][0])][0]
 
 
+@pytest.mark.parametrize("kind", CACHED)
 @pytest.mark.parametrize("max_bytes", [0, 9000, 2**30])
-def test_a_user_cache_may_be_shared(max_bytes):
-    check_a_shared_cache(max_bytes, 12)
+def test_a_user_cache_may_be_shared(kind, max_bytes):
+    check_a_shared_cache(kind, max_bytes, 12)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", CACHED)
 @pytest.mark.parametrize("max_bytes", [0, 9000, 30_000, 2**30])
-def test_a_user_cache_may_be_shared_by_many_requests(max_bytes):
-    check_a_shared_cache(max_bytes, 200)
+def test_a_user_cache_may_be_shared_by_many_requests(kind, max_bytes):
+    check_a_shared_cache(kind, max_bytes, 200)
 
 
 @pytest.mark.parametrize("kind", ["trie", "scores", "sets"])

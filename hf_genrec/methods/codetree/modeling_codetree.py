@@ -19,6 +19,7 @@ from ...catalogue.weights_mark import weights_mark
 from ...decoding.code_loss import SoftTargets, code_loss
 from ...decoding.history_encoding import HistoryEncoding
 from ...decoding.recommend_by_seq2seq import Seq2SeqRecommenderMixin
+from ...decoding.whole_history_cache import WholeHistoryCache
 from .codetree_beams import CodeTreeBeamDecoder, spread
 from .codetree_layers import CodeHead, CodeTreeLayer, CodeTreeVectors, HistoryReader
 from .configuration_codetree import CodeTreeConfig
@@ -299,6 +300,7 @@ class CodeTreeForConditionalGeneration(Seq2SeqRecommenderMixin, FlatModelCode, P
         candidates: np.ndarray | None = None,
         num_beams: int | None = None,
         batch_size: int = 64,
+        user_cache: WholeHistoryCache | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """
         By beam search over the trie. A score is the sum of the L log-probabilities, each over what the whole catalogue
@@ -307,6 +309,7 @@ class CodeTreeForConditionalGeneration(Seq2SeqRecommenderMixin, FlatModelCode, P
         Args:
             num_beams (*optional*): defaults to `max(2 * k, 20)`.
             batch_size: histories decoded at a time.
+            user_cache (*optional*): see [`Seq2SeqRecommenderMixin.recommend_rows`]; a vector a history.
 
         Returns:
             rows (B, n) int64, -1 where fewer items are allowed, and scores (B, n) float32, -inf there; n is k or, if
@@ -315,7 +318,12 @@ class CodeTreeForConditionalGeneration(Seq2SeqRecommenderMixin, FlatModelCode, P
         Raises:
             ValueError: for a row outside the catalogue, numbers that make no sense, or scores that are NaN.
         """
-        return super().recommend_rows(histories, k, exclude_seen, candidates, num_beams, batch_size)
+        return super().recommend_rows(
+            histories, k, exclude_seen, candidates, num_beams, batch_size, user_cache=user_cache
+        )
+
+    def encode_histories(self, **inputs: torch.Tensor) -> HistoryEncoding:
+        return self.encode(**inputs)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def _score_leaves(self, inputs: dict[str, torch.Tensor], token_ids: torch.Tensor, chunk_size: int = 512):

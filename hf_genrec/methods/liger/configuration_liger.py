@@ -91,6 +91,8 @@ class LigerConfig(CodeT5Config):
             raise ValueError(f"retrieval={self.retrieval!r}: use one of {', '.join(RETRIEVAL)}.")
         if self.item_separators or self.num_user_bins:
             raise ValueError("LIGER reads codes and texts alone: leave item_separators and num_user_bins out.")
+        if self.shared_kv_pool_size:
+            raise ValueError("LIGER's lists read the encoder's states themselves: leave shared_kv_pool_size out.")
 
 
 LigerConfig.register_for_auto_class()

@@ -25,6 +25,8 @@ from ...decoding.beam_search import beam_search
 from ...decoding.code_loss import at_least_float32
 from ...decoding.code_t5 import CodeT5, CodeT5Output
 from ...decoding.history_encoding import HistoryEncoding
+from ...decoding.user_cache import check_user_cache
+from ...decoding.whole_history_cache import WholeHistoryCache
 from .configuration_liger import LigerConfig
 from .liger_choices import RETRIEVAL
 from .liger_layers import LigerEncoder, TextVectors
@@ -187,6 +189,7 @@ class LigerForConditionalGeneration(CodeT5):
         num_beams: int | None = None,
         batch_size: int = 64,
         retrieval: str | None = None,
+        user_cache: WholeHistoryCache | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """
         Of the items that a beam search finds, and of those without a training interaction, the best by the cosine of
@@ -198,6 +201,7 @@ class LigerForConditionalGeneration(CodeT5):
             batch_size: histories decoded at a time.
             retrieval (*optional*): by default the configuration's. `"hybrid"`; `"sparse"`: the beams alone, by the sum
                 of their codes' log-probabilities; `"dense"`: all items by the cosine.
+            user_cache (*optional*): see [`Seq2SeqRecommenderMixin.recommend_rows`].
 
         Returns:
             rows (B, n) int64, -1 where fewer items are allowed, and scores (B, n) float32, -inf there; n is k or, if
@@ -208,10 +212,13 @@ class LigerForConditionalGeneration(CodeT5):
         """
         retrieval = self._checked_retrieval(retrieval)
         if retrieval == "sparse":
-            return super().recommend_rows(histories, k, exclude_seen, candidates, num_beams, batch_size)
+            return super().recommend_rows(
+                histories, k, exclude_seen, candidates, num_beams, batch_size, user_cache=user_cache
+            )
         processor = self._require_processor()
         request = checked_request(len(processor.item_ids), histories, k, exclude_seen, candidates, batch_size)
         require_sound_weights(self)
+        check_user_cache(user_cache, whole=True)
         num_beams = checked_beams(request.count, max(request.count, BEAMS) if num_beams is None else num_beams)
         trie = processor.trie if candidates is None else processor.trie.restrict(request.candidates)
         trie, cold = trie.to(self.device), torch.from_numpy(processor.popularity == 0).to(self.device)
@@ -219,7 +226,7 @@ class LigerForConditionalGeneration(CodeT5):
             vectors = self.item_vectors().float()
 
         def find(inputs, seen, closed, num_beams=num_beams):
-            encoding = self.encoder(**inputs)
+            encoding = self.encoder(**inputs) if user_cache is None else user_cache.encoding(self, **inputs)
             scores = self.user_vectors(encoding).float() @ vectors.T
             require_sound(self, scores)
             if retrieval == "dense" or num_beams >= trie.num_leaves:
@@ -237,7 +244,7 @@ class LigerForConditionalGeneration(CodeT5):
                 return find(inputs, seen, closed, 4 * num_beams)
             return scores.masked_fill(closed | ~found, -torch.inf)
 
-        return self._by_item_scores(request, exclude_seen, None, find)
+        return self._by_item_scores(request, exclude_seen, user_cache, find)
 
     def score_rows(
         self, histories: Sequence[np.ndarray], rows: np.ndarray, retrieval: str | None = None

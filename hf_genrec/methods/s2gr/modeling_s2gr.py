@@ -58,6 +58,7 @@ class S2grForConditionalGeneration(CodeT5):
         if config.learns_items:
             of_decoder = copy.deepcopy(self.decoder.config)
             of_decoder.num_layers = max(1, of_decoder.num_layers // 2)
+            of_decoder.shared_kv_pool_size = 0  # it is read in training alone
             self.item_decoder = CodeT5Stack(of_decoder)
             self._tied_weights_keys = self._tied_weights_keys | {"item_decoder.embed_tokens.weight": "shared.weight"}
         self.post_init()
@@ -134,8 +135,8 @@ class S2grForConditionalGeneration(CodeT5):
         kept: Any = cache.cross_attention_cache
         if cache.is_updated.get(0):
             memory = [(layer.keys, layer.values) for layer in kept.layers]
-            return memory, memory_bias_of(encoding.last_hidden_state, encoding.attention_mask)
-        memory, bias = memory_of(self.decoder, encoding.last_hidden_state, encoding.attention_mask)
+            return memory, memory_bias_of(memory, encoding.attention_mask)
+        memory, bias = memory_of(self.decoder, encoding)
         for index, (keys, values) in enumerate(memory):
             kept.update(keys, values, index)
             cache.is_updated[index] = True

@@ -283,8 +283,6 @@ def test_what_is_refused(model, processor):
     long = torch.from_numpy(processor.token_ids[np.arange(9)].reshape(1, -1))
     with pytest.raises(ValueError, match="Histories of 9 items: cut them to the newest max_history=8"):
         model(input_ids=torch.cat([long, prompts["input_ids"][:, -1:]], 1))
-    with pytest.raises(ValueError, match="leave user_cache out"):
-        model.user_cache()
     bare = CodeTreeForConditionalGeneration(model.config)
     with pytest.raises(ValueError, match="processor"):
         bare(**prompts)

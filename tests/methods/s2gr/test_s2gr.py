@@ -27,6 +27,7 @@ OPTIONS = {
     "first": {"thinking": [True, False, False]},
     "last, untaught": {"thinking": [False, True, True], "num_clusters": [0, 0, 2]},
     "level heads": {"level_heads": True, "item_separators": True, "item_weight": 0.0},
+    "pool": {"shared_kv_pool_size": 16, "shared_kv_user_dim": 3},
 }
 
 

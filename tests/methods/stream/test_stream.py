@@ -30,6 +30,7 @@ OPTIONS = {
     "two": {"num_thinking_tokens": 2, "quantization_weight": 0.0},
     "seven, level heads": {"num_thinking_tokens": 7, "level_heads": True, "item_separators": True},
     "tokens alone": {"num_thinking_tokens": 3, "state_weight": 0.0, "quantization_weight": 0.0},
+    "pool": {"shared_kv_pool_size": 16, "shared_kv_user_dim": 3},
 }
 
 

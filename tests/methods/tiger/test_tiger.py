@@ -25,6 +25,7 @@ OPTIONS = {
     "separators": {"item_separators": True},
     "level heads": {"level_heads": True, "item_separators": True, "num_user_bins": 5, "mlp_layers": 2},
     "gated": {"feed_forward_proj": "gated-gelu", "num_layers": 1, "num_decoder_layers": 3},
+    "pool": {"shared_kv_pool_size": 16, "shared_kv_user_dim": 3},
 }
 
 
@@ -284,14 +285,6 @@ def test_probabilities_over_what_is_legal(processor, histories):
     )
     assert one == [pytest.approx(0.0, abs=1e-5)]
     assert other[0] < -0.1
-
-
-def test_no_history_is_kept_between_calls(processor):
-    model = make_tiger(processor)
-    with pytest.raises(ValueError, match="leave user_cache out"):
-        model.user_cache()
-    with pytest.raises(TypeError, match="user_cache"):
-        model.recommend(["item-3"], user_cache=None)
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -22,10 +22,12 @@ from hf_genrec.data.prepared import PreparedData
 from hf_genrec.item_tokenizers import load_item_tokenizer
 from hf_genrec.method import load_model
 from hf_genrec.methods.tiger.arguments import TigerArguments
+from hf_genrec.methods.tiger.method import build_trainer
 from hf_genrec.methods.tiger.modeling_tiger import TigerForConditionalGeneration
 from hf_genrec.training.arguments import GenRecTrainingArguments
 from hf_genrec.training.code_t5_training import build_code_t5
 from hf_genrec.training.config import parse_config
+from hf_genrec.training.shared_pools import HardenGates
 from hf_genrec.training.trainer import GenRecTrainer
 
 pytestmark = pytest.mark.libraries
@@ -106,6 +108,28 @@ def test_recommend_as_a_stranger(trained, monkeypatch, capsys):
 
 def test_a_killed_training_ends_with_the_same_weights(trained, config, own_data):
     check_a_killed_training("train", config, trained, own_data / "tiger-killed")
+
+
+def test_a_pool_starts_from_the_data_and_is_served(config, own_data, monkeypatch, capsys):
+    run = own_data / "tiger-pool"
+    given = ["--output_dir", str(run), "--shared_kv_pool_size", "8", "--shared_kv_user_dim", "1"]
+    for command in ("prepare", "tokenize"):
+        run_command(monkeypatch, capsys, command, "--config", config, *given)
+    trainer = build_trainer(parse_config(str(config), given))
+    for attention in trainer.model.decoder.cross_attentions:
+        rows = attention.k.pool.weight
+        assert (rows[:, None] != rows).any(-1).sum() == 8 * 7  # centroids: no two alike
+        assert (attention.k.router.bias != 0).all()  # without data they start at 0
+    assert any(isinstance(callback, HardenGates) for callback in trainer.callback_handler.callbacks)
+    run_command(monkeypatch, capsys, "train", "--config", config, *given)
+    record = json.loads((run / "results/training.json").read_text())
+    assert all({"loss_code", "loss_peak", "loss_balance"} <= line.keys() for line in record["log"] if "loss" in line)
+    history = PreparedData.load(run / "data").item_ids[:3]
+    model = load_model(run / "model")
+    cache = model.user_cache()
+    for _ in range(2):
+        assert model.recommend(history, k=5, user_cache=cache)[0] == model.recommend(history, k=5)[0]
+    assert cache.hits == 1
 
 
 def test_code_embeddings_start_from_the_centroids(trained, monkeypatch):

@@ -1,0 +1,69 @@
+"""Tables of REG4Rec."""
+
+import numpy as np
+
+from benchmarks.cells import metrics_of_users, read_rows
+from benchmarks.reg4rec_ablation import VARIANTS, read_ranks
+from benchmarks.table_rows import THREE, YELP, ablation, cells, difference, pair
+from hf_genrec.evaluation.metrics import paired_bootstrap_difference
+
+
+def parts_of_reg4rec(data: str) -> list[list[str]]:
+    lines = [["", "validation R@10, N@10", "test R@10, N@10", "test R@10 less the full model", "ms a user"]]
+    ranks = read_ranks(data)
+    full = metrics_of_users(ranks["full, seed 1 test"])["recall@10"]
+    finished = {row["variant"] for row in read_rows("reg4rec_ablation", data)}
+    for variant in VARIANTS:
+        if variant not in finished or "codebooks" in variant:
+            continue
+        rows, less = ablation(variant, data=data), ""
+        own = ranks[f"{variant}, seed 1 test"]
+        if variant != "full" and np.array_equal(own, ranks["full, seed 1 test"]):
+            less = "the same lists"
+        elif variant != "full":
+            less = difference(*paired_bootstrap_difference(metrics_of_users(own)["recall@10"], full))
+        cost = f"{rows[0]['test']['cpu_ms_per_user']:.1f}"
+        lines.append([variant, pair(rows, "validation"), pair(rows, "test"), less, cost])
+    return lines
+
+
+def seeds_on_yelp() -> list[list[str]]:
+    lines = [["", "validation Recall@10", "test Recall@10", "test NDCG@10", "test, new items: Recall@10", "NDCG@10"]]
+    for label, rows in (
+        ("REG4Rec, full", ablation("full", THREE, YELP)),
+        ("REG4Rec, without PARS", ablation("without PARS", THREE, YELP)),
+        ("CARE", cells("care", THREE, data=YELP)),
+        ("ReaRec without reasoning (SASRec)", cells("rearec-none", THREE, data=YELP)),
+    ):
+        columns = [("validation", "recall@10"), ("test", "recall@10"), ("test", "ndcg@10")]
+        columns += [("test-unseen", "recall@10"), ("test-unseen", "ndcg@10")]
+        lines.append(
+            [
+                label,
+                *(
+                    ", ".join(f"{row[split][metric][0]:.4f}" for row in rows) if split in rows[0] else ""
+                    for split, metric in columns
+                ),
+            ]
+        )
+    return lines
+
+
+def codebooks_of_reg4rec() -> list[list[str]]:
+    lines = [
+        ["codebooks", "epochs in the budget", "CPU s an epoch", "validation R@10, N@10", "test R@10, N@10", "ms a user"]
+    ]
+    for count, variant in ((2, "2 codebooks"), (4, "without PARS"), (8, "8 codebooks"), (12, "12 codebooks")):
+        (row,) = ablation(variant)
+        first = row["pretraining"]
+        lines.append(
+            [
+                str(count),
+                f"{first['epochs']:.1f}",
+                f"{60 * first['cpu_minutes'] / first['epochs']:.0f}",
+                pair([row], "validation"),
+                pair([row], "test"),
+                f"{row['test']['cpu_ms_per_user']:.1f}",
+            ]
+        )
+    return lines
