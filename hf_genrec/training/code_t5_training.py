@@ -16,13 +16,14 @@ from hf_genrec.item_tokenizers import load_item_tokenizer
 from hf_genrec.semantic_ids.code_embeddings import start_from_centroids
 from hf_genrec.semantic_ids.ids import SemanticIds
 from hf_genrec.semantic_ids.tokens import code_tokenizer, vocabulary_size
+from hf_genrec.training.code_t5_trainer import CodeT5Trainer
 from hf_genrec.training.config import RunConfig
 from hf_genrec.training.shared_pools import MOST_POSITIONS, HardenGates, first_batches, start_pool
 from hf_genrec.training.trainer import GenRecTrainer, subsample
 
 
 def build_code_t5_trainer(
-    config: RunConfig, model_class: type[CodeT5], trainer_class: type[GenRecTrainer] = GenRecTrainer, **fields: Any
+    config: RunConfig, model_class: type[CodeT5], trainer_class: type[GenRecTrainer] = CodeT5Trainer, **fields: Any
 ) -> GenRecTrainer:
     """
     The trainer of a run whose data are prepared and tokenized, with its model and examples.

@@ -7,7 +7,7 @@ from hf_genrec.training.trainer import GenRecTrainer
 
 class LossTermsTrainer(GenRecTrainer):
     """
-    `GenRecTrainer` for models whose output has `losses`, unweighted terms by name.
+    `GenRecTrainer` for models whose output has `losses`, unweighted terms by name, or `None` where there is one alone.
 
     A log line with the `loss` has them beside it, `loss_<name>`: means over the targets since the line before, as far
     as they had the term.
@@ -31,7 +31,7 @@ class LossTermsTrainer(GenRecTrainer):
         inputs = self.loss_inputs(self.accelerator.unwrap_model(model), inputs, count)
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         divisor = count if num_items_in_batch is None else num_items_in_batch
-        for name, value in outputs.losses.items():
+        for name, value in (outputs.losses or {}).items():
             total, before = self._terms.get(name, (torch.zeros_like(value), 0))
             self._terms[name] = (total + value.detach() * divisor, before + count)
         return (loss, outputs) if return_outputs else loss

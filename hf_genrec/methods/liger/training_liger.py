@@ -15,18 +15,11 @@ from hf_genrec.methods.liger.processing_liger import LigerProcessor
 from hf_genrec.semantic_ids.code_embeddings import start_from_centroids
 from hf_genrec.semantic_ids.ids import SemanticIds
 from hf_genrec.semantic_ids.tokens import code_tokenizer
+from hf_genrec.training.code_t5_trainer import CodeT5Trainer
 from hf_genrec.training.code_t5_training import build_code_t5
 from hf_genrec.training.config import RunConfig
-from hf_genrec.training.loss_terms import LossTermsTrainer
 from hf_genrec.training.text_vectors import text_vectors
 from hf_genrec.training.trainer import subsample
-
-
-class LigerTrainer(LossTermsTrainer):
-    """`LossTermsTrainer` for `LigerForConditionalGeneration`; terms are means over codes, as the step's loss is."""
-
-    def num_targets(self, inputs) -> int:
-        return inputs["labels"].numel()
 
 
 class LigerCollator(Seq2SeqCollator):
@@ -37,7 +30,7 @@ class LigerCollator(Seq2SeqCollator):
         return {**super().__call__(examples), "target_rows": targets}
 
 
-def build_trainer(config: RunConfig) -> LigerTrainer:
+def build_trainer(config: RunConfig) -> CodeT5Trainer:
     """
     The trainer of a run whose data are prepared and tokenized, with its model and examples.
 
@@ -64,7 +57,7 @@ def build_trainer(config: RunConfig) -> LigerTrainer:
         table, std = model.get_input_embeddings().weight, model.config.initializer_factor
         start_from_centroids(table, processor.code_token_ids, codebooks, std, arguments.seed)
     targets = cast(Targets, arguments.targets)
-    return LigerTrainer(
+    return CodeT5Trainer(
         model,
         arguments,
         train_dataset=NextItemExamples(prepared.train_sequences(), targets, processor.max_history),

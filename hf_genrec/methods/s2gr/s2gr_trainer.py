@@ -7,25 +7,16 @@ import torch
 
 from hf_genrec.catalogue.evaluation_mode import evaluation_mode
 from hf_genrec.data.prepared import EvaluationSplit
-from hf_genrec.training.loss_terms import LossTermsTrainer
-from hf_genrec.training.trainer import GenRecTrainer
+from hf_genrec.training.code_t5_trainer import CodeT5Trainer
 from hf_genrec.training.whole_weights import whole_model
 
 
-class S2grTrainer(LossTermsTrainer):
+class S2grTrainer(CodeT5Trainer):
     """
-    `LossTermsTrainer` for `S2grForConditionalGeneration`. Evaluation also reports, over the users' first targets,
+    `CodeT5Trainer` for `S2grForConditionalGeneration`. Evaluation also reports, over the users' first targets,
     `code_l` (the l-th code right behind the right ones), `prefix_l` (the first l codes right, as greedy decoding
     without a trie finds them) and `cluster_l` (the thinking vector nearest to the cluster of the code).
     """
-
-    def num_targets(self, inputs) -> int:
-        return inputs["labels"].numel()  # the terms are means over codes
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if any(self.accelerator.unwrap_model(model).config.thinking):
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        return GenRecTrainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
 
     def evaluate(self, eval_dataset: EvaluationSplit | None = None, ignore_keys=None, metric_key_prefix: str = "eval"):
         split = cast(EvaluationSplit, self.eval_dataset if eval_dataset is None else eval_dataset)

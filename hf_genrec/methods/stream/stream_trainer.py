@@ -3,7 +3,6 @@
 from typing import Any
 
 from hf_genrec.training.loss_terms import LossTermsTrainer
-from hf_genrec.training.trainer import GenRecTrainer
 
 
 class StreamTrainer(LossTermsTrainer):
@@ -17,16 +16,9 @@ class StreamTrainer(LossTermsTrainer):
     earlier_cpu_seconds = 0.0
 
     def num_targets(self, inputs) -> int:
+        config = self.accelerator.unwrap_model(self.model).config
         rows, columns = inputs["labels"].shape  # the terms are means over thinking tokens and codes
-        return rows * (columns - (columns > self._unwrapped().config.num_levels))
-
-    def _unwrapped(self) -> Any:
-        return self.accelerator.unwrap_model(self.model)
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if self._unwrapped().config.num_thinking_tokens:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        return GenRecTrainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
+        return rows * (columns - (columns > config.num_levels))
 
     def train(self, resume_from_checkpoint: Any = None, *args, **kwargs):
         if not resume_from_checkpoint:  # else the log has it
