@@ -57,13 +57,14 @@ def measure(runs: list[Path], data: str) -> None:
                     seconds = (time.process_time() - start) / len(asked)
                     times.setdefault((path, batch, name), []).append(1000 * seconds)
     for path in runs:
-        row: dict[str, Any] = {"cell": path.name, "date": environment()["date"]}
-        row |= {"command": f"python -m benchmarks.second_requests {' '.join(path.name for path in runs)}"}
+        names = ["/".join(run.parts[-2:]) for run in runs]
+        row: dict[str, Any] = {"cell": "/".join(path.parts[-2:]), "date": environment()["date"]}
+        row |= {"command": f"python -m benchmarks.second_requests {' '.join(names)}"}
         row["bytes_per_user"] = caches[path].num_bytes / len(caches[path])
         for batch in BATCHES:
             row[f"ms_by_{batch}"] = [statistics.median(times[path, batch, name]) for name in ("first", "second")]
         write_row(KIND, data, row)
-        logger.info("%s: finished", path.name)
+        logger.info("%s: finished", row["cell"])
 
 
 if __name__ == "__main__":

@@ -5,26 +5,17 @@ stand one after the other, and share its encoding and its cross-attention's keys
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from ...decoding.attention import FeedForward, MultiHeadAttention
 from ...decoding.code_set_encoding import CodeSetEncoding, code_sets_of_items
+from ...decoding.pre_norm_layers import KeysValues, PreNormLayer
 from .configuration_mdgr import MdgrConfig
 
-Memory = list[tuple[torch.Tensor, torch.Tensor]]  # of each layer, keys and values of the histories
-
-
-def _attention(config: MdgrConfig) -> MultiHeadAttention:
-    return MultiHeadAttention(
-        config.hidden_size, config.num_attention_heads, config.attention_dropout, projection_bias=False
-    )
-
-
-def _feed_forward(config: MdgrConfig) -> FeedForward:
-    return FeedForward(config.hidden_size, config.intermediate_size, config.hidden_act)
+Memory = list[KeysValues]  # of the histories, in each layer
 
 
 def _norm(config: MdgrConfig) -> nn.Module:
@@ -32,42 +23,18 @@ def _norm(config: MdgrConfig) -> nn.Module:
     return norm(config.hidden_size, eps=config.norm_eps)
 
 
-class MdgrEncoderLayer(nn.Module):
-    """Bidirectional attention and feed-forward (pre-norm)."""
+class MdgrEncoderLayer(PreNormLayer):
+    """Bidirectional."""
 
     def __init__(self, config: MdgrConfig):
-        super().__init__()
-        self.attention_norm, self.attention = _norm(config), _attention(config)
-        self.feed_forward_norm, self.feed_forward = _norm(config), _feed_forward(config)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, states: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-        """(B, T, d); `allowed` (B, 1, 1, T)."""
-        normed = self.attention_norm(states)
-        states = states + self.dropout(self.attention(normed, *self.attention.keys_values(normed), allowed))
-        return states + self.dropout(self.feed_forward(self.feed_forward_norm(states)))
+        super().__init__(config, partial(_norm, config), projection_bias=False)
 
 
-class MdgrDecoderLayer(nn.Module):
-    """Attention among the slots, attention to the history, feed-forward (pre-norm)."""
+class MdgrDecoderLayer(PreNormLayer):
+    """Among the slots, and to the history."""
 
     def __init__(self, config: MdgrConfig):
-        super().__init__()
-        self.attention_norm, self.attention = _norm(config), _attention(config)
-        self.cross_norm, self.cross_attention = _norm(config), _attention(config)
-        self.feed_forward_norm, self.feed_forward = _norm(config), _feed_forward(config)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(
-        self, states: torch.Tensor, encoding: CodeSetEncoding, of_history: tuple[torch.Tensor, torch.Tensor] | None
-    ) -> torch.Tensor:
-        """(R, L, d), R a multiple of the encoding's B; keys and values (B, heads, T, D), if they are made already."""
-        normed = self.attention_norm(states)
-        states = states + self.dropout(self.attention(normed, *self.attention.keys_values(normed), None))
-        keys, values = of_history or self.cross_attention.keys_values(encoding.last_hidden_state)
-        read = self.cross_attention(self.cross_norm(states), keys, values, encoding.item_mask[:, None, None])
-        states = states + self.dropout(read)
-        return states + self.dropout(self.feed_forward(self.feed_forward_norm(states)))
+        super().__init__(config, partial(_norm, config), reads_history=True, projection_bias=False)
 
 
 class MdgrEncoder(nn.Module):
@@ -146,5 +113,6 @@ class MdgrDecoder(nn.Module):
         states = self.dropout(torch.where(masked[..., None], mask_vectors, codes))
         memories: Sequence[Any] = [None] * len(self.layers) if memory is None else memory
         for layer, of_history in zip(self.layers, memories, strict=True):
-            states = layer(states, encoding, of_history)
+            of_history = of_history or layer.cross_attention.keys_values(encoding.last_hidden_state)
+            states = layer(states, None, of_history, encoding.item_mask[:, None, None])
         return states

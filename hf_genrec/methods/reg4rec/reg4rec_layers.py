@@ -4,78 +4,38 @@ Both are pre-norm transformers. A *path* is an order of codes that the decoder r
 history: their rows stand one after the other, and they share its encoding and its cross-attention's keys and values.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import EncoderDecoderCache
 
-from ...decoding.attention import FeedForward, MultiHeadAttention
 from ...decoding.code_set_encoding import CodeSetEncoding, code_sets_of_items
+from ...decoding.pre_norm_layers import KeysValues, PreNormLayer
 from .configuration_reg4rec import Reg4RecConfig
-
-
-def _attention(config: Reg4RecConfig) -> MultiHeadAttention:
-    return MultiHeadAttention(config.hidden_size, config.num_attention_heads, config.attention_dropout)
-
-
-def _feed_forward(config: Reg4RecConfig) -> FeedForward:
-    return FeedForward(config.hidden_size, config.intermediate_size, config.hidden_act)
 
 
 def _norm(config: Reg4RecConfig) -> nn.LayerNorm:
     return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
 
-class EncoderLayer(nn.Module):
-    """Bidirectional attention and feed-forward (pre-norm)."""
+class EncoderLayer(PreNormLayer):
+    """Bidirectional."""
 
     def __init__(self, config: Reg4RecConfig):
-        super().__init__()
-        self.attention_norm, self.attention = _norm(config), _attention(config)
-        self.feed_forward_norm, self.feed_forward = _norm(config), _feed_forward(config)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, states: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-        """(B, T, d); `allowed` (B, 1, 1, T)."""
-        normed = self.attention_norm(states)
-        states = states + self.dropout(self.attention(normed, *self.attention.keys_values(normed), allowed))
-        return states + self.dropout(self.feed_forward(self.feed_forward_norm(states)))
+        super().__init__(config, partial(_norm, config))
 
 
-class DecoderLayer(nn.Module):
-    """Attention to the path so far, attention to the history, feed-forward (pre-norm)."""
+class DecoderLayer(PreNormLayer):
+    """To the path so far, and to the history."""
 
     def __init__(self, config: Reg4RecConfig, index: int):
-        super().__init__()
+        super().__init__(config, partial(_norm, config), reads_history=True)
         self.index = index
-        self.attention_norm, self.attention = _norm(config), _attention(config)
-        self.cross_norm, self.cross_attention = _norm(config), _attention(config)
-        self.feed_forward_norm, self.feed_forward = _norm(config), _feed_forward(config)
-        self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self,
-        states: torch.Tensor,
-        encoding: CodeSetEncoding,
-        allowed: torch.Tensor | None,
-        cache: EncoderDecoderCache | None,
-    ) -> torch.Tensor:
-        """(R, S, d), R a multiple of the encoding's B; `allowed` (S, past + S), what is read of the path."""
-        normed = self.attention_norm(states)
-        keys, values = self.attention.keys_values(normed)
-        if cache is not None:
-            keys, values = cache.self_attention_cache.update(keys, values, self.index)
-        states = states + self.dropout(self.attention(normed, keys, values, allowed))
-
-        keys, values = self._history(encoding, cache)
-        is_item = encoding.item_mask[:, None, None]
-        read = self.cross_attention(self.cross_norm(states), keys, values, is_item)
-        states = states + self.dropout(read)
-        return states + self.dropout(self.feed_forward(self.feed_forward_norm(states)))
-
-    def _history(self, encoding: CodeSetEncoding, cache: EncoderDecoderCache | None):
-        """Keys and values of the history's items, made once for a cache."""
+    def keys_values(self, encoding: CodeSetEncoding, cache: EncoderDecoderCache | None) -> KeysValues:
+        """Of the history's items, made once for a cache."""
         if cache is not None and cache.is_updated.get(self.index):
             layer: Any = cache.cross_attention_cache.layers[self.index]
             return layer.keys, layer.values
@@ -174,6 +134,8 @@ class Reg4RecDecoder(nn.Module):
             allowed &= own | ((places[past:, None] % 2 == 0) & (places % 2 == 1))
         states = self.dropout(self.embedding_norm(embeddings))
         for layer in self.layers:
-            states = layer(states, encoding, allowed, cache)
+            keep = None if cache is None else partial(cache.self_attention_cache.update, layer_idx=layer.index)
+            history = layer.keys_values(encoding, cache)
+            states = layer(states, allowed, history, encoding.item_mask[:, None, None], keep)
         states = self.norm(states)
         return states[:, 1 - first :: 2] if self.reads_sets else states
