@@ -6,6 +6,7 @@ import traceback
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -34,6 +35,8 @@ THRESHOLDS = [0, 10**30, 10**5000, Fraction(1, 3), np.float16(0.5), np.int64(2),
 WRONG_TEMPERATURES = [0, float("inf"), 10**5000, *WRONG_THRESHOLDS]
 TEMPERATURES = [1, 10**30, Fraction(1, 2), np.float32(0.7), np.int64(2), 1e-3]
 HISTORIES = 30
+POOL = {"shared_kv_pool_size": 16, "shared_kv_user_dim": 2}
+CACHE_BYTES = 4000  # of few histories, so that some are dropped
 WRONG_LISTS = ["12", "item-1", b"item-1", 7, None, {"item-1": 1}, {"item-1"}, object(), torch.tensor(3), 3.5]
 # Empty or not, they are no lists of ids: nothing comes of a file, and of an iterator only once.
 WRONG_LISTS += [
@@ -58,12 +61,15 @@ def make_models() -> dict[str, object]:
         "trie, shared codes": make_model(processors[1], num_queries=[1, 1]),
         "seq2seq": make_tiger(processors[0]),
         "seq2seq, shared codes": make_tiger(processors[1], item_separators=True, level_heads=True),
+        "trie, looked up": make_model(processors[0], **POOL),
+        "seq2seq, looked up": make_tiger(processors[0], **POOL),
         "seq2seq, thinking": make_s2gr(processors[0]),
         "seq2seq, thinking tokens": make_stream(processors[0]),
         "scores": tiny_rearec(),
         "scores of the newest state": tiny_s3rec(),
         "scores, depth by a rule": tiny_rearec(depth_rule="kl", depth_threshold=0.1),
         "codes and vectors": make_cobra(make_cobra_processor(24, (3, 4, 3)), dense_weight=3.0),
+        "codes and vectors, looked up": make_cobra(make_cobra_processor(24, (3, 4, 3)), **POOL),
         "codes and vectors, shared codes": make_cobra(make_cobra_processor(24, (4, 4), unique=False)),
         "added up": tiny_ensemble(),
         "added up, scores": tiny_ensemble(searching=0),
@@ -95,7 +101,11 @@ class Request:
         is_wrong: whether some part of it must be refused; else these are what was meant:
         histories, candidates: lists of known ids; `None` for the whole catalogue.
         single: whether one history was given.
+
+    Every model has one user cache, which half of the requests take.
     """
+
+    caches: dict[int, Any] = {}  # noqa: RUF012  # one a model, of all requests
 
     def __init__(self, rng: np.random.Generator, model):
         self.is_wrong = False
@@ -170,6 +180,10 @@ class Request:
             self.is_wrong |= beams < min(self.k, num_items)
         if searches:
             self.exhaustive = self.arguments.get("num_beams", max(20, 2 * min(self.k, num_items))) >= num_items
+        if "user_cache" in inspect.signature(self.model.recommend_rows).parameters and rng.random() < 0.5:
+            if id(self.model) not in self.caches:
+                self.caches[id(self.model)] = self.model.user_cache(CACHE_BYTES)
+            self.arguments["user_cache"] = self.caches[id(self.model)]
         for name, wrong in (
             ("k", WRONG_COUNTS),
             ("batch_size", WRONG_COUNTS),
