@@ -5,9 +5,9 @@
 
 Trains `reg4rec/ml-100k` with M codebooks of 64 codes, codes and model by one seed, and evaluates both splits: a row a
 cell in `benchmarks/results/codebooks-ml-100k.jsonl`. `next_bits` are of each codebook, what the code of a user's newest
-item says of the code of the next one, above what chance gives (the health report's). `fixed order` is the same model,
-asked for its codes one after the other instead of the surest first. Lists leave the history out. Finished cells are
-skipped, an interrupted training goes on.
+item says of the code of the next one, above what chance gives (the health report's); `common_bits` what two codebooks
+say of the same item. `fixed order` is the same model, asked for its codes one after the other instead of the surest
+first. Lists leave the history out. Finished cells are skipped, an interrupted training goes on.
 
 `parted` is the library's start of the experts: each has principal directions of its own, expert r every M-th from the
 r-th on. By `shared` all have the first ones, each with random lengths.
@@ -16,6 +16,7 @@ r-th on. By `shared` all have the first ones, each with random lengths.
 import argparse
 import json
 import logging
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from hf_genrec.evaluation.evaluator import evaluate_recommender
 from hf_genrec.item_tokenizers.modeling_mpq import MpqTokenizer
 from hf_genrec.method import load_model
 from hf_genrec.semantic_ids import learned
+from hf_genrec.semantic_ids.ids import SemanticIds
 from hf_genrec.semantic_ids.parts import principal_components
 from hf_genrec.trainers import prepare_data, tokenize_items, train
 from hf_genrec.training.config import parse_config
@@ -88,13 +90,15 @@ def run_cell(count: int, start: str, seed: int, options: argparse.Namespace) -> 
         tokenize_items.main(config)
     if not (run.model / "config.json").is_file():
         train.main(config)
+    model, prepared = load_model(run.model), PreparedData.load(run.data)
     training = json.loads((run.results / "training.json").read_text(encoding="utf-8"))
     health = json.loads((run.semantic_ids / "health.json").read_text(encoding="utf-8"))
     row: dict[str, Any] = {"cell": cell, "codebooks": count, "start": start, "seed": seed}
     row |= {"epochs": training["epochs"], "cpu_minutes": training["cpu_seconds"] / 60}
     row["best_epoch"] = training["best_step"] / training["steps"] * training["epochs"]
     row |= {"next_bits": [level["next_bits"] for level in health["levels"]], "date": environment()["date"]}
-    model, prepared = load_model(run.model), PreparedData.load(run.data)
+    row["common_bits"] = common_bits(SemanticIds.load(run.semantic_ids).codes)
+    row["share_with_codes_of_others"] = health["collisions"]["before"]["items"] / len(prepared.item_ids)
     for split in SPLITS:
         for name, order in ORDERS.items():
             found = evaluate_recommender(
@@ -106,6 +110,21 @@ def run_cell(count: int, start: str, seed: int, options: argparse.Namespace) -> 
             row[split + name] = {metric: found.metrics[metric] for metric in METRICS}
     write_row(KIND, data, row)
     logger.info("%s: finished", cell)
+
+
+def common_bits(codes: np.ndarray) -> float:
+    """What two codebooks say of the same items, (N, M), on average of all pairs: above what chance gives."""
+    rng, found = np.random.default_rng(0), []
+    for one, other in combinations(codes.T, 2):
+        found.append(joint_entropy(one, rng.permutation(other)) - joint_entropy(one, other))
+    return float(np.mean(found))
+
+
+def joint_entropy(*codes: np.ndarray) -> float:
+    """In bits, of columns of codes."""
+    counts = np.unique(np.stack(codes), axis=1, return_counts=True)[1]
+    shares = counts / counts.sum()
+    return float(-(shares * np.log2(shares)).sum())
 
 
 if __name__ == "__main__":

@@ -17,7 +17,12 @@ from benchmarks.tables_of_care import bias_of_care, parts_of_care, post_training
 from benchmarks.tables_of_codetree import against_recommenders, codetree, where_codetree_is_ahead
 from benchmarks.tables_of_every_method import every_method, every_method_beside, heads, overview, published_beside
 from benchmarks.tables_of_rearec import adaptive_depth, against_no_reasoning, reasoning_of_rearec
-from benchmarks.tables_of_reg4rec import codebooks_of_reg4rec, parts_of_reg4rec, seeds_on_yelp
+from benchmarks.tables_of_reg4rec import (
+    codebooks_at_equal_epochs,
+    codebooks_of_reg4rec,
+    parts_of_reg4rec,
+    seeds_on_yelp,
+)
 
 ROOT = Path(__file__).parents[1]
 TABLES = {
@@ -40,6 +45,7 @@ TABLES = {
     "parts of REG4Rec on Yelp": lambda: parts_of_reg4rec(YELP),
     "three seeds on Yelp": seeds_on_yelp,
     "codebooks of REG4Rec": codebooks_of_reg4rec,
+    "codebooks at equal epochs": codebooks_at_equal_epochs,
 }
 
 

@@ -67,3 +67,24 @@ def codebooks_of_reg4rec() -> list[list[str]]:
             ]
         )
     return lines
+
+
+def codebooks_at_equal_epochs() -> list[list[str]]:
+    """MovieLens 100K: codebooks, where the experts started, and what a fixed order costs the same model."""
+    header = ["codebooks, start, epochs", "CPU min", "validation R@10, N@10", "test", "test, fixed order"]
+    lines = [[*header, "next bits: mean, least", "bits in common", "items whose codes others had"]]
+    rows = read_rows("codebooks", "ml-100k")
+    for row in sorted(rows, key=lambda row: (row["epochs"], row["codebooks"], row["start"])):
+        figures = [row[name] for name in ("validation", "test", "test, fixed order")]
+        bits = row["next_bits"]
+        lines.append(
+            [
+                f"{row['codebooks']}, {row['start']}, {row['epochs']:.0f}",
+                f"{row['cpu_minutes']:.0f}",
+                *(f"{of['recall@10']:.4f}, {of['ndcg@10']:.4f}" for of in figures),
+                f"{np.mean(bits):.2f}, {min(bits):.2f}",
+                f"{row['common_bits']:.2f}",
+                f"{row['share_with_codes_of_others']:.0%}",
+            ]
+        )
+    return lines
