@@ -72,6 +72,7 @@ EVERY_METHOD: list[tuple[str, str, str, str, str, tuple[int, ...], float]] = [
     ("S2GR", OF_SASREC, "labels", "before each code", "s2gr-recommender-codes", (1,), 30),
     ("COBRA", OF_SASREC, "labels", "none", "cobra-recommender-codes", (1,), 30),
     ("LIGER", OF_SASREC, "labels", "none", "liger-recommender-codes", (1,), 30),
+    ("S3-Rec", "none", "labels, pretrained", "none", "s3rec", (1,), 30),
     ("CARE as published", OWN, "labels", "queries", "care", THREE, 30),
     ("CARE's decoder", OWN, "labels", "none", "care-no-queries", (1,), 30),
     ("CARE's decoder", OF_SASREC, "labels", "none", BEST, THREE, 30),
