@@ -124,6 +124,7 @@ def published_beside() -> list[list[str]]:
         ("SASRec with sampled softmax, tuned (eSASRec)", 0.0921, 0.0531, cells("rearec-none", THREE)),
         ("ReaRec on SASRec, by REG4Rec's authors", 0.0654, 0.0375, cells("rearec-erl", THREE)),
         ("TIGER", 0.0648, 0.0384, cells("tiger-recommender-codes")),
+        ("S3-Rec", 0.0647, 0.0327, cells("s3rec")),
         ("COBRA", 0.0725, 0.0456, cells("cobra-recommender-codes")),
         ("REG4Rec, text and images; here text alone", 0.0792, 0.0493, ablation("full", THREE)),
     ):
