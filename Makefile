@@ -11,6 +11,7 @@ DATA ?= data/amazon2014_beauty
 ENVIRONMENTS ?= $(HOME)/.cache/hf_genrec/environments
 DECIDED_BY := $(shell cat setup.py setup.cfg pyproject.toml constraints.txt .ci/oldest.py | sha256sum | cut -c1-12)
 # only these files: others import what the oldest releases do not go with
+MARKED_FOR = '^(accelerate|peft|transformers|trl)=='
 MARKED = $(shell grep -rl "mark\.libraries" tests --include="test_*.py")
 KEPT = $(ENVIRONMENTS)/$*-$(DECIDED_BY)
 
@@ -48,8 +49,9 @@ reg4rec: $(VENV)/.train
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# what touches other libraries, with their newest releases and with the oldest ones that setup.cfg allows; torch is the
-# one of constraints.txt in both. Old releases use names that their newer neighbours deprecate: not an error there.
+# what touches other libraries, with their newest releases, if there are any since constraints.txt, and with the oldest
+# ones that setup.cfg allows; torch is the one of constraints.txt in both. Old releases use names that their newer
+# neighbours deprecate: not an error there.
 test-newest test-oldest: test-%:
 	@start=$$(date +%s) && set -e && mkdir -p $(ENVIRONMENTS) \
 	&& find $(ENVIRONMENTS) -maxdepth 1 -name '$*-*' ! -name '*-$(DECIDED_BY)' -exec rm -r {} + \
@@ -59,7 +61,9 @@ test-newest test-oldest: test-%:
 	&& $(KEPT)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager \
 		-c $(KEPT)/constraints.txt -e ".[libraries]" \
 	&& echo "== $* releases installed in $$(( $$(date +%s) - start )) s" \
-	&& $(KEPT)/bin/python -m pytest -m "libraries and not slow" $(MARKED) $(if $(filter oldest,$*),-o filterwarnings=)
+	&& if test "$$($(KEPT)/bin/python -m pip freeze | grep -E $(MARKED_FOR))" = "$$(grep -E $(MARKED_FOR) constraints.txt)"; \
+	then echo "== the $* releases are those of constraints.txt, which the other tests have"; \
+	else $(KEPT)/bin/python -m pytest -m "libraries and not slow" $(MARKED) $(if $(filter oldest,$*),-o filterwarnings=); fi
 
 environment-of-%:
 	@echo $(KEPT)
