@@ -72,7 +72,7 @@ def codebooks_of_reg4rec() -> list[list[str]]:
 def codebooks_at_equal_epochs() -> list[list[str]]:
     """MovieLens 100K: codebooks, where the experts started, and what a fixed order costs the same model."""
     header = ["codebooks, start, epochs", "CPU min", "validation R@10, N@10", "test", "test, fixed order"]
-    lines = [[*header, "next bits: mean, least", "bits in common", "items whose codes others had"]]
+    lines = [[*header, "next bits: mean, least", "bits in common", "items that shared their codes"]]
     rows = read_rows("codebooks", "ml-100k")
     for row in sorted(rows, key=lambda row: (row["epochs"], row["codebooks"], row["start"])):
         figures = [row[name] for name in ("validation", "test", "test, fixed order")]

@@ -16,20 +16,23 @@ class CareBeamDecoder(BeamDecoder):
         self.room += num_beams * sum(model.config.num_queries[1 : num_steps + 1])
         self.stage = 0  # codes chosen so far
 
+    def start(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, prefix: torch.Tensor | None = None):
+        self.layout = self.model.base_model.layout(input_ids, attention_mask)
+        return super().start(input_ids, attention_mask, prefix)
+
     def look_up(
         self, record: torch.Tensor, layer: int, input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         backbone = self.model.base_model
         attention = backbone.layers[layer].self_attn
         keys, values = attention.shared.look_up(record)
-        position = backbone.layout(input_ids, attention_mask).position[:, : record.shape[1]]
+        position = self.layout.position[:, : record.shape[1]]
         return attention.in_heads(keys, values, *backbone.rotary_emb(keys, position))
 
     def prompt_slots(self, num_tokens: int) -> int:
         return num_tokens + self.model.config.num_queries[0]
 
     def encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, past: int) -> torch.Tensor:
-        self.layout = self.model.base_model.layout(input_ids, attention_mask)
         self.prompt_mask, self.position = self.layout.block >= 0, self.layout.position[:, -1]
         outputs = self.model.base_model(
             input_ids=input_ids[:, past:],
