@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.table_rows import BEAUTY, YELP
-from benchmarks.tables_of_caches import smaller_caches
+from benchmarks.tables_of_caches import second_requests, smaller_caches
 from benchmarks.tables_of_care import bias_of_care, parts_of_care, post_training
 from benchmarks.tables_of_codetree import against_recommenders, codetree, where_codetree_is_ahead
 from benchmarks.tables_of_every_method import every_method, every_method_beside, heads, overview, published_beside
@@ -30,6 +30,7 @@ TABLES = {
     "parts of CARE": parts_of_care,
     "bias of CARE": bias_of_care,
     "smaller caches": smaller_caches,
+    "second requests": second_requests,
     "reasoning of ReaRec": reasoning_of_rearec,
     "adaptive depth": adaptive_depth,
     "every method": every_method,
