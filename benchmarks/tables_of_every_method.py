@@ -69,6 +69,8 @@ EVERY_METHOD: list[tuple[str, str, str, str, str, tuple[int, ...], float]] = [
     ("CodeTree", OF_SASREC, "distilled from one", "none", "codetree-distilled-from-one", (1,), 14),
     ("CodeTree", OF_SASREC, "distilled from two", "none", DISTILLED, THREE, 14),
     ("TIGER", OF_SASREC, "labels", "none", "tiger-recommender-codes", (1,), 30),
+    ("TIGER", OWN, "labels", "none", "tiger", (1,), 15),
+    ("STREAM from this TIGER", OWN, "labels, traces", "four codes", "stream", (1,), 15),
     ("S2GR", OF_SASREC, "labels", "before each code", "s2gr-recommender-codes", (1,), 30),
     ("COBRA", OF_SASREC, "labels", "none", "cobra-recommender-codes", (1,), 30),
     ("LIGER", OF_SASREC, "labels", "none", "liger-recommender-codes", (1,), 30),
@@ -125,6 +127,7 @@ def published_beside() -> list[list[str]]:
         ("ReaRec on SASRec, by REG4Rec's authors", 0.0654, 0.0375, cells("rearec-erl", THREE)),
         ("TIGER", 0.0648, 0.0384, cells("tiger-recommender-codes")),
         ("S3-Rec", 0.0647, 0.0327, cells("s3rec")),
+        ("STREAM, by REG4Rec's authors", 0.0691, 0.0422, cells("stream", minutes=15)),
         ("COBRA", 0.0725, 0.0456, cells("cobra-recommender-codes")),
         ("REG4Rec, text and images; here text alone", 0.0792, 0.0493, ablation("full", THREE)),
     ):
