@@ -25,14 +25,15 @@ import torch
 
 from benchmarks.cells import read_rows, write_row
 from benchmarks.measure import environment
+from benchmarks.trained_runs import trained_run
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.evaluation.evaluator import evaluate_recommender
 from hf_genrec.item_tokenizers.modeling_mpq import MpqTokenizer
 from hf_genrec.method import load_model
 from hf_genrec.semantic_ids import learned
+from hf_genrec.semantic_ids.health import information_above_chance
 from hf_genrec.semantic_ids.ids import SemanticIds
 from hf_genrec.semantic_ids.parts import principal_components
-from hf_genrec.trainers import prepare_data, tokenize_items, train
 from hf_genrec.training.config import parse_config
 
 KIND, CODES = "codebooks", 64
@@ -82,14 +83,8 @@ def run_cell(count: int, start: str, seed: int, options: argparse.Namespace) -> 
         "disable_tqdm": True, "resume_from_checkpoint": "last",
     }  # fmt: skip
     overrides = [part for name, value in given.items() for part in (f"--{name}", str(value))]
-    config = parse_config("reg4rec/ml-100k", [*overrides, "--codebook_sizes", *[str(CODES)] * count])
-    run = config.run
-    if not run.semantic_ids.is_dir():
-        prepare_data.main(config)
-        learned.start_experts = STARTS[start]
-        tokenize_items.main(config)
-    if not (run.model / "config.json").is_file():
-        train.main(config)
+    learned.start_experts = STARTS[start]
+    run = trained_run(parse_config("reg4rec/ml-100k", [*overrides, "--codebook_sizes", *[str(CODES)] * count]))
     model, prepared = load_model(run.model), PreparedData.load(run.data)
     training = json.loads((run.results / "training.json").read_text(encoding="utf-8"))
     health = json.loads((run.semantic_ids / "health.json").read_text(encoding="utf-8"))
@@ -113,18 +108,8 @@ def run_cell(count: int, start: str, seed: int, options: argparse.Namespace) -> 
 
 
 def common_bits(codes: np.ndarray) -> float:
-    """What two codebooks say of the same items, (N, M), on average of all pairs: above what chance gives."""
-    rng, found = np.random.default_rng(0), []
-    for one, other in combinations(codes.T, 2):
-        found.append(joint_entropy(one, rng.permutation(other)) - joint_entropy(one, other))
-    return float(np.mean(found))
-
-
-def joint_entropy(*codes: np.ndarray) -> float:
-    """In bits, of columns of codes."""
-    counts = np.unique(np.stack(codes), axis=1, return_counts=True)[1]
-    shares = counts / counts.sum()
-    return float(-(shares * np.log2(shares)).sum())
+    """What two codebooks say of the same items, (N, M), on average of all pairs, above chance."""
+    return float(np.mean([information_above_chance(*pair, CODES) for pair in combinations(codes.T, 2)]))
 
 
 if __name__ == "__main__":

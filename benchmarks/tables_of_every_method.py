@@ -52,10 +52,8 @@ def overview() -> list[list[str]]:
     return lines
 
 
-# model, its codes, its loss, what it thinks before it answers, and the cell: method, seeds, minutes of the model alone
 OWN, OF_SASREC = "text, co-occurrence", "SASRec's vectors"
-
-
+# model, its codes, its loss, what it thinks before it answers, and the cell: method, seeds, minutes of the model alone
 EVERY_METHOD: list[tuple[str, str, str, str, str, tuple[int, ...], float]] = [
     ("SASRec (ReaRec, no reasoning)", "none", "labels", "none", "rearec-none", THREE, 30),
     ("two of these added up", "none", "labels", "none", TWO_RECOMMENDERS, THREE, 30),

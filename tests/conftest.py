@@ -21,7 +21,9 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from hf_genrec import cli
+from hf_genrec.data.prepared import PreparedData
 from hf_genrec.decoding.processing_sequences import GenRecProcessor
+from hf_genrec.method import load_model
 from hf_genrec.methods.care.modeling_care import CareConfig, CareForCausalLM
 from hf_genrec.semantic_ids.tokens import code_tokenizer
 from hf_genrec.training.checkpoints import fault_of
@@ -260,6 +262,27 @@ def check_hard_gates(model, batch: dict, least: float) -> None:
     state = type("State", (), {"global_step": 8, "max_steps": 10})
     HardenGates().on_step_begin(None, state, None, model=model)
     assert model(**batch).loss.item() == pytest.approx(served, abs=1e-9)
+
+
+def prepared_for_a_pool(monkeypatch, capsys, config: Path, run: Path) -> list[str]:
+    """The options of a training with a shared pool into the folder `run`, whose data and codes are then there."""
+    options = ["--output_dir", str(run), "--shared_kv_pool_size", "8", "--shared_kv_user_dim", "1"]
+    for command in ("prepare", "tokenize"):
+        run_command(monkeypatch, capsys, command, "--config", config, *options)
+    return options
+
+
+def check_a_pool_is_trained_and_served(monkeypatch, capsys, config: Path, run: Path, options, losses: set[str]) -> None:
+    """`losses` are in every line of the log, and the user cache of the saved model gives the lists it gives without."""
+    run_command(monkeypatch, capsys, "train", "--config", config, *options)
+    record = json.loads((run / "results/training.json").read_text())
+    assert all(losses <= line.keys() for line in record["log"] if "loss" in line)
+    history = PreparedData.load(run / "data").item_ids[:3]
+    model = load_model(run / "model")
+    cache = model.user_cache()
+    for _ in range(2):
+        assert model.recommend(history, k=5, user_cache=cache)[0] == model.recommend(history, k=5)[0]
+    assert cache.hits == 1
 
 
 def check_a_killed_training(program: str, config: Path, whole: Path, killed: Path) -> None:

@@ -99,7 +99,7 @@ class BeamDecoder:
         if prefix is not None:
             past = prefix.shape[4]
             for index, kept in enumerate(prefix):
-                self.cache.update(*self.keys_values(kept, index, input_ids, attention_mask), index)
+                self.cache.update(*self.keys_values(kept, index), index)
         states = self.encode(input_ids, attention_mask, past)
         self.ancestors = torch.ones(len(input_ids), 1, 0, dtype=torch.bool, device=input_ids.device)
         return states
@@ -157,20 +157,16 @@ class BeamDecoder:
         """Logits (B, W, vocab_size) of the code of `level`, from states (B, W, hidden_size)."""
         return self.model.get_output_embeddings()(states)
 
-    def keys_values(
-        self, kept: torch.Tensor, layer: int, input_ids: torch.Tensor, attention_mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def keys_values(self, kept: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values (B, heads, P, head_dim) of a layer, from what was kept of the first P columns."""
         if len(kept) == 2:
             keys, values = kept
             return keys, values
         record = kept[0, :, 0]
         self.layers[layer].keep_record(record)
-        return self.look_up(record, layer, input_ids, attention_mask)
+        return self.look_up(record, layer)
 
-    def look_up(
-        self, record: torch.Tensor, layer: int, input_ids: torch.Tensor, attention_mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def look_up(self, record: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Of a model whose cache keeps records: what [`keys_values`] gives, from the record (B, P, R)."""
         raise NotImplementedError
 

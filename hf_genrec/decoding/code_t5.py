@@ -23,7 +23,7 @@ from .code_t5_stack import CodeT5Stack, InitializedAsT5
 from .history_encoder import HistoryEncoder
 from .history_encoding import HistoryEncoding
 from .recommend_by_seq2seq import Seq2SeqRecommenderMixin
-from .shared_keys_values import take_shared_losses
+from .shared_keys_values import add_shared_losses, take_shared_losses
 
 
 @dataclass
@@ -132,13 +132,12 @@ class CodeT5(InitializedAsT5, Seq2SeqRecommenderMixin, T5ForConditionalGeneratio
             total = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
             wanted = labels.to(logits.device)
             loss, losses = self._losses(logits, wanted, total, encoder_outputs, outputs, soft_targets)
-            # Over accumulated batches the shares of the codes add up to one term of the routers, too.
-            share = (labels != -100).sum() / total
-            shared = {name: term * share for name, term in take_shared_losses(self).items()}
-            if shared:
-                losses = ({"code": loss} if losses is None else losses) | shared
-                for name, term in shared.items():
-                    loss = loss + getattr(self.config, f"shared_kv_{name}_weight") * term
+            if self.config.shared_kv_pool_size:
+                # Over accumulated batches the shares of the codes add up to one term of the routers, too.
+                share = (labels != -100).sum() / total
+                losses = {"code": loss} if losses is None else losses
+                losses = losses | {name: term * share for name, term in take_shared_losses(self).items()}
+                loss = add_shared_losses(loss, losses, self.config)
         return CodeT5Output(
             loss=loss,
             losses=losses,
@@ -156,11 +155,8 @@ class CodeT5(InitializedAsT5, Seq2SeqRecommenderMixin, T5ForConditionalGeneratio
         encoding = super().encode_histories(**inputs)
         if not self.config.shared_kv_pool_size:
             return encoding
-        records = []
-        for attention in self.decoder.cross_attentions:
-            parts = (projection.record(encoding.last_hidden_state) for projection in (attention.k, attention.v))
-            records.append(torch.cat(list(parts), -1))
-        return HistoryEncoding(attention_mask=encoding.attention_mask, records=torch.stack(records, 2))
+        records = self.decoder.records(encoding.last_hidden_state)
+        return HistoryEncoding(attention_mask=encoding.attention_mask, records=records)
 
     def _decoder_inputs(self, labels: torch.Tensor | None, rows: int) -> torch.Tensor:
         if labels is None:

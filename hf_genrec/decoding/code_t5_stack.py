@@ -89,6 +89,17 @@ class CodeT5Stack(InitializedAsT5, T5Stack):
             *args, attention_mask=attention_mask, encoder_attention_mask=encoder_attention_mask, **kwargs
         )
 
+    def records(self, states: torch.Tensor) -> torch.Tensor:
+        """What is kept of encoded states (B, E, d) where keys and values are looked up: (B, E, layers, R) int16."""
+        kept = [torch.cat([one.k.record(states), one.v.record(states)], -1) for one in self.cross_attentions]
+        return torch.stack(kept, 2)
+
+    def look_up(self, records: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Of each layer the keys and values (B, E, heads * d_kv) of what [`records`] gives."""
+        parts = [record.chunk(2, -1) for record in records.unbind(2)]
+        layers = zip(self.cross_attentions, parts, strict=True)
+        return [(one.k.look_up(key), one.v.look_up(value)) for one, (key, value) in layers]
+
     def set_padding(self, encoder_attention_mask: torch.Tensor) -> None:
         """Tell the layers that look keys and values up which states (B, E) of the history are none, in training."""
         if self.training and self.config.shared_kv_pool_size:

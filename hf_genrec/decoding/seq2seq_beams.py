@@ -69,12 +69,10 @@ def memory_of(decoder, encoding: HistoryEncoding) -> tuple[list, torch.Tensor]:
     if encoding.records is None:
         decoder.set_padding(encoding.attention_mask)
         states = encoding.last_hidden_state
-        memory = [(heads(one, one.k(states)), heads(one, one.v(states))) for one in attentions]
+        found = [(one.k(states), one.v(states)) for one in attentions]
     else:
-        memory = []
-        for one, record in zip(attentions, encoding.records.unbind(2), strict=True):
-            key, value = record.chunk(2, -1)
-            memory.append((heads(one, one.k.look_up(key)), heads(one, one.v.look_up(value))))
+        found = decoder.look_up(encoding.records)
+    memory = [(heads(one, key), heads(one, value)) for one, (key, value) in zip(attentions, found, strict=True)]
     return memory, memory_bias_of(memory, encoding.attention_mask)
 
 

@@ -3,6 +3,7 @@ CollectiveKV (arXiv 2601.19178): of each key and value of a history only a thin 
 row of a pool that all users share, and what is kept of a user is the thin part and the row's number.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -141,6 +142,14 @@ def route_losses(scores: torch.Tensor, best: torch.Tensor, valid: torch.Tensor) 
     mean = (scores.to(weights.dtype).softmax(-1) * weights.unsqueeze(-1)).sum((0, 1))
     balance = torch.special.xlogy(mean, mean * scores.shape[-1]).sum()
     return peak, balance
+
+
+def add_shared_losses(loss: torch.Tensor, losses: Mapping[str, torch.Tensor], config: Any) -> torch.Tensor:
+    """A loss with those of `losses` that are routers', `peak` and `balance`, by the weights of a configuration."""
+    for name in ("peak", "balance"):
+        if name in losses:
+            loss = loss + getattr(config, f"shared_kv_{name}_weight") * losses[name]
+    return loss
 
 
 def take_shared_losses(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -2,7 +2,6 @@
 
 import threading
 from collections import OrderedDict
-from typing import Any
 
 import torch
 
@@ -56,7 +55,7 @@ class UserCache:
     def clear(self) -> None:
         """Forget everything, the model too."""
         with self._lock:
-            self._entries: OrderedDict[bytes, Any] = OrderedDict()
+            self._entries: OrderedDict[bytes, torch.Tensor] = OrderedDict()
             self._model: torch.nn.Module | None = None
             self._mark: list[tuple] | None = None
             self._weights: WeightsCopy | None = None
@@ -155,7 +154,8 @@ class UserCache:
                 self._drop(shorter)
             self._add(key, entry)
 
-    def _add(self, key: bytes, entry) -> None:
+    def _add(self, key: bytes, entry: torch.Tensor) -> None:
+        """Keep an entry, for which the least recently used ones make room, if it fits at all."""
         if entry.nbytes > self.max_bytes:
             return
         while self.num_bytes + entry.nbytes > self.max_bytes:

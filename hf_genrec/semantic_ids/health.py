@@ -63,8 +63,7 @@ def health_report(
 def next_item_information(codes: np.ndarray, sizes: Sequence[int], sequences: Sequence[np.ndarray]) -> list[float]:
     """
     How many bits the code of an item tells of the code of the item after it, of each codebook: the mutual information
-    of the two over all neighbours in the sequences. Few pairs seem to tell something of each other in any case: what
-    the same pairs do when they are dealt out anew is taken off, and what is then below 0 is 0.
+    of the two over all neighbours in the sequences, above chance. What is below 0 is 0.
 
     Args:
         codes: (N, L).
@@ -72,14 +71,19 @@ def next_item_information(codes: np.ndarray, sizes: Sequence[int], sequences: Se
     """
     newest = np.concatenate([np.zeros(0, np.int64), *(sequence[:-1] for sequence in sequences)])
     following = np.concatenate([np.zeros(0, np.int64), *(sequence[1:] for sequence in sequences)])
-    dealt = np.random.default_rng(0).permutation(following)
     return [
-        max(
-            0.0,
-            _information(column[newest], column[following], size) - _information(column[newest], column[dealt], size),
-        )
+        max(0.0, information_above_chance(column[newest], column[following], size))
         for column, size in zip(codes.T, sizes, strict=True)
     ]
+
+
+def information_above_chance(first: np.ndarray, second: np.ndarray, size: int) -> float:
+    """
+    Mutual information in bits of pairs of codes below `size`. Few pairs seem to tell something of each other in any
+    case: what the same pairs do when they are dealt out anew is taken off.
+    """
+    dealt = np.random.default_rng(0).permutation(second)
+    return _information(first, second, size) - _information(first, dealt, size)
 
 
 def _information(first: np.ndarray, second: np.ndarray, size: int) -> float:

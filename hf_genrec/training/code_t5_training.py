@@ -18,7 +18,7 @@ from hf_genrec.semantic_ids.ids import SemanticIds
 from hf_genrec.semantic_ids.tokens import code_tokenizer, vocabulary_size
 from hf_genrec.training.code_t5_trainer import CodeT5Trainer
 from hf_genrec.training.config import RunConfig
-from hf_genrec.training.shared_pools import MOST_POSITIONS, HardenGates, first_batches, start_pool
+from hf_genrec.training.shared_pools import HardenGates, first_batches, first_states, start_pool
 from hf_genrec.training.trainer import GenRecTrainer, subsample
 
 
@@ -64,14 +64,13 @@ def build_code_t5_trainer(
 @torch.no_grad()
 def start_history_pools(model: CodeT5, batches: Sequence[Mapping[str, Any]], seed: int) -> None:
     """The pools of the decoder's layers, from projections as T5's begin, and what the encoder makes of batches."""
+
+    def states_of(batch: Mapping[str, Any]) -> torch.Tensor:
+        encoding = model.get_encoder()(batch["input_ids"], batch["attention_mask"])
+        return encoding.last_hidden_state[encoding.attention_mask.bool()]
+
     model.eval()
-    found: list[torch.Tensor] = []
-    for batch in batches:
-        if sum(map(len, found)) < MOST_POSITIONS:
-            encoding = model.get_encoder()(batch["input_ids"], batch["attention_mask"])
-            found.append(encoding.last_hidden_state[encoding.attention_mask.bool()])
-    states = torch.cat(found)[:MOST_POSITIONS]
-    config = model.config
+    states, config = first_states(batches, states_of), model.config
     for attention in model.decoder.cross_attentions:
         for part in (attention.k, attention.v):
             plain = nn.Linear(config.d_model, config.num_heads * config.d_kv, bias=False)

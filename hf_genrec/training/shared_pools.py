@@ -38,6 +38,17 @@ def first_batches(examples, collator: Callable, arguments: TrainingArguments) ->
     return [collator([examples[row] for row in rows[start : start + size]]) for start in range(0, len(rows), size)]
 
 
+def first_states(
+    batches: Sequence[Mapping[str, Any]], states_of: Callable[[Mapping[str, Any]], torch.Tensor]
+) -> torch.Tensor:
+    """The states (n, hidden_size) of as many batches as hold `MOST_POSITIONS`, cut to these."""
+    found: list[torch.Tensor] = []
+    for batch in batches:
+        if sum(map(len, found)) < MOST_POSITIONS:
+            found.append(states_of(batch))
+    return torch.cat(found)[:MOST_POSITIONS]
+
+
 @torch.no_grad()
 def start_pools(
     model: nn.Module,
@@ -58,15 +69,17 @@ def start_pools(
     training = model.training
     model.eval()
     for shared, projections in plain.items():
-        found: list[torch.Tensor] = []
-        hook = shared.register_forward_pre_hook(lambda module, args, kept=found: kept.append(args[0][args[1]]))
+        read: list[torch.Tensor] = []
+        hook = shared.register_forward_pre_hook(lambda module, args, read=read: read.append(args[0][args[1]]))
+
+        def states_of(batch: Mapping[str, Any], read: list[torch.Tensor] = read) -> torch.Tensor:
+            model(**batch)
+            return read.pop()
+
         try:
-            for batch in batches:
-                if sum(map(len, found)) < MOST_POSITIONS:
-                    model(**batch)
+            states = first_states(batches, states_of)
         finally:
             hook.remove()
-        states = torch.cat(found)[:MOST_POSITIONS]
         for part, projection in zip((shared.key, shared.value), projections, strict=True):
             start_pool(part, projection, states, seed)
     model.train(training)

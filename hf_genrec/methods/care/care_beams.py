@@ -20,9 +20,7 @@ class CareBeamDecoder(BeamDecoder):
         self.layout = self.model.base_model.layout(input_ids, attention_mask)
         return super().start(input_ids, attention_mask, prefix)
 
-    def look_up(
-        self, record: torch.Tensor, layer: int, input_ids: torch.Tensor, attention_mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def look_up(self, record: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         backbone = self.model.base_model
         attention = backbone.layers[layer].self_attn
         keys, values = attention.shared.look_up(record)

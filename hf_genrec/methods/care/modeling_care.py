@@ -25,7 +25,7 @@ from ...catalogue.transformers_bridge import CACHE, CacheByBothNames, overrides,
 from ...decoding.beam_decoder import additive_mask
 from ...decoding.code_loss import SoftTargets, code_loss
 from ...decoding.recommend_by_trie import GenerativeRecommenderMixin
-from ...decoding.shared_keys_values import take_shared_losses
+from ...decoding.shared_keys_values import add_shared_losses, take_shared_losses
 from .care_beams import CareBeamDecoder
 from .care_layers import CareDecoderLayer, kept_rows, rows_to_read, take_slots, wants_all_states
 from .care_layout import HISTORY, QUERY, CareLayout, RowSizes, attention_allowed, care_layout, split_blocks
@@ -298,8 +298,9 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
                 # Over accumulated batches the shares of the targets add up to one term, as the cross-entropies to one
                 # mean.
                 loss = loss + self.config.query_diversity_weight * diversity * (num_targets / total)
-            for name, term in take_shared_losses(self).items():
-                loss = loss + getattr(self.config, f"shared_kv_{name}_weight") * term * (num_targets / total)
+            if self.config.shared_kv_pool_size:
+                shared = {name: term * (num_targets / total) for name, term in take_shared_losses(self).items()}
+                loss = add_shared_losses(loss, shared, self.config)
         return CareCausalLMOutput(
             loss=loss,
             logits=logits,

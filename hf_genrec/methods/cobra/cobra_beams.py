@@ -21,9 +21,7 @@ class CobraBeamDecoder(BeamDecoder):
         self._begin = self.layers[0].filled, self.position, self.ancestors
         return self.first
 
-    def look_up(
-        self, record: torch.Tensor, layer: int, input_ids: torch.Tensor, attention_mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def look_up(self, record: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         decoder_layer = self.model.base_model.layers[layer]
         keys, values = decoder_layer.shared.look_up(record)
         return decoder_layer.attention.heads(keys), decoder_layer.attention.heads(values)

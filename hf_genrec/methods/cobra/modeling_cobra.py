@@ -17,7 +17,7 @@ from ...catalogue.transformers_bridge import CACHE, CacheByBothNames, returns_tu
 from ...catalogue.transformers_bridge import initialization as init
 from ...decoding.code_loss import at_least_float32
 from ...decoding.shared_batch import counts_of_all, own_start, rows_of_all
-from ...decoding.shared_keys_values import take_shared_losses
+from ...decoding.shared_keys_values import add_shared_losses, take_shared_losses
 from .cobra_beams import CobraBeamDecoder
 from .cobra_layers import CobraLayer, DenseItems, TextLinear
 from .cobra_losses import dense_loss, other_users_loss
@@ -309,9 +309,7 @@ class CobraForCausalLM(CobraRecommenderMixin, CobraPreTrainedModel, GenerationMi
         if labels is not None:
             losses = self._losses(states, labels, vectors, num_items_in_batch, target_places)
             loss = losses["sparse"] + self.config.dense_loss_weight * losses["dense"]
-            for name in ("peak", "balance"):
-                if name in losses:
-                    loss = loss + getattr(self.config, f"shared_kv_{name}_weight") * losses[name]
+            loss = add_shared_losses(loss, losses, self.config)
         if labels is None or not self.training:
             logits = self._next_codes(input_ids, states)
         return CobraOutput(

@@ -5,7 +5,17 @@ import json
 
 import numpy as np
 import pytest
-from conftest import ITEMS, USERS, check_a_killed_training, config_beside, exit_code, run_command, run_pipeline
+from conftest import (
+    ITEMS,
+    USERS,
+    check_a_killed_training,
+    check_a_pool_is_trained_and_served,
+    config_beside,
+    exit_code,
+    prepared_for_a_pool,
+    run_command,
+    run_pipeline,
+)
 from safetensors.torch import load_file
 
 from hf_genrec.data.prepared import PreparedData
@@ -98,23 +108,13 @@ def test_a_killed_training_ends_with_the_same_weights(trained, config, own_data)
 
 def test_a_pool_starts_from_the_data_and_is_served(config, own_data, monkeypatch, capsys):
     run = own_data / "cobra-pool"
-    given = ["--output_dir", str(run), "--shared_kv_pool_size", "8", "--shared_kv_user_dim", "1"]
-    for command in ("prepare", "tokenize"):
-        run_command(monkeypatch, capsys, command, "--config", config, *given)
-    trainer = build_trainer(parse_config(str(config), given))
+    options = prepared_for_a_pool(monkeypatch, capsys, config, run)
+    trainer = build_trainer(parse_config(str(config), options))
     shared = [layer.shared for layer in trainer.model.model.layers]
     std = trainer.model.config.initializer_range
     assert all((part.pool.weight.std() - std).abs() > std / 4 for one in shared for part in (one.key, one.value))
     assert any(isinstance(callback, HardenGates) for callback in trainer.callback_handler.callbacks)
-    run_command(monkeypatch, capsys, "train", "--config", config, *given)
-    record = json.loads((run / "results/training.json").read_text())
-    assert all({"loss_peak", "loss_balance"} <= line.keys() for line in record["log"] if "loss" in line)
-    history = PreparedData.load(run / "data").item_ids[:3]
-    model = load_model(run / "model")
-    cache = model.user_cache()
-    for _ in range(2):
-        assert model.recommend(history, k=5, user_cache=cache)[0] == model.recommend(history, k=5)[0]
-    assert cache.hits == 1
+    check_a_pool_is_trained_and_served(monkeypatch, capsys, config, run, options, {"loss_peak", "loss_balance"})
 
 
 def test_keys_of_other_methods_are_refused(config):

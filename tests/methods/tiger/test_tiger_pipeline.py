@@ -8,9 +8,11 @@ import torch
 from conftest import (
     USERS,
     check_a_killed_training,
+    check_a_pool_is_trained_and_served,
     check_accumulated_batches,
     config_beside,
     make_processor,
+    prepared_for_a_pool,
     run_command,
     run_pipeline,
 )
@@ -112,24 +114,16 @@ def test_a_killed_training_ends_with_the_same_weights(trained, config, own_data)
 
 def test_a_pool_starts_from_the_data_and_is_served(config, own_data, monkeypatch, capsys):
     run = own_data / "tiger-pool"
-    given = ["--output_dir", str(run), "--shared_kv_pool_size", "8", "--shared_kv_user_dim", "1"]
-    for command in ("prepare", "tokenize"):
-        run_command(monkeypatch, capsys, command, "--config", config, *given)
-    trainer = build_trainer(parse_config(str(config), given))
+    options = prepared_for_a_pool(monkeypatch, capsys, config, run)
+    trainer = build_trainer(parse_config(str(config), options))
     for attention in trainer.model.decoder.cross_attentions:
         rows = attention.k.pool.weight
         assert (rows[:, None] != rows).any(-1).sum() == 8 * 7  # centroids: no two alike
         assert (attention.k.router.bias != 0).all()  # without data they start at 0
     assert any(isinstance(callback, HardenGates) for callback in trainer.callback_handler.callbacks)
-    run_command(monkeypatch, capsys, "train", "--config", config, *given)
-    record = json.loads((run / "results/training.json").read_text())
-    assert all({"loss_code", "loss_peak", "loss_balance"} <= line.keys() for line in record["log"] if "loss" in line)
-    history = PreparedData.load(run / "data").item_ids[:3]
-    model = load_model(run / "model")
-    cache = model.user_cache()
-    for _ in range(2):
-        assert model.recommend(history, k=5, user_cache=cache)[0] == model.recommend(history, k=5)[0]
-    assert cache.hits == 1
+    check_a_pool_is_trained_and_served(
+        monkeypatch, capsys, config, run, options, {"loss_code", "loss_peak", "loss_balance"}
+    )
 
 
 def test_code_embeddings_start_from_the_centroids(trained, monkeypatch):
