@@ -22,10 +22,10 @@ from hf_genrec.item_tokenizers import load_item_tokenizer
 
 
 def test_mutated_folders(tmp_path):
-    counts, wrong = fuzz(500, 0, tmp_path)
+    counts, wrong = fuzz(250, 0, tmp_path)
     assert not wrong
-    assert counts["refused"] > 250  # the mutator changes what matters
-    assert counts["same"] > 20
+    assert counts["refused"] > 125  # the mutator changes what matters
+    assert counts["same"] > 10
 
 
 @pytest.mark.slow
