@@ -13,6 +13,7 @@ from benchmarks.measure import RESULTS
 from hf_genrec.files import whole_file
 
 DIGITS = 6
+RANKS = RESULTS / "ranks"  # a file per cell
 
 
 def read_rows(kind: str, data: str | None = None) -> list[dict[str, Any]]:
@@ -47,6 +48,17 @@ def ranks_of(per_user: dict[str, np.ndarray], k: int) -> np.ndarray:
     """(users,) uint8: the rank of the one item that was to be found, 0 where it is not among the first `k`."""
     reciprocal = per_user[f"mrr@{k}"]
     return np.divide(1, reciprocal, out=np.zeros_like(reciprocal), where=reciprocal > 0).round().astype(np.uint8)
+
+
+def read_ranks(cell: str) -> dict[str, np.ndarray]:
+    """The ranks of a finished cell, (users,) uint8 by split."""
+    with np.load(RANKS / f"{cell}.npz", allow_pickle=False) as file:
+        return dict(file)
+
+
+def write_ranks(cell: str, of_splits: dict[str, np.ndarray]) -> None:
+    with whole_file(RANKS / f"{cell}.npz") as path, path.open("wb") as file:
+        np.savez_compressed(file, **of_splits)
 
 
 def metrics_of_users(ranks: np.ndarray) -> dict[str, np.ndarray]:

@@ -29,27 +29,25 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.cells import metrics_of_users, ranks_of, read_rows, write_row
-from benchmarks.measure import RESULTS, environment
-from benchmarks.quality_methods import AS_PUBLISHED, CELLS_OF, CHEAPLY_EVALUATED, CODES_OF, METHODS
+from benchmarks import comparisons
+from benchmarks.cells import metrics_of_users, ranks_of, read_rows, write_ranks, write_row
+from benchmarks.comparisons import prepared_data
+from benchmarks.measure import environment
+from benchmarks.quality_methods import AS_PUBLISHED, CELLS_OF, CHEAPLY_EVALUATED, CODES_OF, DATA_SETS, METHODS
 from benchmarks.trained_runs import trained_run
 from benchmarks.user_groups import RARE, user_groups
 from hf_genrec.data.prepared import PreparedData
-from hf_genrec.evaluation.metrics import paired_bootstrap_difference
 from hf_genrec.files import whole_file
 from hf_genrec.method import load_method
 from hf_genrec.methods.rearec import calibrate_depth_run
 from hf_genrec.methods.rearec.arguments import ReaRecArguments
 from hf_genrec.trainers import evaluate_run, prepare_data, tokenize_items
-from hf_genrec.trainers.trial_runs import prepare_once
 from hf_genrec.training.config import RunConfig, find_config, parse_config
 from hf_genrec.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-DATA_SETS = {"amazon2014_beauty": "beauty", "amazon2014_toys": "toys", "yelp2019": "yelp"}  # what configs/ calls them
 KIND = "quality"
-RANKS = RESULTS / "ranks"  # a file per cell
 METRICS = (
     "recall@5",
     "ndcg@5",
@@ -195,8 +193,7 @@ def run_cell(config_file: Path, method: str, data: str, seed: int, minutes: floa
         }
     for name, of_splits in baselines.items():
         write_row(KIND, data, {"cell": name, "method": name, **of_splits})
-    with whole_file(RANKS / f"{cell}.npz") as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **ranks_of_splits)
+    write_ranks(cell, ranks_of_splits)
     write_row(KIND, data, row)
     logger.info("%s", table())
 
@@ -305,52 +302,16 @@ def seconds_of_epoch(trainer: Any) -> float:
 
 
 def compare(options: argparse.Namespace) -> str:
-    """Each method against another, over the seeds; a row of `comparisons-<data set>.jsonl` holds the same."""
-    base = str(find_config(f"rearec/{DATA_SETS[options.data.name]}-published"))
-    own = ["--source_path", str(options.data), "--output_dir", str(options.work / f"prepared-{options.data.name}")]
-    prepared, _ = prepare_once(parse_config(base, own), tokenize=False)
+    """Each method against another, over the seeds."""
+    prepared = prepared_data(options.data, options.work)
+    facts = {"seeds": options.seeds, "minutes": options.minutes}
+    other = [cell_name(options.against, options.data, seed, options.against_minutes) for seed in options.seeds]
     lines = [f"differences from {options.against}, mean of seeds {', '.join(map(str, options.seeds))}"]
     for method in options.methods:
-        row: dict[str, Any] = {"cell": f"{method} against {options.against}"}
-        row |= {"seeds": options.seeds, "minutes": options.minutes}
-        for split in EVALUATED:
-            both = ((method, options.minutes), (options.against, options.against_minutes))
-            of_users = [_of_users(name, split, minutes, options) for name, minutes in both]
-            for metric in ("recall@10", "ndcg@10"):
-                mine, other = (values[metric] for values in of_users)
-                difference, low, high = paired_bootstrap_difference(mine.mean(0), other.mean(0))
-                row[f"{split} {metric}"] = {
-                    "mean": float(mine.mean()),
-                    "standard_deviation": float(mine.mean(1).std(ddof=1)) if len(mine) > 1 else None,
-                    "difference": [difference, low, high],
-                }
-                lines.append(
-                    f"{method:<24} {split:<17} {metric:<9} {mine.mean():.4f} against {other.mean():.4f}: "
-                    f"{difference:+.4f} [{low:+.4f}, {high:+.4f}]"
-                )
-            if split.startswith("test"):
-                row[f"{split} ndcg@10 by group"] = by_group(
-                    *(values["ndcg@10"].mean(0) for values in of_users), prepared
-                )
-        write_row("comparisons", options.data.name, row)
+        mine = [cell_name(method, options.data, seed, options.minutes) for seed in options.seeds]
+        named = f"{method} against {options.against}"
+        lines.append(comparisons.compare(options.data.name, named, facts, mine, other, prepared))
     return "\n".join(lines)
-
-
-def by_group(mine: np.ndarray, other: np.ndarray, prepared: PreparedData) -> dict[str, list[float]]:
-    """Of each group of test users with anybody in it: their number, mean of both, difference and its 95 % interval."""
-    found = {}
-    for name, group in user_groups(prepared, prepared.split("test")).items():
-        if group.any():
-            interval = paired_bootstrap_difference(mine[group], other[group])
-            found[name] = [int(group.sum()), float(mine[group].mean()), float(other[group].mean()), *interval]
-    return found
-
-
-def _of_users(method: str, split: str, minutes: float, options: argparse.Namespace) -> dict[str, np.ndarray]:
-    """Figures of the users by metric, (seeds, users)."""
-    files = [np.load(RANKS / f"{cell_name(method, options.data, seed, minutes)}.npz") for seed in options.seeds]
-    found = [metrics_of_users(file[split]) for file in files]
-    return {metric: np.stack([of_seed[metric] for of_seed in found]) for metric in found[0]}
 
 
 def cell_name(method: str, data: Path, seed: int | str, minutes: float) -> str:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+DATA_SETS = {"amazon2014_beauty": "beauty", "amazon2014_toys": "toys", "yelp2019": "yelp"}  # what configs/ calls them
 # Keys that name finished cells: a method, of the same seed or, with `+1`, of the next one; `@14` minutes, or the usual.
 CELLS_OF = ("collaborative_run", "soft_targets_run", "dense_run", "members_runs", "stage1_run")
 CHEAPLY_EVALUATED = ("rearec", "s3rec", "ensemble")  # by one product with all items: once an epoch

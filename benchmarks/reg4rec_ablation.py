@@ -3,6 +3,7 @@
     export OMP_NUM_THREADS=1
     python -m benchmarks.reg4rec_ablation --data data/amazon2014_beauty
     python -m benchmarks.reg4rec_ablation --data data/amazon2014_beauty --table
+    python -m benchmarks.reg4rec_ablation --data data/amazon2014_beauty --variants full --against rearec-none
 
 Every variant is a pretrained cell of `benchmarks.quality` and what is done with it: post-training by GRPO with the four
 rewards (PARS) over the next three items (MSRA), and reflection when recommending (CORP). Four codebooks of 300 codes,
@@ -22,8 +23,9 @@ that post-training starts from and its checkpoints, so it may end where it began
 
 One JSON per variant, data set and seed; finished ones are skipped, a training that was interrupted goes on. Ten items
 are asked for, with the 20 beams that `recommend` then takes (`benchmarks.quality` asks a cell for 20, with 40 beams).
-A JSON names the users whose item was found, by its rank, so that `--table` compares each variant with the full model
-user by user: the mean over the seeds that both have, and its 95 % bootstrap interval over users.
+The rank of every user's item is kept, so that `--table` compares each variant with the full model user by user: the
+mean over the seeds that both have, and its 95 % bootstrap interval over users. `--against` compares with a finished
+cell of `benchmarks.quality` as that program does.
 """
 
 import argparse
@@ -35,14 +37,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cells import metrics_of_users, ranks_of, read_rows, write_row
+from benchmarks import comparisons, quality
+from benchmarks.cells import metrics_of_users, ranks_of, read_ranks, read_rows, write_ranks, write_row
 from benchmarks.grpo_quality import course
-from benchmarks.measure import RESULTS, environment
-from benchmarks.quality import DATA_SETS, plan_cell, train_cell
+from benchmarks.measure import environment
+from benchmarks.quality import plan_cell, train_cell
+from benchmarks.quality_methods import DATA_SETS, METHODS
 from hf_genrec.data.prepared import PreparedData
 from hf_genrec.evaluation.evaluator import evaluate_recommender
 from hf_genrec.evaluation.metrics import paired_bootstrap_difference
-from hf_genrec.files import whole_file
 from hf_genrec.method import load_model
 from hf_genrec.post_training.grpo_arguments import parse_grpo_config
 from hf_genrec.trainers import train_grpo
@@ -82,14 +85,30 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200, help="steps of post-training")
     parser.add_argument("--work", type=Path, default=Path("runs/quality"), help="folder of the runs")
     parser.add_argument("--table", action="store_true", help="print the finished variants and stop")
+    parser.add_argument("--against", choices=METHODS, metavar="METHOD", help="compare finished variants and stop")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.data.name not in DATA_SETS:
         parser.error(f"--data: name a folder called {' or '.join(DATA_SETS)}")
+    if options.against is not None:
+        print(compare(options))
+        return
     for seed in [] if options.table else options.seeds:
         for variant in options.variants:
             run_variant(variant, seed, options)
     print(table(options.data.name))
+
+
+def compare(options: argparse.Namespace) -> str:
+    """Each variant against a method of `benchmarks.quality` at its usual budget, over the seeds."""
+    data, prepared = options.data.name, comparisons.prepared_data(options.data, options.work)
+    other = [quality.cell_name(options.against, options.data, seed, quality.MINUTES) for seed in options.seeds]
+    lines = []
+    for variant in options.variants:
+        mine = [cell_name(variant, data, seed) for seed in options.seeds]
+        named = f"{KIND} {variant} against {options.against}"
+        lines.append(comparisons.compare(data, named, {"seeds": options.seeds}, mine, other, prepared))
+    return "\n".join(lines)
 
 
 def run_variant(variant: str, seed: int, options: argparse.Namespace) -> None:
@@ -115,9 +134,10 @@ def run_variant(variant: str, seed: int, options: argparse.Namespace) -> None:
         record[stage] |= {"validation_ndcg@10": of_steps, "best_step": training["best_step"]}
         if stage == "post_training":
             record[stage] |= course(training["log"], COURSE)
+    ranks: dict[str, np.ndarray] = {}
     for split in SPLITS:
-        record[split], ranks = evaluate(model, prepared, split, search)
-        write_ranks(data, f"{cell} {split}", ranks)
+        record[split], ranks[split] = evaluate(model, prepared, split, search)
+    write_ranks(cell_name(variant, data, seed), ranks)
     write_row(KIND, data, record)
     logger.info("%s, seed %d: finished", variant, seed)
 
@@ -157,25 +177,14 @@ def evaluate(
     }, ranks_of(result.per_user, 10)
 
 
-def read_ranks(data: str) -> dict[str, np.ndarray]:
-    """The ranks of every user, (users,) uint8, by cell and split."""
-    path = RESULTS / f"{KIND}-{data}.npz"
-    if not path.is_file():
-        return {}
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
-
-
-def write_ranks(data: str, name: str, ranks: np.ndarray) -> None:
-    with whole_file(RESULTS / f"{KIND}-{data}.npz") as path, path.open("wb") as file:
-        np.savez_compressed(file, **read_ranks(data) | {name: ranks})
+def cell_name(variant: str, data: str, seed: int) -> str:
+    return f"{KIND}-{variant.replace(' ', '-')}-{data}-seed{seed}"
 
 
 def table(data: str) -> str:
     """The finished variants of a data set, and how each differs from the full model."""
     lines = ["variant            seed   validation        test           rollbacks   ms/user"]
     finished = {(row["variant"], row["seed"]): row for row in read_rows(KIND, data)}
-    ranks = read_ranks(data)
     for (variant, seed), record in sorted(
         finished.items(), key=lambda item: (item[0][1], [*VARIANTS].index(item[0][0]))
     ):
@@ -187,11 +196,9 @@ def table(data: str) -> str:
     lines += ["", "less the full model, mean of the seeds that both have"]
     for variant in [*VARIANTS][1:]:
         seeds = [seed for name, seed in finished if name == variant and ("full", seed) in finished]
+        ranks = [[read_ranks(cell_name(name, data, seed)) for seed in seeds] for name in (variant, "full")]
         for split in SPLITS if seeds else ():
-            mine, full = (
-                [metrics_of_users(ranks[f"{name}, seed {seed} {split}"]) for seed in seeds]
-                for name in (variant, "full")
-            )
+            mine, full = ([metrics_of_users(of_seed[split]) for of_seed in of_model] for of_model in ranks)
             for metric in METRICS:
                 means = [np.mean([of_seed[metric] for of_seed in of_model], axis=0) for of_model in (mine, full)]
                 difference, low, high = paired_bootstrap_difference(*means)

@@ -49,5 +49,6 @@ def difference(value: float, low: float, high: float) -> str:
 
 
 def ablation(variant: str, seeds: Sequence[int] = (1,), data: str = BEAUTY) -> list[dict[str, Any]]:
+    """The rows of a variant of REG4Rec, one per seed."""
     found = {row["cell"]: row for row in read_rows("reg4rec_ablation", data)}
     return [found[f"{variant}, seed {seed}"] for seed in seeds]

@@ -1,6 +1,7 @@
 """Tables that hold methods against each other."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,8 @@ def overview() -> list[list[str]]:
     return lines
 
 
-OWN, OF_SASREC = "text, co-occurrence", "SASRec's vectors"
+OWN, PARALLEL, OF_SASREC = "text, co-occurrence", "MPQ of text, co-occurrence", "SASRec's vectors"
+ABLATION = "reg4rec_ablation"  # before a variant of it
 # model, its codes, its loss, what it thinks before it answers, and the cell: method, seeds, minutes of the model alone
 EVERY_METHOD: list[tuple[str, str, str, str, str, tuple[int, ...], float]] = [
     ("SASRec (ReaRec, no reasoning)", "none", "labels", "none", "rearec-none", THREE, 30),
@@ -72,6 +74,9 @@ EVERY_METHOD: list[tuple[str, str, str, str, str, tuple[int, ...], float]] = [
     ("S2GR", OF_SASREC, "labels", "before each code", "s2gr-recommender-codes", (1,), 30),
     ("COBRA", OF_SASREC, "labels", "none", "cobra-recommender-codes", (1,), 30),
     ("LIGER", OF_SASREC, "labels", "none", "liger-recommender-codes", (1,), 30),
+    ("REG4Rec", PARALLEL, "labels, four rewards", "reflection", f"{ABLATION} full", THREE, 25),
+    ("REG4Rec, in a fixed order", PARALLEL, "labels, four rewards", "reflection", f"{ABLATION} without CRSS", (1,), 25),
+    ("MDGR", "OPQ of text, co-occurrence", "labels, masked", "none", "mdgr", (1,), 30),
     ("S3-Rec", "none", "labels, pretrained", "none", "s3rec", (1,), 30),
     ("CARE as published", OWN, "labels", "queries", "care", THREE, 30),
     ("CARE's decoder", OWN, "labels", "none", "care-no-queries", (1,), 30),
@@ -85,12 +90,13 @@ def every_method() -> list[list[str]]:
     lines = [["model", "codes", "loss", "thinking", "seeds", "CPU min", "R@10, N@10", "N@10 less SASRec", "unseen"]]
     against = {row["cell"]: row for row in read_rows("comparisons", BEAUTY)}
     for label, codes, loss, thinking, method, seeds, minutes in _best_first():
-        rows = cells(method, seeds, minutes)
+        rows = _rows(method, seeds, minutes)
         compared = against.get(f"{method} against rearec-none")
         shown = "" if compared is None else difference(*compared["test ndcg@10"]["difference"])
         if compared is not None and len(compared["seeds"]) < len(seeds):
             shown += f", seed {', '.join(map(str, compared['seeds']))}"
-        figures = [minutes_of(rows, 0), pair(rows, "test"), shown, pair(rows, "test-unseen")]
+        unseen = pair(rows, "test-unseen") if "test-unseen" in rows[0] else ""
+        figures = [_cost(rows), pair(rows, "test"), shown, unseen]
         lines.append([label, codes, loss, thinking, str(len(seeds)), *figures])
     return lines
 
@@ -99,18 +105,17 @@ def every_method_beside() -> list[list[str]]:
     """The same models: rare items, coverage, bias by the position of a code, speed."""
     lines = [["model, codes, loss, thinking", "rare: R@10", "coverage", "bias by code", "users/s"]]
     for *named, method, seeds, minutes in _best_first():
-        rows = cells(method, seeds, minutes)
-        tests = [row["test"] for row in rows]
+        tests = [row["test"] for row in _rows(method, seeds, minutes)]
         of_rare = "recall@10 of rare items"  # which not every older row has
-        rare = {row["seed"]: row["test"][of_rare] for row in rows if of_rare in row["test"]}
+        rare = {seed: test[of_rare] for seed, test in zip(seeds, tests, strict=True) if of_rare in test}
         bias = np.mean([[groups[0] for groups in test.get("bias", [])] for test in tests], 0)
         lines.append(
             [
                 ", ".join(named),
                 _of_seeds(rare, seeds),
-                f"{np.mean([test['coverage@10'] for test in tests]):.2f}",
+                f"{np.mean([test['coverage@10'] for test in tests]):.2f}" if "coverage@10" in tests[0] else "",
                 ", ".join(f"{share:+.0%}" for share in bias),
-                f"{np.mean([test['users_per_second'] for test in tests]):,.0f}",
+                f"{np.mean([_users_per_second(test) for test in tests]):,.0f}",
             ]
         )
     return lines
@@ -158,4 +163,20 @@ def heads() -> list[list[str]]:
 
 
 def _best_first() -> list[tuple[str, str, str, str, str, tuple[int, ...], float]]:
-    return sorted(EVERY_METHOD, key=lambda entry: mean(cells(*entry[4:]), "test", "ndcg@10"), reverse=True)
+    return sorted(EVERY_METHOD, key=lambda entry: mean(_rows(*entry[4:]), "test", "ndcg@10"), reverse=True)
+
+
+def _rows(method: str, seeds: Sequence[int], minutes: float) -> list[dict[str, Any]]:
+    kind, _, variant = method.partition(" ")
+    return ablation(variant, seeds) if kind == ABLATION else cells(method, seeds, minutes)
+
+
+def _cost(rows: list[dict[str, Any]]) -> str:
+    if "training" in rows[0]:
+        return minutes_of(rows, 0)
+    stages = [row[stage] for row in rows for stage in ("pretraining", "post_training") if stage in row]
+    return f"{sum(stage['cpu_minutes'] for stage in stages) / len(rows):.0f}"
+
+
+def _users_per_second(test: dict[str, Any]) -> float:
+    return test["users_per_second"] if "users_per_second" in test else 1000 / test["cpu_ms_per_user"]

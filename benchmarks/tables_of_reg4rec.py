@@ -2,26 +2,26 @@
 
 import numpy as np
 
-from benchmarks.cells import metrics_of_users, read_rows
-from benchmarks.reg4rec_ablation import VARIANTS, read_ranks
+from benchmarks.cells import metrics_of_users, read_ranks, read_rows
+from benchmarks.reg4rec_ablation import VARIANTS, cell_name
 from benchmarks.table_rows import THREE, YELP, ablation, cells, difference, pair
 from hf_genrec.evaluation.metrics import paired_bootstrap_difference
 
 
 def parts_of_reg4rec(data: str) -> list[list[str]]:
     lines = [["", "validation R@10, N@10", "test R@10, N@10", "test R@10 less the full model", "ms a user"]]
-    ranks = read_ranks(data)
-    full = metrics_of_users(ranks["full, seed 1 test"])["recall@10"]
+    full = read_ranks(cell_name("full", data, 1))["test"]
     finished = {row["variant"] for row in read_rows("reg4rec_ablation", data)}
     for variant in VARIANTS:
         if variant not in finished or "codebooks" in variant:
             continue
         rows, less = ablation(variant, data=data), ""
-        own = ranks[f"{variant}, seed 1 test"]
-        if variant != "full" and np.array_equal(own, ranks["full, seed 1 test"]):
+        own = read_ranks(cell_name(variant, data, 1))["test"]
+        if variant != "full" and np.array_equal(own, full):
             less = "the same lists"
         elif variant != "full":
-            less = difference(*paired_bootstrap_difference(metrics_of_users(own)["recall@10"], full))
+            of_users = [metrics_of_users(ranks)["recall@10"] for ranks in (own, full)]
+            less = difference(*paired_bootstrap_difference(*of_users))
         cost = f"{rows[0]['test']['cpu_ms_per_user']:.1f}"
         lines.append([variant, pair(rows, "validation"), pair(rows, "test"), less, cost])
     return lines
