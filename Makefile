@@ -63,7 +63,8 @@ test-newest test-oldest: test-%:
 	&& echo "== $* releases installed in $$(( $$(date +%s) - start )) s" \
 	&& if test "$$($(KEPT)/bin/python -m pip freeze | grep -E $(MARKED_FOR))" = "$$(grep -E $(MARKED_FOR) constraints.txt)"; \
 	then echo "== the $* releases are those of constraints.txt, which the other tests have"; \
-	else $(KEPT)/bin/python -m pytest -m "libraries and not slow" $(MARKED) $(if $(filter oldest,$*),-o filterwarnings=); fi
+	else $(KEPT)/bin/python -m pytest -n 2 --dist loadfile -m "libraries and not slow" $(MARKED) \
+		$(if $(filter oldest,$*),-o filterwarnings=); fi
 
 environment-of-%:
 	@echo $(KEPT)

@@ -1,10 +1,8 @@
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,16 +15,12 @@ import torch
 from even_and_odd import ITEMS as ITEMS
 from even_and_odd import USERS as USERS
 from even_and_odd import even_and_odd_log
-from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from hf_genrec import cli
-from hf_genrec.data.prepared import PreparedData
 from hf_genrec.decoding.processing_sequences import GenRecProcessor
-from hf_genrec.method import load_model
 from hf_genrec.methods.care.modeling_care import CareConfig, CareForCausalLM
 from hf_genrec.semantic_ids.tokens import code_tokenizer
-from hf_genrec.training.checkpoints import fault_of
 from hf_genrec.training.shared_pools import HardenGates
 
 torch.set_num_threads(1)
@@ -262,59 +256,3 @@ def check_hard_gates(model, batch: dict, least: float) -> None:
     state = type("State", (), {"global_step": 8, "max_steps": 10})
     HardenGates().on_step_begin(None, state, None, model=model)
     assert model(**batch).loss.item() == pytest.approx(served, abs=1e-9)
-
-
-def prepared_for_a_pool(monkeypatch, capsys, config: Path, run: Path) -> list[str]:
-    """The options of a training with a shared pool into the folder `run`, whose data and codes are then there."""
-    options = ["--output_dir", str(run), "--shared_kv_pool_size", "8", "--shared_kv_user_dim", "1"]
-    for command in ("prepare", "tokenize"):
-        run_command(monkeypatch, capsys, command, "--config", config, *options)
-    return options
-
-
-def check_a_pool_is_trained_and_served(monkeypatch, capsys, config: Path, run: Path, options, losses: set[str]) -> None:
-    """`losses` are in every line of the log, and the user cache of the saved model gives the lists it gives without."""
-    run_command(monkeypatch, capsys, "train", "--config", config, *options)
-    record = json.loads((run / "results/training.json").read_text())
-    assert all(losses <= line.keys() for line in record["log"] if "loss" in line)
-    history = PreparedData.load(run / "data").item_ids[:3]
-    model = load_model(run / "model")
-    cache = model.user_cache()
-    for _ in range(2):
-        assert model.recommend(history, k=5, user_cache=cache)[0] == model.recommend(history, k=5)[0]
-    assert cache.hits == 1
-
-
-def check_a_killed_training(program: str, config: Path, whole: Path, killed: Path) -> None:
-    """
-    A training in the run folder `killed` is ended by SIGKILL behind its first checkpoint and resumed: its weights are
-    those of the run `whole`, which was let be.
-    """
-    killed.mkdir()
-    for part in ("data", "semantic_ids"):
-        if (whole / part).is_dir():
-            subprocess.run(["cp", "-r", whole / part, killed / part], check=True)
-    command = [
-        sys.executable, "-m", f"hf_genrec.trainers.{program}", "--config", str(config),
-        "--output_dir", str(killed), "--disable_tqdm", "true",
-    ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while all(map(fault_of, (killed / "checkpoints").glob("checkpoint-*"))):
-        assert process.poll() is None, "the training ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not (killed / "model").exists()
-
-    options = ["--output_dir", killed, "--resume_from_checkpoint", "last"]
-    assert exit_code("train", "--config", config, *options) == 0
-    record = json.loads((killed / "results/training.json").read_text())
-    assert record["resumed_from"] is not None
-    last = f"checkpoints/checkpoint-{record['steps']}/model.safetensors"
-    resumed, expected = load_file(killed / last), load_file(whole / last)
-    assert resumed.keys() == expected.keys()
-    for name in expected:
-        assert torch.equal(resumed[name], expected[name]), name

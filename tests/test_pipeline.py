@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import USERS, check_a_killed_training, exit_code, run_command, run_pipeline
+from conftest import USERS, exit_code, run_command, run_pipeline
+from killed_trainings import check_a_killed_training
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -118,7 +119,7 @@ def test_shipped_configurations_are_listed_and_copied(tmp_path, monkeypatch, cap
 
 
 def test_a_killed_training_ends_with_the_same_weights(trained, folder):
-    check_a_killed_training("train", folder / "mine.yaml", trained, folder / "killed")
+    check_a_killed_training(folder / "mine.yaml", trained, folder / "killed")
 
 
 def test_every_run_writes_whole_files(trained):

@@ -8,18 +8,20 @@ import pytest
 from conftest import (
     ITEMS,
     USERS,
-    check_a_killed_training,
-    check_a_pool_is_trained_and_served,
     config_beside,
     exit_code,
-    prepared_for_a_pool,
     run_command,
     run_pipeline,
 )
+from finished_runs import (
+    check_a_pool_is_trained_and_served,
+    check_a_strangers_list,
+    check_evaluated,
+    prepared_for_a_pool,
+)
+from killed_trainings import check_a_killed_training
 from safetensors.torch import load_file
 
-from hf_genrec.data.prepared import PreparedData
-from hf_genrec.method import load_model
 from hf_genrec.methods.cobra.training_cobra import build_trainer
 from hf_genrec.training.config import parse_config
 from hf_genrec.training.shared_pools import HardenGates
@@ -77,33 +79,18 @@ def test_the_run_folder(trained):
 
 
 def test_evaluate_and_card(trained, monkeypatch, capsys):
-    run_command(monkeypatch, capsys, "evaluate", trained, "--split", "validation")
-    records = json.loads((trained / "results/validation.json").read_text())
-    assert list(records) == ["COBRA", "most popular", "item-kNN"]
-    training = json.loads((trained / "results/training.json").read_text())
-    ndcg = records["COBRA"]["metrics"]["ndcg@10"]["value"]
-    assert ndcg == pytest.approx(training["seen_items"]["ndcg@10"]["history_left_out"])
-    assert records["COBRA"]["metrics"]["invalid_share"]["value"] == 0
-    card = (trained / "model/README.md").read_text()
-    assert f"{ndcg:.4f}" in card
-    assert 'model = AutoModelForCausalLM.from_pretrained("cobra-run", trust_remote_code=True)' in card
+    card = check_evaluated(monkeypatch, capsys, trained, "COBRA", "AutoModelForCausalLM")
     assert "| retrieval | fusion, dense weight 10 |" in card
     run_command(monkeypatch, capsys, "evaluate", trained, "--split", "validation", "--num-beams", "25")
 
 
 def test_recommend_as_a_stranger_and_with_todays_code(trained, monkeypatch, capsys):
-    out = run_command(monkeypatch, capsys, "recommend", trained, "--user", "u00", "-k", "5", "--stranger")
-    assert "opened through AutoModelForCausalLM in a process that cannot import hf_genrec" in out
-    prepared = PreparedData.load(trained / "data")
-    history = [prepared.item_ids[row] for row in prepared.sequences[prepared.user_ids.index("u00")]]
-    item_ids, scores = load_model(trained / "model").recommend(history, k=5)
-    for rank, (item_id, score) in enumerate(zip(item_ids, scores, strict=True), start=1):
-        assert f"  {rank}. Film number {int(item_id[1:])}  (item {item_id}, score {score:.2f})" in out
+    check_a_strangers_list(monkeypatch, capsys, trained, "AutoModelForCausalLM", "score")
     assert "has the code of today" in run_command(monkeypatch, capsys, "refresh", trained)
 
 
 def test_a_killed_training_ends_with_the_same_weights(trained, config, own_data):
-    check_a_killed_training("train", config, trained, own_data / "cobra-killed")
+    check_a_killed_training(config, trained, own_data / "cobra-killed")
 
 
 def test_a_pool_starts_from_the_data_and_is_served(config, own_data, monkeypatch, capsys):

@@ -6,18 +6,17 @@ import numpy as np
 import pytest
 from conftest import (
     USERS,
-    check_a_killed_training,
     check_accumulated_batches,
     config_beside,
     make_processor,
     run_command,
     run_pipeline,
 )
+from finished_runs import check_a_strangers_list, check_evaluated
+from killed_trainings import check_a_killed_training
 from tiny_codetree import make_codetree
 
-from hf_genrec.data.prepared import PreparedData
 from hf_genrec.data.windows import ItemWindows
-from hf_genrec.method import load_model
 from hf_genrec.methods.codetree.training_codetree import CodeTreeTrainer, WindowCollator
 from hf_genrec.training.arguments import GenRecTrainingArguments
 
@@ -63,29 +62,17 @@ def test_the_report(trained):
 
 
 def test_evaluate_and_card(trained, monkeypatch, capsys):
-    run_command(monkeypatch, capsys, "evaluate", trained, "--split", "validation")
-    records = json.loads((trained / "results/validation.json").read_text())
-    assert list(records) == ["CodeTree", "most popular", "item-kNN"]
-    assert records["CodeTree"]["metrics"]["invalid_share"]["value"] == 0
-    assert records["CodeTree"]["token_bias_amplification"] is not None
-    card = (trained / "model/README.md").read_text()
-    assert 'model = AutoModelForSeq2SeqLM.from_pretrained("codetree-run", trust_remote_code=True)' in card
+    check_evaluated(monkeypatch, capsys, trained, "CodeTree", "AutoModelForSeq2SeqLM")
     run_command(monkeypatch, capsys, "evaluate", trained, "--split", "validation", "--num-beams", "25")
     run_command(monkeypatch, capsys, "refresh", trained)
 
 
 def test_recommend_as_a_stranger(trained, monkeypatch, capsys):
-    out = run_command(monkeypatch, capsys, "recommend", trained, "--user", "u00", "-k", "5", "--stranger")
-    assert "opened through AutoModelForSeq2SeqLM in a process that cannot import hf_genrec" in out
-    prepared = PreparedData.load(trained / "data")
-    history = [prepared.item_ids[row] for row in prepared.sequences[prepared.user_ids.index("u00")]]
-    item_ids, scores = load_model(trained / "model").recommend(history, k=5)
-    for rank, (item_id, score) in enumerate(zip(item_ids, scores, strict=True), start=1):
-        assert f"  {rank}. Film number {int(item_id[1:])}  (item {item_id}, log-probability {score:.2f})" in out
+    check_a_strangers_list(monkeypatch, capsys, trained, "AutoModelForSeq2SeqLM")
 
 
 def test_a_killed_training_ends_with_the_same_weights(trained, config, own_data):
-    check_a_killed_training("train", config, trained, own_data / "codetree-killed")
+    check_a_killed_training(config, trained, own_data / "codetree-killed")
 
 
 def test_accumulated_batches(tmp_path):

@@ -5,7 +5,9 @@ import json
 
 import numpy as np
 import pytest
-from conftest import ITEMS, USERS, check_a_killed_training, config_beside, run_command, run_pipeline
+from conftest import ITEMS, USERS, config_beside, run_command, run_pipeline
+from finished_runs import check_a_strangers_list, check_evaluated
+from killed_trainings import check_a_killed_training
 
 from hf_genrec.method import load_model
 from hf_genrec.training.config import parse_config
@@ -58,25 +60,18 @@ def test_the_run_its_figures_and_its_card(trained, monkeypatch, capsys):
     record = json.loads((trained / "results/training.json").read_text())
     assert (record["num_targets"], record["steps"]) == (USERS * 6, 3 * 8)
     assert all({"loss_sparse", "loss_dense"} <= line.keys() for line in record["log"] if "loss" in line)
-    run_command(monkeypatch, capsys, "evaluate", trained, "--split", "validation")
-    records = json.loads((trained / "results/validation.json").read_text())
-    assert list(records) == ["LIGER", "most popular", "item-kNN"]
-    ndcg = records["LIGER"]["metrics"]["ndcg@10"]["value"]
-    assert ndcg == pytest.approx(record["seen_items"]["ndcg@10"]["history_left_out"])
-    card = (trained / "model/README.md").read_text()
-    assert 'model = AutoModelForSeq2SeqLM.from_pretrained("liger-run", trust_remote_code=True)' in card
+    card = check_evaluated(monkeypatch, capsys, trained, "LIGER", "AutoModelForSeq2SeqLM")
     assert "| retrieval | hybrid |" in card
 
 
 def test_recommend_as_a_stranger_and_with_todays_code(trained, monkeypatch, capsys):
-    out = run_command(monkeypatch, capsys, "recommend", trained, "--user", "u00", "-k", "5", "--stranger")
-    assert "opened through AutoModelForSeq2SeqLM in a process that cannot import hf_genrec" in out
+    check_a_strangers_list(monkeypatch, capsys, trained, "AutoModelForSeq2SeqLM")
     assert "has the code of today" in run_command(monkeypatch, capsys, "refresh", trained)
     assert len(load_model(trained / "model").recommend([], k=5)[0]) == 5
 
 
 def test_a_killed_training_ends_with_the_same_weights(trained, config, own_data):
-    check_a_killed_training("train", config, trained, own_data / "liger-killed")
+    check_a_killed_training(config, trained, own_data / "liger-killed")
 
 
 def test_keys_of_other_methods_are_refused(config):

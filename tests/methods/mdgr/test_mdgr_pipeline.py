@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import USERS, check_a_killed_training, config_beside, run_command, run_pipeline
+from conftest import USERS, config_beside, run_command, run_pipeline
+from finished_runs import check_a_strangers_list, check_evaluated
+from killed_trainings import check_a_killed_training
 
-from hf_genrec.data.prepared import PreparedData
 from hf_genrec.item_tokenizers import load_item_tokenizer
 from hf_genrec.method import load_method, load_model
 from hf_genrec.methods.mdgr.arguments import MdgrArguments
@@ -64,26 +65,14 @@ def test_the_run_folder(trained):
 
 
 def test_evaluate_and_card(trained, monkeypatch, capsys):
-    run_command(monkeypatch, capsys, "evaluate", trained, "--split", "validation")
-    records = json.loads((trained / "results/validation.json").read_text())
-    assert list(records) == ["MDGR", "most popular", "item-kNN"]
-    assert records["MDGR"]["metrics"]["invalid_share"]["value"] == 0
-    card = (trained / "model/README.md").read_text()
-    assert 'model = AutoModelForMaskedLM.from_pretrained("mdgr-run", trust_remote_code=True)' in card
+    card = check_evaluated(monkeypatch, capsys, trained, "MDGR", "AutoModelForMaskedLM")
     assert "fills in those of the next item in 2 steps" in card
     assert "| codes written one at a time, then at once | 1, 3 |" in card
     run_command(monkeypatch, capsys, "evaluate", trained, "--split", "validation", "--num-beams", "25")
 
 
 def test_recommend_as_a_stranger(trained, monkeypatch, capsys):
-    out = run_command(monkeypatch, capsys, "recommend", trained, "--user", "u00", "-k", "5", "--stranger")
-    assert "opened through AutoModelForMaskedLM in a process that cannot import hf_genrec" in out
-    prepared = PreparedData.load(trained / "data")
-    history = [prepared.item_ids[row] for row in prepared.sequences[prepared.user_ids.index("u00")]]
-    item_ids, scores = load_model(trained / "model").recommend(history, k=5)
-    for rank, (item_id, score) in enumerate(zip(item_ids, scores, strict=True), start=1):
-        line = f"  {rank}. Film number {int(item_id[1:])}  (item {item_id}, log-probability {score:.2f})"
-        assert line in out
+    check_a_strangers_list(monkeypatch, capsys, trained, "AutoModelForMaskedLM")
 
 
 def test_a_new_item_gets_its_codes_from_the_tokenizer_that_travels(trained):
@@ -98,7 +87,7 @@ def test_a_new_item_gets_its_codes_from_the_tokenizer_that_travels(trained):
 
 def test_a_killed_training_ends_with_the_same_weights(trained, config, own_data):
     """What is hidden depends on the time of the training and on draws: the rest draws what the whole run drew."""
-    check_a_killed_training("train", config, trained, own_data / "mdgr-killed")
+    check_a_killed_training(config, trained, own_data / "mdgr-killed")
 
 
 @pytest.mark.parametrize(("views", "count"), [("familiarity", 4), ("random", 4), ("sequential", 3), ("guided", 3)])

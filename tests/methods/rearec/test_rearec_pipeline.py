@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import ITEMS, USERS, check_a_killed_training, run_command, run_pipeline
+from conftest import ITEMS, USERS, run_command, run_pipeline
+from finished_runs import check_a_strangers_list
+from killed_trainings import check_a_killed_training
 from safetensors.torch import load_file
 
 from hf_genrec import cli
@@ -72,18 +74,12 @@ def test_evaluate_and_card(trained, monkeypatch, capsys):
 
 
 def test_recommend_as_a_stranger(trained, monkeypatch, capsys):
-    out = run_command(monkeypatch, capsys, "recommend", trained, "--user", "u00", "-k", "5", "--stranger")
-    assert "opened through AutoModelForSequenceClassification in a process that cannot import hf_genrec" in out
-    prepared = PreparedData.load(trained / "data")
-    history = [prepared.item_ids[row] for row in prepared.sequences[prepared.user_ids.index("u00")]]
-    item_ids, scores = load_model(trained / "model").recommend(history, k=5)
-    for rank, (item_id, score) in enumerate(zip(item_ids, scores, strict=True), start=1):
-        assert f"  {rank}. Film number {int(item_id[1:])}  (item {item_id}, score {score:.2f})" in out
+    check_a_strangers_list(monkeypatch, capsys, trained, "AutoModelForSequenceClassification", "score")
 
 
 def test_a_killed_training_ends_with_the_same_weights(trained, rearec_config, own_data):
     """Killed before PRL's noise begins, or in its first epochs: the rest draws the noise the whole run drew."""
-    check_a_killed_training("train", rearec_config, trained, own_data / "rearec-killed")
+    check_a_killed_training(rearec_config, trained, own_data / "rearec-killed")
 
 
 def test_a_text_backbone_trains_on_embeddings(trained, rearec_config, own_data, monkeypatch):

@@ -5,11 +5,11 @@ import json
 import shutil
 
 import pytest
-from conftest import ITEMS, USERS, check_a_killed_training, config_beside, run_command, run_pipeline
+from conftest import ITEMS, USERS, config_beside, run_command, run_pipeline
+from finished_runs import check_a_strangers_list, check_evaluated
+from killed_trainings import check_a_killed_training
 from safetensors.torch import load_file
 
-from hf_genrec.data.prepared import PreparedData
-from hf_genrec.method import load_model
 from hf_genrec.trainers import train
 from hf_genrec.training.config import parse_config
 
@@ -67,17 +67,7 @@ def test_the_run_folder(trained):
 
 
 def test_evaluate_and_card(trained, monkeypatch, capsys):
-    run_command(monkeypatch, capsys, "evaluate", trained, "--split", "validation")
-    records = json.loads((trained / "results/validation.json").read_text())
-    assert list(records) == ["REG4Rec", "most popular", "item-kNN"]
-    training = json.loads((trained / "results/training.json").read_text())
-    ndcg = records["REG4Rec"]["metrics"]["ndcg@10"]["value"]
-    assert ndcg == pytest.approx(training["seen_items"]["ndcg@10"]["history_left_out"])
-    assert records["REG4Rec"]["metrics"]["invalid_share"]["value"] == 0
-    assert records["REG4Rec"]["token_bias_amplification"] is not None
-    card = (trained / "model/README.md").read_text()
-    assert f"{ndcg:.4f}" in card
-    assert 'model = AutoModelForSeq2SeqLM.from_pretrained("reg4rec-run", trust_remote_code=True)' in card
+    card = check_evaluated(monkeypatch, capsys, trained, "REG4Rec", "AutoModelForSeq2SeqLM")
     assert "| codes per codebook | [4, 4, 4] |" in card
     assert "| reflection (CORP) | off |" in card
     run_command(monkeypatch, capsys, "evaluate", trained, "--split", "validation", "--num-beams", "25")
@@ -91,19 +81,12 @@ def test_the_item_tokenizer_travels_along(trained):
 
 
 def test_recommend_as_a_stranger(trained, monkeypatch, capsys):
-    out = run_command(monkeypatch, capsys, "recommend", trained, "--user", "u00", "-k", "5", "--stranger")
-    assert "opened through AutoModelForSeq2SeqLM in a process that cannot import hf_genrec" in out
-    prepared = PreparedData.load(trained / "data")
-    history = [prepared.item_ids[row] for row in prepared.sequences[prepared.user_ids.index("u00")]]
-    item_ids, scores = load_model(trained / "model").recommend(history, k=5)
-    for rank, (item_id, score) in enumerate(zip(item_ids, scores, strict=True), start=1):
-        line = f"  {rank}. Film number {int(item_id[1:])}  (item {item_id}, log-probability {score:.2f})"
-        assert line in out
+    check_a_strangers_list(monkeypatch, capsys, trained, "AutoModelForSeq2SeqLM")
 
 
 def test_a_killed_training_ends_with_the_same_weights(trained, config, own_data):
     """In random order or in the model's own: the rest draws what the whole run drew."""
-    check_a_killed_training("train", config, trained, own_data / "reg4rec-killed")
+    check_a_killed_training(config, trained, own_data / "reg4rec-killed")
 
 
 def test_keys_of_other_methods_are_refused(config, trained, tmp_path):

@@ -7,12 +7,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import USERS, check_a_killed_training, config_beside, run_command, run_pipeline
+from conftest import USERS, config_beside, run_command, run_pipeline
+from finished_runs import check_a_strangers_list, check_evaluated
+from killed_trainings import check_a_killed_training
 
 from hf_genrec.catalogue.item_trie import ItemTrie
-from hf_genrec.data.prepared import PreparedData
 from hf_genrec.decoding.trie_logits_processor import TrieLogitsProcessor
-from hf_genrec.hub import recommend_as_stranger
 from hf_genrec.item_tokenizers import load_item_tokenizer
 from hf_genrec.method import load_model
 from hf_genrec.methods.s2gr.arguments import S2grArguments
@@ -101,21 +101,14 @@ def test_clusters_are_those_of_the_codebooks(trained):
 
 
 def test_evaluate_card_and_stranger(trained, monkeypatch, capsys):
-    run_command(monkeypatch, capsys, "evaluate", trained, "--split", "validation")
-    records = json.loads((trained / "results/validation.json").read_text())
-    training = json.loads((trained / "results/training.json").read_text())
-    ndcg = records["S2GR"]["metrics"]["ndcg@10"]["value"]
-    assert ndcg == pytest.approx(training["seen_items"]["ndcg@10"]["history_left_out"])
-    assert "| thinking vector before each code | [True, True, True] |" in (trained / "model/README.md").read_text()
+    card = check_evaluated(monkeypatch, capsys, trained, "S2GR", "AutoModelForSeq2SeqLM")
+    assert "| thinking vector before each code | [True, True, True] |" in card
     run_command(monkeypatch, capsys, "refresh", trained)
-    prepared = PreparedData.load(trained / "data")
-    history = [prepared.item_ids[row] for row in prepared.sequences[0]]
-    found = load_model(trained / "model").recommend([history], k=5)
-    assert recommend_as_stranger(trained / "model", [history], k=5)[0] == found[0]
+    check_a_strangers_list(monkeypatch, capsys, trained, "AutoModelForSeq2SeqLM")
 
 
 def test_a_killed_training_ends_with_the_same_weights(trained, config, own_data):
-    check_a_killed_training("train", config, trained, own_data / "s2gr-killed")
+    check_a_killed_training(config, trained, own_data / "s2gr-killed")
 
 
 def test_thinking_off_trains_tiger(trained, config, tmp_path):

@@ -5,10 +5,11 @@ import subprocess
 
 import pytest
 import torch
-from conftest import ITEMS, USERS, check_a_killed_training, config_beside, exit_code, run_command, run_pipeline
+from conftest import ITEMS, USERS, config_beside, exit_code, run_command, run_pipeline
+from finished_runs import check_a_strangers_list
+from killed_trainings import check_a_killed_training
 from safetensors.torch import load_file
 
-from hf_genrec.data.prepared import PreparedData
 from hf_genrec.method import load_method, load_model
 from hf_genrec.methods.s3rec.modeling_s3rec import S3RecForNextItem, S3RecForPretraining
 from hf_genrec.methods.s3rec.pretraining_s3rec import PretrainingTrainer
@@ -117,17 +118,11 @@ def test_evaluate_recommend_and_card(trained, monkeypatch, capsys):
     assert record["metrics"]["recall@10"]["value"] > 10 / ITEMS
     card = (trained / "model/README.md").read_text()
     assert "| attributes of the pretraining | 5 |" in card
-    printed = run_command(monkeypatch, capsys, "recommend", trained, "--user", "u00", "-k", "5", "--stranger")
-    assert "opened through AutoModelForSequenceClassification in a process that cannot import hf_genrec" in printed
-    prepared = PreparedData.load(trained / "data")
-    history = [prepared.item_ids[row] for row in prepared.sequences[prepared.user_ids.index("u00")]]
-    item_ids, scores = load_model(trained / "model").recommend(history, k=5)
-    for rank, (item_id, score) in enumerate(zip(item_ids, scores, strict=True), start=1):
-        assert f"  {rank}. Film number {int(item_id[1:])}  (item {item_id}, score {score:.2f})" in printed
+    check_a_strangers_list(monkeypatch, capsys, trained, "AutoModelForSequenceClassification", "score")
 
 
 def test_a_killed_training_ends_with_the_same_weights(trained, config, own_data):
-    check_a_killed_training("train", config, trained, own_data / "s3rec-killed")
+    check_a_killed_training(config, trained, own_data / "s3rec-killed")
 
 
 class Ended(Exception):

@@ -6,13 +6,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import USERS, check_a_killed_training, config_beside, exit_code, run_command, run_pipeline
+from conftest import USERS, config_beside, exit_code, run_command, run_pipeline
+from finished_runs import check_a_strangers_list, check_evaluated
+from killed_trainings import check_a_killed_training
 from safetensors.torch import load_file
 from torch.nn import functional
 
 from hf_genrec.data.examples import target_positions
 from hf_genrec.data.prepared import PreparedData
-from hf_genrec.hub import recommend_as_stranger
 from hf_genrec.method import load_model
 from hf_genrec.methods.stream import training_stream
 from hf_genrec.methods.stream.annotation import hard_negatives, random_traces, residual_traces, similar_traces
@@ -269,21 +270,14 @@ def test_a_stage_1_on_similar_items(config, trained, tmp_path, monkeypatch):
 
 
 def test_evaluate_card_and_stranger(trained, monkeypatch, capsys):
-    run_command(monkeypatch, capsys, "evaluate", trained, "--split", "validation")
-    records = json.loads((trained / "results/validation.json").read_text())
-    training = json.loads((trained / "results/training.json").read_text())
-    ndcg = records["STREAM"]["metrics"]["ndcg@10"]["value"]
-    assert ndcg == pytest.approx(training["seen_items"]["ndcg@10"]["history_left_out"])
-    assert "| thinking tokens | 4 |" in (trained / "model/README.md").read_text()
+    card = check_evaluated(monkeypatch, capsys, trained, "STREAM", "AutoModelForSeq2SeqLM")
+    assert "| thinking tokens | 4 |" in card
     run_command(monkeypatch, capsys, "refresh", trained)
-    prepared = PreparedData.load(trained / "data")
-    history = [prepared.item_ids[row] for row in prepared.sequences[0]]
-    found = load_model(trained / "model").recommend([history], k=5)
-    assert recommend_as_stranger(trained / "model", [history], k=5)[0] == found[0]
+    check_a_strangers_list(monkeypatch, capsys, trained, "AutoModelForSeq2SeqLM")
 
 
 def test_a_killed_training_ends_with_the_same_weights(trained, config, own_data):
-    check_a_killed_training("train", config, trained, own_data / "stream-killed")
+    check_a_killed_training(config, trained, own_data / "stream-killed")
 
 
 def test_no_thinking_trains_tiger(trained, config, tmp_path):

@@ -7,22 +7,24 @@ import pytest
 import torch
 from conftest import (
     USERS,
-    check_a_killed_training,
-    check_a_pool_is_trained_and_served,
     check_accumulated_batches,
     config_beside,
     make_processor,
-    prepared_for_a_pool,
     run_command,
     run_pipeline,
 )
+from finished_runs import (
+    check_a_pool_is_trained_and_served,
+    check_a_strangers_list,
+    check_evaluated,
+    prepared_for_a_pool,
+)
+from killed_trainings import check_a_killed_training
 from tiny_tiger import make_tiger
 
 from hf_genrec.data.collator import Seq2SeqCollator
 from hf_genrec.data.examples import NextItemExamples
-from hf_genrec.data.prepared import PreparedData
 from hf_genrec.item_tokenizers import load_item_tokenizer
-from hf_genrec.method import load_model
 from hf_genrec.methods.tiger.arguments import TigerArguments
 from hf_genrec.methods.tiger.method import build_trainer
 from hf_genrec.methods.tiger.modeling_tiger import TigerForConditionalGeneration
@@ -83,33 +85,18 @@ def test_the_run_folder(trained):
 
 
 def test_evaluate_and_card(trained, monkeypatch, capsys):
-    run_command(monkeypatch, capsys, "evaluate", trained, "--split", "validation")
-    records = json.loads((trained / "results/validation.json").read_text())
-    assert list(records) == ["TIGER", "most popular", "item-kNN"]
-    training = json.loads((trained / "results/training.json").read_text())
-    ndcg = records["TIGER"]["metrics"]["ndcg@10"]["value"]
-    assert ndcg == pytest.approx(training["seen_items"]["ndcg@10"]["history_left_out"])
-    assert records["TIGER"]["metrics"]["invalid_share"]["value"] == 0
-    assert records["TIGER"]["token_bias_amplification"] is not None
-    card = (trained / "model/README.md").read_text()
-    assert 'model = AutoModelForSeq2SeqLM.from_pretrained("tiger-run", trust_remote_code=True)' in card
+    card = check_evaluated(monkeypatch, capsys, trained, "TIGER", "AutoModelForSeq2SeqLM")
     assert "| decoder layers | 2 |" in card
     run_command(monkeypatch, capsys, "evaluate", trained, "--split", "validation", "--num-beams", "25")
     run_command(monkeypatch, capsys, "refresh", trained)
 
 
 def test_recommend_as_a_stranger(trained, monkeypatch, capsys):
-    out = run_command(monkeypatch, capsys, "recommend", trained, "--user", "u00", "-k", "5", "--stranger")
-    assert "opened through AutoModelForSeq2SeqLM in a process that cannot import hf_genrec" in out
-    prepared = PreparedData.load(trained / "data")
-    history = [prepared.item_ids[row] for row in prepared.sequences[prepared.user_ids.index("u00")]]
-    item_ids, scores = load_model(trained / "model").recommend(history, k=5)
-    for rank, (item_id, score) in enumerate(zip(item_ids, scores, strict=True), start=1):
-        assert f"  {rank}. Film number {int(item_id[1:])}  (item {item_id}, log-probability {score:.2f})" in out
+    check_a_strangers_list(monkeypatch, capsys, trained, "AutoModelForSeq2SeqLM")
 
 
 def test_a_killed_training_ends_with_the_same_weights(trained, config, own_data):
-    check_a_killed_training("train", config, trained, own_data / "tiger-killed")
+    check_a_killed_training(config, trained, own_data / "tiger-killed")
 
 
 def test_a_pool_starts_from_the_data_and_is_served(config, own_data, monkeypatch, capsys):
