@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,16 +35,30 @@ def test_many_mutated_folders(tmp_path):
     assert not wrong
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """An undamaged folder of each method."""
+    place = tmp_path_factory.mktemp("exported")
+    for method in MAKERS:
+        export(method, place / method, 0)
+    return place
+
+
 @pytest.fixture(params=list(MAKERS))
-def folder(request, tmp_path):
-    export(request.param, tmp_path / "model", 0)
-    return tmp_path / "model"
+def folder(request, exported, tmp_path):
+    return Path(shutil.copytree(exported / request.param, tmp_path / "model"))
+
+
+@pytest.fixture(scope="module")
+def saved_care(tmp_path_factory):
+    place = tmp_path_factory.mktemp("care")
+    make_model(make_processor()).save_pretrained(place)
+    return place
 
 
 @pytest.fixture
-def care(tmp_path):
-    make_model(make_processor()).save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
+def care(saved_care, tmp_path):
+    return Path(shutil.copytree(saved_care, tmp_path / "model"))
 
 
 def edit(path, **changes):

@@ -7,6 +7,7 @@ a class is saved, its module stands for a copy in a temporary folder in which ev
 """
 
 import ast
+import functools
 import re
 import sys
 import tempfile
@@ -38,18 +39,26 @@ def flat_files(module_file: Path) -> dict[str, str]:
         if path.name in found:
             raise ValueError(f"{found[path.name]} and {path} would be one file in a saved folder: rename one")
         found[path.name] = path
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        for node in ast.walk(ast.parse("".join(lines))):
-            if not isinstance(node, ast.ImportFrom) or not node.level:
-                continue
-            if node.module is None:
-                raise ValueError(f"{path}, line {node.lineno}: write `from .file import name` in code that is saved")
-            stem = node.module.split(".")[-1]
-            waiting.append(path.parents[node.level - 1].joinpath(*node.module.split(".")).with_suffix(".py"))
-            line = lines[node.lineno - 1]
-            lines[node.lineno - 1] = re.sub(r"\bfrom\s+\.+[\w.]+\s+import\b", f"from .{stem} import", line, count=1)
-        texts[path.name] = "".join(lines)
+        texts[path.name], imported = _flat_file(path, path.stat().st_mtime_ns)
+        waiting += imported
     return texts
+
+
+@functools.cache
+def _flat_file(path: Path, changed_at: int) -> tuple[str, list[Path]]:
+    """The source of one module as a sibling, and the files that it imports relatively; read once as it was then."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    imported = []
+    for node in ast.walk(ast.parse("".join(lines))):
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        if node.module is None:
+            raise ValueError(f"{path}, line {node.lineno}: write `from .file import name` in code that is saved")
+        stem = node.module.split(".")[-1]
+        imported.append(path.parents[node.level - 1].joinpath(*node.module.split(".")).with_suffix(".py"))
+        line = lines[node.lineno - 1]
+        lines[node.lineno - 1] = re.sub(r"\bfrom\s+\.+[\w.]+\s+import\b", f"from .{stem} import", line, count=1)
+    return "".join(lines), imported
 
 
 def require_flat(cls: type) -> None:

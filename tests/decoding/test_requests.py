@@ -26,7 +26,7 @@ def models():
     return make_models()
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(5))
 def test_random_requests(models, seed):
     """A hundred each; `python tests/random_requests.py 10000` prints what goes wrong."""
     assert failures(models, 100, seed) == {}
