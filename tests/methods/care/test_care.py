@@ -14,7 +14,6 @@ from transformers import (
 )
 
 from hf_genrec.data.collator import PackedCollator
-from hf_genrec.hub import recommend_as_stranger
 from hf_genrec.methods.care.care_layout import CODE, QUERY, attention_allowed, care_layout
 from hf_genrec.methods.care.modeling_care import CareConfig, CareForCausalLM, CareModel
 
@@ -245,8 +244,8 @@ def test_a_base_with_other_weights_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_with_qwen3s_layers_all_ways_agree(tmp_path, processor, histories, attention):
-    """Cached steps, packed rows, beams and exact scores, and the model at a stranger's."""
+def test_with_qwen3s_layers_all_ways_agree(processor, histories, attention):
+    """Cached steps, packed rows, beams and exact scores."""
     model = make_model(
         processor, qk_norm=True, attention_bias=False, head_dim=12, num_queries=[1, 2, 1], attn_implementation=attention
     )
@@ -274,9 +273,6 @@ def test_with_qwen3s_layers_all_ways_agree(tmp_path, processor, histories, atten
         best = exact[line].sort(descending=True)
         assert found == [processor.item_ids[row] for row in best.indices[:7]]
         assert of_found == pytest.approx(best.values[:7].tolist(), abs=1e-4)
-    if attention == "sdpa":
-        model.save_pretrained(tmp_path)
-        assert recommend_as_stranger(tmp_path, histories, k=7)[0] == model.recommend(histories, k=7)[0]
 
 
 def test_lora_trains_queries_through_their_module(processor, histories):

@@ -14,7 +14,6 @@ from torch.nn import functional
 from transformers import AutoModelForSeq2SeqLM
 
 from hf_genrec.data.collator import Seq2SeqCollator
-from hf_genrec.hub import recommend_as_stranger
 from hf_genrec.methods.s2gr.configuration_s2gr import S2grConfig
 from hf_genrec.methods.s2gr.modeling_s2gr import S2grForConditionalGeneration
 from hf_genrec.methods.s2gr.s2gr_losses import item_losses
@@ -245,7 +244,7 @@ def test_padding_changes_nothing(model, batch):
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_saved_and_opened_by_a_stranger(processor, histories, tmp_path, name):
+def test_saved_and_opened(processor, histories, tmp_path, name):
     model = make_s2gr(processor, **OPTIONS[name])
     model.save_pretrained(tmp_path)
     again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
@@ -254,8 +253,6 @@ def test_saved_and_opened_by_a_stranger(processor, histories, tmp_path, name):
         assert torch.equal(again.state_dict()[key], tensor), key
     expected = model.recommend(histories, k=7)
     assert again.recommend(histories, k=7) == expected
-    if name == "all":
-        assert recommend_as_stranger(tmp_path, histories, k=7)[0] == expected[0]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from transformers import AutoModelForSeq2SeqLM
 
 from hf_genrec.catalogue.item_trie import ItemTrie
 from hf_genrec.data.collator import Seq2SeqCollator
-from hf_genrec.hub import recommend_as_stranger
 from hf_genrec.methods.stream.configuration_stream import StreamConfig
 from hf_genrec.methods.stream.modeling_stream import StreamForConditionalGeneration
 from hf_genrec.methods.stream.stream_losses import preference_losses, quantization_losses, state_target_losses
@@ -307,7 +306,7 @@ def test_padding_changes_nothing(model, examples):
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_saved_and_opened_by_a_stranger(processor, histories, tmp_path, name):
+def test_saved_and_opened(processor, histories, tmp_path, name):
     model = make_stream(processor, **OPTIONS[name])
     model.save_pretrained(tmp_path)
     again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
@@ -317,8 +316,6 @@ def test_saved_and_opened_by_a_stranger(processor, histories, tmp_path, name):
         assert torch.equal(again.state_dict()[key], tensor), key
     expected = model.recommend(histories, k=7)
     assert again.recommend(histories, k=7) == expected
-    if name == "four":
-        assert recommend_as_stranger(tmp_path, histories, k=7)[0] == expected[0]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, T5Config,
 from hf_genrec.data.collator import Seq2SeqCollator
 from hf_genrec.decoding.beam_search import beam_search
 from hf_genrec.decoding.code_t5_config import CodeT5Config
-from hf_genrec.hub import recommend_as_stranger
 from hf_genrec.methods.tiger.modeling_tiger import TigerConfig, TigerForConditionalGeneration
 
 pytestmark = pytest.mark.libraries
@@ -288,7 +287,7 @@ def test_probabilities_over_what_is_legal(processor, histories):
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_saved_and_opened_by_a_stranger(processor, histories, tmp_path, name):
+def test_saved_and_opened(processor, histories, tmp_path, name):
     model = make_tiger(processor, **OPTIONS[name])
     model.save_pretrained(tmp_path)
     again = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
@@ -299,8 +298,6 @@ def test_saved_and_opened_by_a_stranger(processor, histories, tmp_path, name):
     assert again.recommend(histories, k=7) == expected
     assert again.encoder.embed_tokens.weight is again.shared.weight is again.decoder.embed_tokens.weight
     assert (again.lm_head.weight is again.shared.weight) != model.config.level_heads
-    if name in ("plain", "level heads"):
-        assert recommend_as_stranger(tmp_path, histories, k=7)[0] == expected[0]
 
 
 def test_new_weights_are_as_wide_as_t5s(processor):
