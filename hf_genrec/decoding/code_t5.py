@@ -23,7 +23,7 @@ from .code_t5_stack import CodeT5Stack, InitializedAsT5
 from .history_encoder import HistoryEncoder
 from .history_encoding import HistoryEncoding
 from .recommend_by_seq2seq import Seq2SeqRecommenderMixin
-from .shared_keys_values import add_shared_losses, take_shared_losses
+from .shared_keys_values import add_shared_losses, shared_losses
 
 
 @dataclass
@@ -125,18 +125,20 @@ class CodeT5(InitializedAsT5, Seq2SeqRecommenderMixin, T5ForConditionalGeneratio
         # Before the cache grows: the length of a static one is a tensor that grows with it.
         past = 0 if cache is None else self._codes_in(cache)
         levels = self._levels(torch.arange(written.shape[1], device=written.device) + past)
-        states, outputs = self._decode(written, encoder_outputs, cache, use_cache, **kwargs)
+        sharing = labels is not None and bool(self.config.shared_kv_pool_size)
+        with shared_losses(self, sharing) as shared:
+            states, outputs = self._decode(written, encoder_outputs, cache, use_cache, **kwargs)
         logits = self.code_logits(self.scaled(states), levels)
         loss = losses = None
         if labels is not None:
             total = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
             wanted = labels.to(logits.device)
             loss, losses = self._losses(logits, wanted, total, encoder_outputs, outputs, soft_targets)
-            if self.config.shared_kv_pool_size:
+            if sharing:
                 # Over accumulated batches the shares of the codes add up to one term of the routers, too.
                 share = (labels != -100).sum() / total
                 losses = {"code": loss} if losses is None else losses
-                losses = losses | {name: term * share for name, term in take_shared_losses(self).items()}
+                losses = losses | {name: term * share for name, term in shared.items()}
                 loss = add_shared_losses(loss, losses, self.config)
         return CodeT5Output(
             loss=loss,

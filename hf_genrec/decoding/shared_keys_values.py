@@ -3,7 +3,8 @@ CollectiveKV (arXiv 2601.19178): of each key and value of a history only a thin 
 row of a pool that all users share, and what is kept of a user is the thin part and the row's number.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ class SharedProjection(nn.Module):
     Attributes:
         hardness (`float`): rho. In training a pool row is multiplied by gate + rho * (1 - gate), the gate's gradient
             being what it is at rho = 0; in evaluation by 1.
-        losses: of the last training forward, `peak` and `balance` (see [`route_losses`]).
+        losses: `peak` and `balance` of each forward (see [`route_losses`]) while [`shared_losses`] asks for them.
     """
 
     def __init__(self, hidden_size: int, size: int, user_dim: int, pool_size: int):
@@ -52,7 +53,7 @@ class SharedProjection(nn.Module):
         self.pool = nn.Embedding(pool_size, size - user_dim)
         self.user_dim = user_dim
         self.hardness = 0.0
-        self.losses: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.losses: list[tuple[torch.Tensor, torch.Tensor]] | None = None
 
     def forward(self, states: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """
@@ -60,7 +61,9 @@ class SharedProjection(nn.Module):
         """
         scores = self.router(states)
         best, rows = scores.max(-1, keepdim=True)
-        self.losses = route_losses(scores, best.squeeze(-1), valid)
+        losses = route_losses(scores, best.squeeze(-1), valid)  # always: a checkpoint must do the same again
+        if self.losses is not None:
+            self.losses.append(losses)
         gate = best.sigmoid()
         gate = gate + (self.hardness * (1 - gate)).detach()
         shared = gate * self.pool(rows.squeeze(-1))
@@ -116,6 +119,13 @@ class SharedKeysValues(nn.Module):
         return self.key.look_up(key), self.value.look_up(value)
 
 
+def set_hardness(model: nn.Module, hardness: float) -> None:
+    """Sets rho of every gate of a model."""
+    for module in model.modules():
+        if isinstance(module, SharedProjection):
+            module.hardness = hardness
+
+
 def keep_record(cache: Any, index: int, record: torch.Tensor | None) -> None:
     """Give a layer of a cache the record (B, n, R) of its new slots, if it keeps such."""
     if cache is not None and record is not None:
@@ -152,11 +162,30 @@ def add_shared_losses(loss: torch.Tensor, losses: Mapping[str, torch.Tensor], co
     return loss
 
 
-def take_shared_losses(model: nn.Module) -> dict[str, torch.Tensor]:
-    """`peak` and `balance` of the last training forward, summed over layers, keys and values; they are then gone."""
-    found = []
-    for module in model.modules():
-        if isinstance(module, SharedProjection) and module.losses is not None:
-            found.append(torch.stack(module.losses))
-            module.losses = None
-    return dict(zip(("peak", "balance"), torch.stack(found).sum(0), strict=True)) if found else {}
+@contextmanager
+def shared_losses(model: nn.Module, wanted: bool) -> Iterator[dict[str, torch.Tensor]]:
+    """
+    Gives a dictionary that holds, after a training forward within, its `peak` and `balance`, summed over layers, keys
+    and values. It stays empty if they are not `wanted`, and outside training. Nothing is left on the modules, which
+    what a checkpoint computes again in the backward pass would be.
+
+    Raises:
+        ValueError: for gradient checkpointing with `use_reentrant`, in which the losses have no gradient.
+    """
+    parts = [module for module in model.modules() if isinstance(module, SharedProjection)] if wanted else []
+    found: dict[str, torch.Tensor] = {}
+    for part in parts:
+        part.losses = []
+    try:
+        yield found
+        losses = [torch.stack(of_one) for part in parts for of_one in part.losses or []]
+    finally:
+        for part in parts:
+            part.losses = None
+    if losses:
+        if torch.is_grad_enabled() and not losses[0].requires_grad and parts[0].router.weight.requires_grad:
+            raise ValueError(
+                "A shared pool's losses have no gradient under gradient checkpointing that re-enters: give "
+                "gradient_checkpointing_kwargs: {use_reentrant: false}."
+            )
+        found |= dict(zip(("peak", "balance"), torch.stack(losses).sum(0), strict=True))

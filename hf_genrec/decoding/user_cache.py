@@ -37,10 +37,11 @@ class UserCache:
     call [`clear`] after such a change. Hooks and settings that change what the same weights compute are not seen.
 
     Args:
-        max_bytes: what all entries together may take.
+        max_bytes: what the numbers of all entries together may take. What finds an entry and its objects come on top,
+            some 700 bytes each.
 
     Attributes:
-        num_bytes (`int`): what they take now.
+        num_bytes (`int`): what the numbers take now.
         hits, misses (`int`): prompts that began with a known history, and those that did not.
 
     Raises:

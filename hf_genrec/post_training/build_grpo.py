@@ -10,6 +10,7 @@ from datasets import Dataset
 from peft import LoraConfig
 
 from hf_genrec.data.examples import Targets, target_positions
+from hf_genrec.decoding.shared_keys_values import set_hardness
 from hf_genrec.item_tokenizers import load_item_tokenizer
 from hf_genrec.method import load_method, load_model, method_of, read_config
 from hf_genrec.post_training.grpo_arguments import GRPOArguments
@@ -21,7 +22,8 @@ def load_policy(folder: Path, disable_dropout: bool = True) -> Any:
     A saved model to train further, with its processor.
 
     Args:
-        disable_dropout: all dropout is set to 0, so that samples and their log-probabilities are of one policy.
+        disable_dropout: all dropout is set to 0, so that samples and their log-probabilities are of one policy. The
+            gates of a shared pool are hard in any case, as they are where samples are drawn.
 
     Raises:
         ValueError: for a model that writes no codes.
@@ -31,7 +33,9 @@ def load_policy(folder: Path, disable_dropout: bool = True) -> Any:
         raise ValueError(f"{folder} holds a {name} model, whose method has no post-training")
     rates = [name for name in read_config(folder) if name.endswith(("dropout", "dropout_rate"))]
     dropout = dict.fromkeys(rates, 0.0) if disable_dropout else {}
-    return load_model(folder, **dropout)
+    model = load_model(folder, **dropout)
+    set_hardness(model, 1.0)
+    return model
 
 
 def build_prompts(sequences: Sequence[np.ndarray], targets: str, max_history: int, horizon: int) -> Dataset:

@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
-from hf_genrec.decoding.shared_keys_values import SharedKeysValues, SharedProjection
+from hf_genrec.decoding.shared_keys_values import SharedKeysValues, SharedProjection, set_hardness
 from hf_genrec.semantic_ids.parts import one_thread
 
 SOFT, HARD = 0.1, 0.8  # shares of the steps: until the one gates are soft, from the other on they are hard
@@ -25,10 +25,7 @@ class HardenGates(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         done = state.global_step / max(state.max_steps, 1)
-        hardness = min(max((done - SOFT) / (HARD - SOFT), 0.0), 1.0)
-        for module in kwargs["model"].modules():
-            if isinstance(module, SharedProjection):
-                module.hardness = hardness
+        set_hardness(kwargs["model"], min(max((done - SOFT) / (HARD - SOFT), 0.0), 1.0))
 
 
 def first_batches(examples, collator: Callable, arguments: TrainingArguments) -> list[dict[str, Any]]:
@@ -41,12 +38,20 @@ def first_batches(examples, collator: Callable, arguments: TrainingArguments) ->
 def first_states(
     batches: Sequence[Mapping[str, Any]], states_of: Callable[[Mapping[str, Any]], torch.Tensor]
 ) -> torch.Tensor:
-    """The states (n, hidden_size) of as many batches as hold `MOST_POSITIONS`, cut to these."""
+    """
+    The states (n, hidden_size) of as many batches as hold `MOST_POSITIONS`, cut to these.
+
+    Raises:
+        ValueError: if they hold none.
+    """
     found: list[torch.Tensor] = []
     for batch in batches:
         if sum(map(len, found)) < MOST_POSITIONS:
             found.append(states_of(batch))
-    return torch.cat(found)[:MOST_POSITIONS]
+    states = torch.cat(found)[:MOST_POSITIONS]
+    if not len(states):
+        raise ValueError("the first batches hold no history that a shared pool could start from: train on longer ones")
+    return states
 
 
 @torch.no_grad()
@@ -104,7 +109,10 @@ def start_pool(part: SharedProjection, projection: nn.Linear, states: torch.Tens
     centroids = centroids[torch.arange(pool_size, device=centroids.device) % len(centroids)]  # (m, d_g)
     offsets = centroids @ bias - centroids.square().sum(-1) / 2
     best = (vectors @ centroids.T - centroids.square().sum(-1) / 2).amax(-1)
-    scale = 1 / best.std(correction=0).clamp(min=1e-6)
+    spread = best.std(correction=0)
+    scale = (
+        1 / spread if spread > 1e-6 else torch.ones_like(spread)
+    )  # one state only, whose gate is the same at any scale
     part.pool.weight.copy_(centroids)
     part.router.weight.copy_(scale * centroids @ weight)
     part.router.bias.copy_(scale * (offsets - best.mean()) + MEAN_GATE)

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import check_hard_gates, make_model, make_processor
+from tiny_stream import make_stream
+from tiny_tiger import make_tiger
 from torch import nn
 
 from hf_genrec import load
-from hf_genrec.decoding.shared_keys_values import SharedKeysValues, SharedProjection, route_losses, take_shared_losses
+from hf_genrec.decoding.shared_keys_values import SharedKeysValues, SharedProjection, route_losses, shared_losses
 from hf_genrec.decoding.user_cache import UserCache
+from hf_genrec.methods.care.earlier_care import from_earlier
+from hf_genrec.post_training.build_grpo import load_policy
 from hf_genrec.training.shared_pools import start_pools
 
 PROCESSOR = make_processor()
@@ -51,21 +55,24 @@ def test_gates_and_look_ups_by_hand():
 
 
 def test_losses_by_hand():
-    part = by_hand()
-    part(STATES, VALID)
+    part = by_hand().train()
+    with shared_losses(part, wanted=True) as losses:
+        part(STATES, VALID)
     rows = np.array([[1.0, -2, 3], [0, 1, -1]])
     mean = (np.exp(rows) / np.exp(rows).sum(1, keepdims=True)).mean(0)
-    peak, balance = (term.item() for term in part.losses)
+    peak, balance = losses["peak"].item(), losses["balance"].item()
     assert peak == pytest.approx(-(np.log(sigmoid(3)) + np.log(sigmoid(1))) / 2, abs=1e-9)
     assert balance == pytest.approx((mean * np.log(3 * mean)).sum(), abs=1e-9)
 
 
 def test_losses_do_not_see_padding():
     part = by_hand()
-    part(STATES, VALID)
-    expected = part.losses
-    part(torch.cat([STATES, 100 * torch.ones(1, 3, 2).double()], 1), torch.tensor([[True, True, False, False, False]]))
-    torch.testing.assert_close(part.losses, expected, atol=1e-9, rtol=0)
+    with shared_losses(part, wanted=True) as expected:
+        part(STATES, VALID)
+    padded = torch.cat([STATES, 100 * torch.ones(1, 3, 2).double()], 1)
+    with shared_losses(part, wanted=True) as losses:
+        part(padded, torch.tensor([[True, True, False, False, False]]))
+    torch.testing.assert_close(losses, expected, atol=1e-9, rtol=0)
     nothing = route_losses(torch.randn(1, 2, 3), torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.bool))
     assert [term.item() for term in nothing] == [0, 0]
 
@@ -102,12 +109,71 @@ def test_gradients_reach_routers_and_pools_and_the_losses_are_added():
             assert all(weight.grad.abs().sum() > 0 for weight in part.parameters())
     bare = copy.deepcopy(model)
     bare.config.shared_kv_peak_weight = bare.config.shared_kv_balance_weight = 0.0
-    outputs = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    with shared_losses(model, wanted=True) as terms:
+        outputs = model.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
     assert outputs.last_hidden_state.isfinite().all()
-    terms = take_shared_losses(model)
-    assert not take_shared_losses(model)
     gap = model(**batch).loss - bare(**batch).loss
     assert gap.item() == pytest.approx(0.01 * (terms["peak"] + terms["balance"]).item(), abs=1e-5)
+
+
+DEPRECATED = "ignore:.gradient_checkpointing_enable:FutureWarning"  # the newer name is not in the oldest release
+
+
+def of_codes(model):
+    """What an encoder-decoder is trained on."""
+    return prompts([HISTORY, HISTORY[:1]]) | {"labels": torch.from_numpy(PROCESSOR.token_ids[[5, 7]])}
+
+
+@pytest.mark.filterwarnings(DEPRECATED)
+@pytest.mark.parametrize(
+    ("make", "labelled"), [(make_model, labelled), (make_tiger, of_codes), (make_stream, of_codes)]
+)
+def test_nothing_of_a_training_forward_is_left(make, labelled):
+    """Neither what a checkpoint computes again in the backward pass, nor what nobody asked for."""
+    model = make(PROCESSOR, **POOL)
+    batch = labelled(model)
+    expected = model(**batch).loss
+    model.train()
+    model(**{name: tensor for name, tensor in batch.items() if name != "labels"})
+    copy.deepcopy(model)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model(**batch).loss.backward()
+    copy.deepcopy(model)
+    model.eval()
+    assert model(**batch).loss.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+@pytest.mark.filterwarnings(DEPRECATED)
+@pytest.mark.parametrize(("make", "labelled"), [(make_model, labelled), (make_tiger, of_codes)])
+def test_checkpoints_that_drop_the_gradient_of_the_losses_are_refused(make, labelled):
+    model = make(PROCESSOR, **POOL).train()
+    model.gradient_checkpointing_enable({"use_reentrant": True})
+    with pytest.raises(ValueError, match="use_reentrant: false"):
+        model(**labelled(model))
+
+
+def test_a_policy_has_the_gates_that_its_samples_are_drawn_with(tmp_path):
+    make_model(PROCESSOR, shared_kv_pool_size=16, shared_kv_user_dim=0).save_pretrained(tmp_path)
+    policy = load_policy(tmp_path)
+    batch = labelled(policy)
+    with torch.no_grad():
+        expected = policy(**batch).logits
+        torch.testing.assert_close(policy.train()(**batch).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_an_earlier_model_keeps_its_pool(tmp_path):
+    model = make_model(PROCESSOR, **POOL)
+    model.save_pretrained(tmp_path)
+    names = ("codebook_sizes", "answer_token_id", "pad_token_id", "num_queries", "max_history")
+    fields = {name: getattr(model.config, name) for name in names}
+    same = from_earlier(str(tmp_path), 8, **fields, **POOL).eval()
+    batch = labelled(model)
+    torch.testing.assert_close(same(**batch).logits, model(**batch).logits)
+    for other in ({}, POOL | {"shared_kv_pool_size": 32}, POOL | {"shared_kv_user_dim": 3}):
+        with pytest.raises(
+            ValueError, match=r"has shared_kv_\w+ \d+, this run \d+: its keys and values are of its pool"
+        ):
+            from_earlier(str(tmp_path), 8, **fields, **other)
 
 
 def test_hard_gates_train_what_is_served():

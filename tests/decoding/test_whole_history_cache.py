@@ -14,7 +14,6 @@ from tiny_tiger import make_tiger
 
 from hf_genrec import load
 from hf_genrec.decoding.beam_search import beam_search
-from hf_genrec.decoding.shared_keys_values import take_shared_losses
 from hf_genrec.decoding.user_cache import UserCache
 from hf_genrec.decoding.whole_history_cache import WholeHistoryCache
 from hf_genrec.training.code_t5_training import start_history_pools
@@ -165,7 +164,6 @@ def test_gradients_reach_routers_and_pools_and_the_losses_are_added(make):
     routed = 0.01 * (outputs.losses["peak"] + outputs.losses["balance"])
     model.config.shared_kv_peak_weight = model.config.shared_kv_balance_weight = 0.0
     assert (outputs.loss - model(**batch).loss).item() == pytest.approx(routed.item(), abs=1e-12)
-    assert not take_shared_losses(model)
     # of two batches with the codes of both: the terms' shares add up
     halves = [{name: tensor[row : row + 1] for name, tensor in batch.items()} for row in (0, 1)]
     terms = [model(**half, num_items_in_batch=6).losses["peak"] for half in halves]

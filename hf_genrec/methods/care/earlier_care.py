@@ -69,7 +69,7 @@ def from_earlier(base_model: str, max_positions: int, **care_fields) -> CareForC
         care_fields: the fields [`CareConfig`] adds; those of the codes must be the earlier model's.
 
     Raises:
-        ValueError: for codes of other numbers or other tokens.
+        ValueError: for codes of other numbers or other tokens, or a shared pool that the model is not to have so.
     """
     earlier = CareForCausalLM.from_pretrained(model_place(base_model), dtype=torch.float32)
     before = earlier.config
@@ -79,6 +79,14 @@ def from_earlier(base_model: str, max_positions: int, **care_fields) -> CareForC
                 f"base_model {base_model} has {name} {getattr(before, name)}, the data {care_fields[name]}: go on with "
                 f"the codes of the earlier run (codes_run)"
             )
+    pools = ("shared_kv_pool_size", "shared_kv_user_dim")
+    if before.shared_kv_pool_size:
+        for name in pools:
+            if care_fields.get(name, 0) != getattr(before, name):
+                raise ValueError(
+                    f"base_model {base_model} has {name} {getattr(before, name)}, this run {care_fields.get(name, 0)}: "
+                    f"its keys and values are of its pool, so give the same"
+                )
     care_fields["max_position_embeddings"] = max(before.max_position_embeddings, max_positions)
     config = CareConfig.from_base(before, **care_fields)
     model = CareForCausalLM(config)

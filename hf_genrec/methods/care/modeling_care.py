@@ -25,7 +25,7 @@ from ...catalogue.transformers_bridge import CACHE, CacheByBothNames, overrides,
 from ...decoding.beam_decoder import additive_mask
 from ...decoding.code_loss import SoftTargets, code_loss
 from ...decoding.recommend_by_trie import GenerativeRecommenderMixin
-from ...decoding.shared_keys_values import add_shared_losses, take_shared_losses
+from ...decoding.shared_keys_values import add_shared_losses, shared_losses
 from .care_beams import CareBeamDecoder
 from .care_layers import CareDecoderLayer, kept_rows, rows_to_read, take_slots, wants_all_states
 from .care_layout import HISTORY, QUERY, CareLayout, RowSizes, attention_allowed, care_layout, split_blocks
@@ -271,18 +271,19 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
             [`CareCausalLMOutput`]: `logits` `(B, T, vocab_size)`, row i for token i + 1. `loss` is the cross-entropy
             per code over the full vocabulary plus `query_diversity_weight` times the diversity term, in evaluation too.
         """
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            cache=cache,
-            use_cache=use_cache,
-            block_ids=block_ids,
-            context_ids=context_ids,
-            logits_to_keep=logits_to_keep,
-            row_sizes=row_sizes,
-            kept_places=kept_places,
-            **kwargs,
-        )
+        with shared_losses(self, labels is not None and self.config.shared_kv_pool_size > 0) as shared:
+            outputs = self.model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                cache=cache,
+                use_cache=use_cache,
+                block_ids=block_ids,
+                context_ids=context_ids,
+                logits_to_keep=logits_to_keep,
+                row_sizes=row_sizes,
+                kept_places=kept_places,
+                **kwargs,
+            )
         logits = self.lm_head(outputs.last_hidden_state)
 
         loss = diversity = None
@@ -298,9 +299,8 @@ class CareForCausalLM(GenerativeRecommenderMixin, CarePreTrainedModel, Qwen2ForC
                 # Over accumulated batches the shares of the targets add up to one term, as the cross-entropies to one
                 # mean.
                 loss = loss + self.config.query_diversity_weight * diversity * (num_targets / total)
-            if self.config.shared_kv_pool_size:
-                shared = {name: term * (num_targets / total) for name, term in take_shared_losses(self).items()}
-                loss = add_shared_losses(loss, shared, self.config)
+            of_targets = {name: term * (num_targets / total) for name, term in shared.items()}
+            loss = add_shared_losses(loss, of_targets, self.config)
         return CareCausalLMOutput(
             loss=loss,
             logits=logits,

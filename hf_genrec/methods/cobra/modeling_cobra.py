@@ -17,7 +17,7 @@ from ...catalogue.transformers_bridge import CACHE, CacheByBothNames, returns_tu
 from ...catalogue.transformers_bridge import initialization as init
 from ...decoding.code_loss import at_least_float32
 from ...decoding.shared_batch import counts_of_all, own_start, rows_of_all
-from ...decoding.shared_keys_values import add_shared_losses, take_shared_losses
+from ...decoding.shared_keys_values import add_shared_losses, shared_losses
 from .cobra_beams import CobraBeamDecoder
 from .cobra_layers import CobraLayer, DenseItems, TextLinear
 from .cobra_losses import dense_loss, other_users_loss
@@ -296,18 +296,19 @@ class CobraForCausalLM(CobraRecommenderMixin, CobraPreTrainedModel, GenerationMi
         ids, labels, vectors = input_ids, labels, item_vectors
         if labels is not None and vectors is None:
             ids, labels, vectors = self._vectors_of_batch(input_ids, labels)
-        outputs = self.model(
-            inputs_embeds=self.model.embed(ids, vectors),
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            cache=cache,
-            use_cache=use_cache,
-            is_token=input_ids != self.config.pad_token_id,
-        )
+        with shared_losses(self, labels is not None and self.config.shared_kv_pool_size > 0) as shared:
+            outputs = self.model(
+                inputs_embeds=self.model.embed(ids, vectors),
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                cache=cache,
+                use_cache=use_cache,
+                is_token=input_ids != self.config.pad_token_id,
+            )
         states = outputs.last_hidden_state
         loss = losses = logits = None
         if labels is not None:
-            losses = self._losses(states, labels, vectors, num_items_in_batch, target_places)
+            losses = self._losses(states, labels, vectors, num_items_in_batch, target_places, shared)
             loss = losses["sparse"] + self.config.dense_loss_weight * losses["dense"]
             loss = add_shared_losses(loss, losses, self.config)
         if labels is None or not self.training:
@@ -332,8 +333,11 @@ class CobraForCausalLM(CobraRecommenderMixin, CobraPreTrainedModel, GenerationMi
         both[both >= first] = torch.searchsorted(rows, named) + first
         return both[0], both[1], self.model.items(rows)
 
-    def _losses(self, states, labels, vectors, num_items_in_batch, target_places) -> dict[str, torch.Tensor]:
-        """The terms, unweighted, for states (B, T, d), labels (B, T) and the vectors that they number."""
+    def _losses(self, states, labels, vectors, num_items_in_batch, target_places, shared) -> dict[str, torch.Tensor]:
+        """
+        The terms, unweighted, for states (B, T, d), labels (B, T) and the vectors that they number; with those of the
+        routers, `shared`.
+        """
         config = self.config
         num_rows, width = len(labels), labels.shape[1] - 1
         states, labels = states[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
@@ -357,7 +361,7 @@ class CobraForCausalLM(CobraRecommenderMixin, CobraPreTrainedModel, GenerationMi
         else:
             dense = dense_loss(predicted, vectors, rows, config.dense_temperature)
         # Over accumulated batches the shares of the targets add up to one term of the routers, too.
-        shared = {name: term * len(of_items) / total for name, term in take_shared_losses(self).items()}
+        shared = {name: term * len(of_items) / total for name, term in shared.items()}
         return {"sparse": sparse / config.num_levels / total, "dense": dense / total, **shared}
 
     @classmethod

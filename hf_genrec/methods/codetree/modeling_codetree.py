@@ -15,7 +15,7 @@ from ...catalogue.flat_code import FlatModelCode
 from ...catalogue.item_trie import ItemTrie
 from ...catalogue.item_vectors import without_rows
 from ...catalogue.transformers_bridge import returns_tuples
-from ...catalogue.weights_mark import weights_mark
+from ...catalogue.weights_mark import WeightsCopy, weights_mark
 from ...decoding.code_loss import SoftTargets, code_loss
 from ...decoding.history_encoding import HistoryEncoding
 from ...decoding.recommend_by_seq2seq import Seq2SeqRecommenderMixin
@@ -65,7 +65,8 @@ class CodeTreeForConditionalGeneration(Seq2SeqRecommenderMixin, FlatModelCode, P
     beam_decoder_class = CodeTreeBeamDecoder  # type: ignore[assignment]
     _no_split_modules = ["CodeTreeLayer"]  # noqa: RUF012
     _supports_sdpa = True
-    _tree: tuple[ItemTrie, Any, CodeTreeVectors] | None = None  # the trie and the weights of the last time
+    # the trie and the weights of the last time, and what was made of them
+    _tree: tuple[ItemTrie, Any, WeightsCopy, CodeTreeVectors] | None = None
 
     def __init__(self, config: CodeTreeConfig):
         super().__init__(config)
@@ -120,11 +121,14 @@ class CodeTreeForConditionalGeneration(Seq2SeqRecommenderMixin, FlatModelCode, P
         """The nodes' vectors, as the weights are now. Without gradients those of the last time, if nothing changed."""
         trie = self._require_processor().trie
         mark = None if torch.is_grad_enabled() else weights_mark(self)
-        if mark is not None and self._tree is not None and self._tree[0] is trie and self._tree[1] == mark:
-            return self._tree[2]
+        tables: Any = nn.ModuleList([self.embed_tokens, self.item_embeddings])
+        if mark is not None and self._tree is not None:
+            trie_then, mark_then, weights_then, made = self._tree
+            if trie_then is trie and mark_then == mark and weights_then.is_of(tables):
+                return made
         vectors = self.item_vectors()
         made = CodeTreeVectors(trie.to(vectors.device), vectors)
-        self._tree = None if mark is None else (trie, mark, made)
+        self._tree = None if mark is None else (trie, mark, WeightsCopy(tables), made)
         return made
 
     def similarity_vectors(self) -> torch.Tensor:

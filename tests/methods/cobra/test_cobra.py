@@ -5,6 +5,7 @@ import pytest
 import torch
 from tiny_cobra import TEXT_SIZE, make_cobra, make_cobra_processor
 
+from hf_genrec.catalogue import weights_mark
 from hf_genrec.decoding.beam_search import beam_search
 from hf_genrec.hub import save_model
 from hf_genrec.method import load_model
@@ -163,6 +164,22 @@ def test_with_a_pool_a_user_is_a_record(user_dim):
     tokens, layers = 1 + 8 * 4 - 1, model.config.num_hidden_layers
     assert cache.num_bytes == tokens * layers * 2 * (2 * user_dim + 2)
     assert not any("attention.key" in name for name in model.state_dict())
+
+
+def test_an_item_that_comes_back_with_another_text_is_read_anew(monkeypatch):
+    """Its vectors may have the address of those before, and of a large model few numbers are compared."""
+    monkeypatch.setattr(weights_mark, "WHOLE", 0)
+    monkeypatch.setattr(weights_mark, "SAMPLE", 1)
+    model, rng = make_cobra(make_cobra_processor()), np.random.default_rng(0)
+    cache = model.user_cache()
+    for _ in range(8):
+        model.add_items(["new"], [[1, 2, 3]], rng.normal(size=(1, TEXT_SIZE)))
+        for _ in range(2):
+            answers = [model.recommend([["new", "item-1"]], k=5, **cached) for cached in ({"user_cache": cache}, {})]
+            assert answers[0][0] == answers[1][0]
+            assert np.allclose(answers[0][1], answers[1][1], atol=1e-5)
+        model.remove_items(["new"])
+    assert cache.hits == 8
 
 
 def test_padding_is_not_read(model):

@@ -318,3 +318,18 @@ def test_lists_of_rows_have_the_scores_of_all_rows():
         for line, found, expected in zip(lists, scores, exact, strict=True):
             torch.testing.assert_close(found[line >= 0], expected[line[line >= 0]], rtol=1e-5, atol=1e-5)
             assert (found[line < 0] == -torch.inf).all()
+
+
+@torch.no_grad()
+def test_weights_that_are_written_past_torch_are_read(tmp_path):
+    """As an average of weights is put in: `parameter.data.copy_(average)`."""
+    model = make_codetree(make_processor())
+    histories = [["item-3", "item-9", "item-1"], []]
+    model.recommend(histories, k=5)
+    for table in (model.embed_tokens, model.item_embeddings):
+        table.weight.data[:, :4] += 0.7
+        found, scores = model.recommend(histories, k=5)
+        model.save_pretrained(tmp_path)
+        expected, expected_scores = type(model).from_pretrained(tmp_path).recommend(histories, k=5)
+        assert found == expected
+        assert scores == [pytest.approx(line, abs=1e-5) for line in expected_scores]
