@@ -20,6 +20,7 @@ from benchmarks.tables_of_rearec import adaptive_depth, against_no_reasoning, re
 from benchmarks.tables_of_reg4rec import (
     codebooks_at_equal_epochs,
     codebooks_of_reg4rec,
+    long_post_training,
     parts_of_reg4rec,
     seeds_on_yelp,
 )
@@ -46,6 +47,7 @@ TABLES = {
     "parts of REG4Rec on Yelp": lambda: parts_of_reg4rec(YELP),
     "three seeds on Yelp": seeds_on_yelp,
     "codebooks of REG4Rec": codebooks_of_reg4rec,
+    "long post-training of REG4Rec": long_post_training,
     "codebooks at equal epochs": codebooks_at_equal_epochs,
 }
 

@@ -3,9 +3,12 @@
 import numpy as np
 
 from benchmarks.cells import metrics_of_users, read_ranks, read_rows
+from benchmarks.grpo_epochs import REWARDS
 from benchmarks.reg4rec_ablation import VARIANTS, cell_name
 from benchmarks.table_rows import THREE, YELP, ablation, cells, difference, pair
 from hf_genrec.evaluation.metrics import paired_bootstrap_difference
+
+LONG_POST_TRAINING = {"grpo-published": "as published", "grpo-own": "our weights"}
 
 
 def parts_of_reg4rec(data: str) -> list[list[str]]:
@@ -87,4 +90,18 @@ def codebooks_at_equal_epochs() -> list[list[str]]:
                 f"{row['share_with_codes_of_others']:.0%}",
             ]
         )
+    return lines
+
+
+def long_post_training() -> list[list[str]]:
+    """Two epochs of GRPO on MovieLens 100K: rewards from beginning to end, and what the lists become."""
+    lines = [["", *(f"`{name}`" for name in REWARDS), "divergence", "validation NDCG@10", "last, R@10", "last, N@10"]]
+    for row in read_rows("grpo_epochs", "ml-100k"):
+        rewards = [
+            " → ".join(f"{row[end][f'rewards/{name}/mean']:.3f}" for end in ("start", "end")) for name in REWARDS
+        ]
+        by_step = [*row["validation_ndcg@10"].values()]
+        validation = ", ".join(f"{by_step[tenth]:.4f}" for tenth in (0, 1, 5, 10))
+        last = [difference(*row["last"][metric][2:]) for metric in ("recall@10", "ndcg@10")]
+        lines.append([LONG_POST_TRAINING[row["cell"]], *rewards, f"{row['end']['kl']:.2f}", validation, *last])
     return lines
