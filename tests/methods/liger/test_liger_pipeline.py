@@ -65,7 +65,7 @@ def test_the_run_its_figures_and_its_card(trained, monkeypatch, capsys):
 
 
 def test_recommend_as_a_stranger_and_with_todays_code(trained, monkeypatch, capsys):
-    check_a_strangers_list(monkeypatch, capsys, trained, "AutoModelForSeq2SeqLM")
+    check_a_strangers_list(monkeypatch, capsys, trained, "AutoModelForSeq2SeqLM", "score")
     assert "has the code of today" in run_command(monkeypatch, capsys, "refresh", trained)
     assert len(load_model(trained / "model").recommend([], k=5)[0]) == 5
 
