@@ -12,6 +12,8 @@ def reasoning_of_rearec() -> list[list[str]]:
         ("RPE (seed 1)", "rearec-rpe", (1,)),
         ("ERL", "rearec-erl", THREE),
         ("PRL", "rearec-prl", THREE),
+        ("none, as published (seed 1)", "rearec-none-as-published", (1,)),
+        ("PRL, as published (seed 1)", "rearec-prl-as-published", (1,)),
     ):
         rows = cells(method, seeds)
         lines.append([label, minutes_of(rows), *(pair(rows, split) for split in ("validation", "test", "test-unseen"))])
@@ -26,8 +28,13 @@ def reasoning_of_rearec() -> list[list[str]]:
 def against_no_reasoning() -> list[list[str]]:
     lines = [["", "test Recall@10", "test NDCG@10", "unseen Recall@10", "unseen NDCG@10"]]
     rows = {row["cell"]: row for row in read_rows("comparisons", BEAUTY)}
-    for label, method in (("ERL", "rearec-erl"), ("PRL", "rearec-prl")):
-        row = rows[f"{method} against rearec-none"]
+    for label, method, other in (
+        ("ERL", "rearec-erl", "rearec-none"),
+        ("PRL", "rearec-prl", "rearec-none"),
+        ("PRL as published (seed 1)", "rearec-prl-as-published", "rearec-none"),
+        ("PRL as published, from none as published (seed 1)", "rearec-prl-as-published", "rearec-none-as-published"),
+    ):
+        row = rows[f"{method} against {other}"]
         keys = [f"{split} {metric}" for split in ("test", "test-unseen") for metric in ("recall@10", "ndcg@10")]
         lines.append([label, *(difference(*row[key]["difference"]) for key in keys)])
     return lines
