@@ -110,9 +110,9 @@ def start_pool(part: SharedProjection, projection: nn.Linear, states: torch.Tens
     offsets = centroids @ bias - centroids.square().sum(-1) / 2
     best = (vectors @ centroids.T - centroids.square().sum(-1) / 2).amax(-1)
     spread = best.std(correction=0)
-    scale = (
-        1 / spread if spread > 1e-6 else torch.ones_like(spread)
-    )  # one state only, whose gate is the same at any scale
+    if spread <= 1e-5 * best.abs().amax():
+        spread = torch.ones_like(spread)  # states that are one but for rounding, which no scale should tell apart
+    scale = 1 / spread
     part.pool.weight.copy_(centroids)
     part.router.weight.copy_(scale * centroids @ weight)
     part.router.bias.copy_(scale * (offsets - best.mean()) + MEAN_GATE)

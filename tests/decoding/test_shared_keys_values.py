@@ -15,6 +15,7 @@ from hf_genrec.decoding.shared_keys_values import SharedKeysValues, SharedProjec
 from hf_genrec.decoding.user_cache import UserCache
 from hf_genrec.methods.care.earlier_care import from_earlier
 from hf_genrec.post_training.build_grpo import load_policy
+from hf_genrec.training.code_t5_training import start_history_pools
 from hf_genrec.training.shared_pools import start_pools
 
 PROCESSOR = make_processor()
@@ -174,6 +175,17 @@ def test_an_earlier_model_keeps_its_pool(tmp_path):
             ValueError, match=r"has shared_kv_\w+ \d+, this run \d+: its keys and values are of its pool"
         ):
             from_earlier(str(tmp_path), 8, **fields, **other)
+
+
+def test_pools_start_from_equal_histories_and_not_from_none():
+    nothing = PROCESSOR.prompts([np.array([], dtype=np.int64)] * 2)
+    model = make_model(PROCESSOR, **POOL)
+    attention = model.model.layers[0].self_attn
+    with pytest.raises(ValueError, match="hold no history that a shared pool could start from"):
+        start_pools(model, [nothing], {attention.shared: (attention.k_proj, attention.v_proj)}, seed=0)
+    model = make_tiger(PROCESSOR, **POOL)
+    start_history_pools(model, [nothing], seed=0)  # an encoder has the state of the answer token, the same for all
+    assert model.train()(**of_codes(model)).loss < 100
 
 
 def test_hard_gates_train_what_is_served():
