@@ -20,6 +20,7 @@ def check_evaluated(monkeypatch, capsys, run: Path, title: str, auto_class: str)
     figures = json.loads((run / "results/training.json").read_text())["seen_items"]["ndcg@10"]
     assert metrics["ndcg@10"]["value"] == pytest.approx(figures["history_left_out"])
     assert metrics["invalid_share"]["value"] == 0
+    assert records[title]["token_bias_amplification"] is not None
     card = (run / "model/README.md").read_text()
     assert f"{metrics['ndcg@10']['value']:.4f}" in card
     assert f'model = {auto_class}.from_pretrained("{run.name}", trust_remote_code=True)' in card

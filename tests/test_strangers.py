@@ -1,14 +1,10 @@
 """Saved folders of every method and of what else their models can be, in one process that has no hf_genrec."""
 
-import json
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from conftest import make_model, make_processor
 from damaged_folders import MAKERS, export
+from strangers import strangers_answers
 from tiny_cobra import TEXT_SIZE, make_cobra, make_cobra_processor
 from tiny_s2gr import make_s2gr
 from tiny_stream import make_stream
@@ -44,10 +40,12 @@ def cobra_with_a_new_item():
     return model.add_items(["new"], model.processor.codes[[3]] * 0, np.ones((1, TEXT_SIZE)))
 
 
+QWEN3 = {"qk_norm": True, "attention_bias": False, "head_dim": 12, "num_queries": [1, 2, 1]}
+LEVEL_HEADS = {"level_heads": True, "item_separators": True, "num_user_bins": 5, "mlp_layers": 2}
 VARIANTS = {
-    "care, layers of Qwen3": lambda: make_model(make_processor(), qk_norm=True, attention_bias=False, head_dim=12),
+    "care, layers of Qwen3": lambda: make_model(make_processor(), **QWEN3),
     "cobra, a new item": cobra_with_a_new_item,
-    "tiger, level heads": lambda: make_tiger(make_processor(), level_heads=True, item_separators=True),
+    "tiger, level heads": lambda: make_tiger(make_processor(), **LEVEL_HEADS),
     "tiger, pool": lambda: make_tiger(make_processor(), shared_kv_pool_size=16, shared_kv_user_dim=3),
     "s2gr, level heads": lambda: make_s2gr(make_processor(), level_heads=True, item_weight=0.0),
     "stream, level heads": lambda: make_stream(make_processor(), num_thinking_tokens=7, level_heads=True),
@@ -67,15 +65,7 @@ def test_every_saved_model_opens_at_a_strangers(tmp_path):
     for folder, model in zip(folders, models, strict=True):
         ids = model.processor.item_ids
         asked.append([str(folder), auto_class(folder), [ids[:3], [], ids[5:6], ids[:12]]])
-    finished = subprocess.run(
-        [sys.executable, "-c", STRANGER, json.dumps(asked)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")},
-        cwd=tmp_path,
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    answers = json.loads(finished.stdout.splitlines()[-1])
+    answers = strangers_answers(STRANGER, asked, tmp_path)
     for (folder, _, histories), model, (items, scores, of_candidates) in zip(asked, models, answers, strict=True):
         expected, expected_scores = model.recommend(histories, k=6)
         assert items == expected, folder

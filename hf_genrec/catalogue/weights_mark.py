@@ -37,19 +37,18 @@ class WeightsCopy:
 
     def __init__(self, model: torch.nn.Module):
         self.weights = _weights(model)
-        self.numbers = [tensor.clone() for tensor in self._looked_at(model)]
+        self.numbers = [tensor.clone() for tensor in self._looked_at(self.weights)]
 
     def is_of(self, model: torch.nn.Module) -> bool:
         """Whether the weights are those of before, and all numbers that are looked at."""
         weights = _weights(model)
         if len(weights) != len(self.weights) or any(a is not b for a, b in zip(weights, self.weights, strict=True)):
             return False
-        now = self._looked_at(model)
-        return len(now) == len(self.numbers) and all(map(torch.equal, now, self.numbers))
+        return all(map(torch.equal, self._looked_at(weights), self.numbers))
 
     @staticmethod
-    def _looked_at(model: torch.nn.Module) -> list[torch.Tensor]:
-        weights = [tensor.detach() for tensor in _weights(model)]
+    def _looked_at(weights: list[torch.Tensor]) -> list[torch.Tensor]:
+        weights = [tensor.detach() for tensor in weights]
         if sum(tensor.numel() for tensor in weights) <= WHOLE:
             return weights
         return [tensor.reshape(-1)[:: max(1, tensor.numel() // SAMPLE)] for tensor in weights]

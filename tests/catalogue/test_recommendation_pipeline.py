@@ -1,13 +1,9 @@
 """A saved folder behind transformers' `pipeline` and the endpoints' `handler.py`, in a process without hf_genrec."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from conftest import make_model, make_processor
+from strangers import strangers_answers
 from tiny_rearec import tiny_rearec
 from tiny_reg4rec import make_reg4rec, make_set_processor
 from torch.utils.data import Dataset
@@ -104,15 +100,7 @@ def test_a_stranger_asks_every_method(models, tmp_path):
         model.save_pretrained(tmp_path / name)
         require_pushable(tmp_path / name, "my-org/my-model")
         asked.append([str(tmp_path / name), [body for body, *_ in bodies(model.processor.item_ids)]])
-    finished = subprocess.run(
-        [sys.executable, "-c", STRANGER, json.dumps(asked)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")},
-        cwd=tmp_path,
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    for (name, model), found in zip(models.items(), json.loads(finished.stdout.splitlines()[-1]), strict=True):
+    for (name, model), found in zip(models.items(), strangers_answers(STRANGER, asked, tmp_path), strict=True):
         expected = [in_json(model, history, options) for _, history, options in bodies(model.processor.item_ids)]
         assert close(found["pipeline"], expected), name
         assert close(found["handler"], expected), name

@@ -79,14 +79,12 @@ def from_earlier(base_model: str, max_positions: int, **care_fields) -> CareForC
                 f"base_model {base_model} has {name} {getattr(before, name)}, the data {care_fields[name]}: go on with "
                 f"the codes of the earlier run (codes_run)"
             )
-    pools = ("shared_kv_pool_size", "shared_kv_user_dim")
-    if before.shared_kv_pool_size:
-        for name in pools:
-            if care_fields.get(name, 0) != getattr(before, name):
-                raise ValueError(
-                    f"base_model {base_model} has {name} {getattr(before, name)}, this run {care_fields.get(name, 0)}: "
-                    f"its keys and values are of its pool, so give the same"
-                )
+    for name in ("shared_kv_pool_size", "shared_kv_user_dim") if before.shared_kv_pool_size else ():
+        if care_fields.get(name, 0) != getattr(before, name):
+            raise ValueError(
+                f"base_model {base_model} has {name} {getattr(before, name)}, this run {care_fields.get(name, 0)}: its "
+                f"keys and values are of its pool, so give the same"
+            )
     care_fields["max_position_embeddings"] = max(before.max_position_embeddings, max_positions)
     config = CareConfig.from_base(before, **care_fields)
     model = CareForCausalLM(config)

@@ -120,16 +120,21 @@ class CodeTreeForConditionalGeneration(Seq2SeqRecommenderMixin, FlatModelCode, P
     def tree(self) -> CodeTreeVectors:
         """The nodes' vectors, as the weights are now. Without gradients those of the last time, if nothing changed."""
         trie = self._require_processor().trie
-        mark = None if torch.is_grad_enabled() else weights_mark(self)
-        tables: Any = nn.ModuleList([self.embed_tokens, self.item_embeddings])
-        if mark is not None and self._tree is not None:
-            trie_then, mark_then, weights_then, made = self._tree
-            if trie_then is trie and mark_then == mark and weights_then.is_of(tables):
+        if torch.is_grad_enabled():
+            self._tree = None
+            return self._made_tree(trie)
+        mark, tables = weights_mark(self), nn.ModuleList([self.embed_tokens, self.item_embeddings])
+        if self._tree is not None:
+            trie_then, mark_then, tables_then, made = self._tree
+            if trie_then is trie and mark_then == mark and tables_then.is_of(tables):
                 return made
-        vectors = self.item_vectors()
-        made = CodeTreeVectors(trie.to(vectors.device), vectors)
-        self._tree = None if mark is None else (trie, mark, WeightsCopy(tables), made)
+        made = self._made_tree(trie)
+        self._tree = (trie, mark, WeightsCopy(tables), made)
         return made
+
+    def _made_tree(self, trie: ItemTrie) -> CodeTreeVectors:
+        vectors = self.item_vectors()
+        return CodeTreeVectors(trie.to(vectors.device), vectors)
 
     def similarity_vectors(self) -> torch.Tensor:
         """(N, d), those that are read and scored."""
